@@ -23,7 +23,7 @@ from typing import ClassVar
 
 
 class FieldforgeError(Exception):
-    """Something a person can be told: what happened (`cause`) and what to do about it (`remedy`)."""
+    """Something to tell a person: what happened (`cause`) and what to do about it (`remedy`)."""
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1

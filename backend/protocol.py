@@ -38,7 +38,7 @@ Arrays = dict[str, np.ndarray]
 
 # ------------------------------------------------------------------------------------------ bytes
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
