@@ -6,6 +6,7 @@ FieldforgeError
 │   └── VersionMismatch add-on and backend do not speak the same protocol (exit 2, HTTP 409)
 ├── NotAuthorized       missing or wrong token (exit 2, HTTP 401)
 ├── NotFound            no such job, model or file (exit 2, HTTP 404)
+├── NotReady            the job has no result, not yet or not at all (exit 1, HTTP 409)
 ├── QueueFull           too many jobs are waiting (exit 1, HTTP 429)
 ├── StorageFailed       disk full, read-only data folder (exit 1, HTTP 507)
 ├── OutOfMemory         the result does not fit into memory (exit 1, HTTP 507)
@@ -70,6 +71,11 @@ class NotFound(FieldforgeError):
     status = 404
 
 
+class NotReady(FieldforgeError):
+    code = "not-ready"
+    status = 409
+
+
 class QueueFull(FieldforgeError):
     code = "queue-full"
     status = 429
@@ -111,6 +117,7 @@ _BY_CODE: dict[str, type[FieldforgeError]] = {
         VersionMismatch,
         NotAuthorized,
         NotFound,
+        NotReady,
         QueueFull,
         StorageFailed,
         OutOfMemory,
