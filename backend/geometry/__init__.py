@@ -1,0 +1,1 @@
+"""Pure functions on arrays: wavelets, signed distances, surfaces, files. No state, no network."""
