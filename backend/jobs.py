@@ -162,13 +162,14 @@ class JobStore:
 
     def all(self) -> list[Job]:
         """Every job, newest first."""
-        with self._mutex:
-            jobs = list(self._jobs.values())
-        return sorted(jobs, key=lambda job: -job.order)
+        return sorted(self._snapshot(), key=lambda job: -job.order)
 
     def count(self, state: str) -> int:
-        with self._mutex:
-            return sum(job.state == state for job in self._jobs.values())
+        return sum(job.state == state for job in self._snapshot())
+
+    def _snapshot(self) -> list[Job]:
+        # One step for the interpreter, so it needs no mutex: reading never waits for the disk.
+        return list(self._jobs.values())
 
     def check_room(self, arriving: int = 0) -> None:
         """Raise QueueFull when `arriving` jobs on their way and one more would not fit."""
@@ -404,7 +405,7 @@ class JobStore:
         path = self.result_path(job.id)
         try:
             _, message = protocol.unpack(map_bytes(path))
-            report = _as_record(message.get("report"))
+            report = from_json(to_json(message.get("report", {})))
         except FieldforgeError:
             return _failed(job, InternalError("The result cannot be read.", "Run the job again."))
         return dataclasses.replace(
@@ -414,7 +415,7 @@ class JobStore:
             started=job.started or job.created,
             finished=path.stat().st_mtime,
             result_bytes=path.stat().st_size,
-            report=report,
+            report=report if isinstance(report, dict) else {},
         )
 
     def _remove_strays(self) -> None:
@@ -496,8 +497,14 @@ def _failed(job: Job, error: FieldforgeError) -> Job:
     )
 
 
-def _as_record(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def to_json(value: Any) -> bytes:
+    """JSON that every reader accepts: what JSON lacks becomes text, half surrogate pairs "?"."""
+    return json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace")
+
+
+def from_json(text: bytes) -> Any:
+    """The inverse of `to_json`; NaN and infinity become None."""
+    return json.loads(text, parse_constant=lambda name: None)
 
 
 # ---------------------------------------------------------------------------------------- files

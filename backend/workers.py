@@ -16,7 +16,6 @@ import contextlib
 import errno
 import faulthandler
 import importlib
-import json
 import logging
 import multiprocessing
 import os
@@ -42,7 +41,7 @@ from .errors import (
     WorkerDied,
     from_dict,
 )
-from .jobs import Job, JobStore, map_bytes, storage_failed, sync
+from .jobs import Job, JobStore, from_json, map_bytes, storage_failed, sync, to_json
 from .protocol import Progress, Task
 
 DEFAULT_ENTRY = "backend.pipelines:run"
@@ -283,7 +282,7 @@ class _Member(threading.Thread):
         """Act on a message; True when it was the last one of the job."""
         self._note(message)
         if message.get("progress") == job.id:
-            self._store.progress(job.id, message["stage"], message["fraction"])
+            self._store.progress(job.id, message["stage"], message["fraction"] or 0.0)
         elif message.get("done") == job.id:
             self._store.finish(job.id, part, message["report"])
             return True
@@ -343,11 +342,11 @@ def _fault(log: Path, name: str = "") -> InternalError:
 
 
 def _send(pipe: Connection, message: Message) -> None:
-    pipe.send_bytes(json.dumps(message).encode())
+    pipe.send_bytes(to_json(message))
 
 
 def _receive(pipe: Connection) -> Message:
-    message: Message = json.loads(pipe.recv_bytes())
+    message: Message = from_json(pipe.recv_bytes())
     return message
 
 
@@ -445,7 +444,7 @@ def _work_on(
     try:
         result = _last(_run(order, cancelled, options), job_id, pipe)
         _write_result(result, part, options.max_result_bytes)
-        return {"done": job_id, "report": _as_json(result.report)}
+        return {"done": job_id, "report": result.report}
     except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -504,14 +503,6 @@ def _write_result(result: protocol.Result, part: Path, limit: int) -> None:
     with part.open("xb") as file:
         file.write(body)
         sync(file)
-
-
-def _as_json(report: dict[str, Any]) -> dict[str, Any]:
-    """The report with nothing in it that JSON lacks: NaN becomes null, the unknown becomes text."""
-    cleaned: dict[str, Any] = json.loads(
-        json.dumps(report, default=str), parse_constant=lambda name: None
-    )
-    return cleaned
 
 
 def _told(error: BaseException, part: Path, log: Path) -> FieldforgeError:
