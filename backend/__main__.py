@@ -1,0 +1,265 @@
+"""The command line: `python3 -m backend`.
+
+Standard library only, so that it starts on a bare Python 3.11. A command that needs more makes the
+environment first, says so, and goes on inside it. What the commands do is in the files they name.
+
+Exit codes: 0 done, 2 the input cannot be used, 1 anything else that failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 (an older Python gets a message, no traceback)
+    sys.exit("Fieldforge needs Python 3.11 or newer. Install it from python.org or your system.")
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import environment
+from .errors import BadInput, FieldforgeError, InternalError, OutOfMemory, StorageFailed
+from .terminal import ProgressBar
+
+TASKS = {
+    "points-to-mesh": "a surface through a point cloud (.ply .xyz .obj .glb .npz .npy)",
+    "voxels-to-mesh": "a smooth surface around voxels (.json .npz .npy)",
+}
+INTERRUPTED = 130
+_INSIDE = "FIELDFORGE_INSIDE"
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells mistakes the way every other error is told: one line, cause and remedy."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message[:1].upper()}{message[1:]}.", f'See "{self.prog} --help".')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code and raises nothing but SystemExit for --help."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    wants_json = "--json" in arguments
+    try:
+        parser = make_parser()
+        options, rest = parser.parse_known_args(arguments)
+        if options.command is None:
+            parser.print_help()
+            return 0
+        if rest and options.command != "test":
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.rest = rest
+        return COMMANDS[options.command](options, arguments)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:  # every way out is a message, never a traceback
+        if os.environ.get("FIELDFORGE_DEBUG"):
+            raise
+        return _tell(_in_words(error), wants_json)
+
+
+def make_parser() -> Parser:
+    parser = Parser(
+        prog="python3 -m backend",
+        description="Fieldforge: meshes from what is in the viewport. Without Blender, too.",
+        epilog="The first command that needs it installs the backend's packages (about 1 GB).",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    _add_run(commands)
+    demo = commands.add_parser("demo", help="make a mesh, a .blend and a picture of an example")
+    demo.add_argument("-o", "--output", type=Path, default=Path("out/demo"), metavar="FOLDER")
+    _add_device(demo)
+    _add_serve(commands)
+    test = commands.add_parser("test", help="install what the tests need and run them")
+    test.add_argument("--ring", choices=("default", "blender", "real", "gpu"), default="default")
+    bench = commands.add_parser("bench", help="measure speed and quality, print tables")
+    bench.add_argument("--only", metavar="TABLE", choices=BENCHES, help=", ".join(BENCHES))
+    bench.add_argument("--json", action="store_true", help="print one JSON line instead")
+    doctor = commands.add_parser("doctor", help="what is installed, and what to do if it is not")
+    doctor.add_argument("--json", action="store_true", help="print one JSON line instead")
+    models = commands.add_parser("models", help="the models that can be used")
+    models.add_argument("action", choices=("list",))
+    models.add_argument("--json", action="store_true", help="print one JSON line instead")
+    zipped = commands.add_parser("build-extension", help="make the .zip that Blender installs")
+    zipped.add_argument("-o", "--output", type=Path, default=Path("dist"), metavar="FOLDER")
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser(
+        "run",
+        help="make something of a file",
+        epilog="\n".join(f"{task}: {what}" for task, what in TASKS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("task", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
+    run.add_argument("input", nargs="+", type=Path, metavar="INPUT")
+    run.add_argument(
+        "-o", "--output", type=Path, required=True, help=".glb .obj .ply .npz or .blend"
+    )
+    run.add_argument("--model", default="wavelet-fit", metavar="ID")
+    run.add_argument("--seed", type=int, default=0, metavar="N")
+    run.add_argument("--resolution", type=int, default=256, metavar="R", help="128, 256 or 512")
+    _add_device(run)
+    run.add_argument("--json", action="store_true", help="print one JSON line at the end")
+    run.add_argument("--server", metavar="URL", help="let a running backend do it")
+    run.add_argument("--token", metavar="T", help="its token (or FIELDFORGE_TOKEN)")
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser("serve", help="answer Blender and other programs over HTTP")
+    serve.add_argument("--host", default="127.0.0.1")
+    serve.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    serve.add_argument("--token", metavar="T", help="or FIELDFORGE_TOKEN; else a random one")
+    serve.add_argument("--data", type=Path, metavar="DIR", help="where jobs and results are kept")
+    serve.add_argument("--workers", type=int, default=1, metavar="N")
+    _add_device(serve)
+    serve.add_argument("--parent-pid", type=int, metavar="PID", help="end when this process ends")
+    serve.add_argument("--exit-with-stdin", action="store_true", help="end when stdin is closed")
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+
+
+# ---------------------------------------------------------------------------------------- commands
+
+
+def _in_environment(function: str) -> Callable[[argparse.Namespace, list[str]], int]:
+    """A command that runs in the backend's environment: `function` of command_line.py."""
+
+    def command(options: argparse.Namespace, arguments: list[str]) -> int:
+        _enter(arguments)
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(environment.home() / "cache" / "numba"))
+        _stop_on_sigterm()
+        from . import command_line
+
+        done: int = getattr(command_line, function)(options)
+        return done
+
+    return command
+
+
+def _test(options: argparse.Namespace, arguments: list[str]) -> int:
+    from . import self_test
+
+    return self_test.run(options.ring, options.rest)
+
+
+def _doctor(options: argparse.Namespace, arguments: list[str]) -> int:
+    from . import doctor
+
+    found = environment.status("backend")
+    if not environment.usable_here() and found.state == "ready" and _INSIDE not in os.environ:
+        return _go_on_in(environment.ensure("backend"), arguments)
+    return doctor.run(as_json=options.json)
+
+
+def _models(options: argparse.Namespace, arguments: list[str]) -> int:
+    _enter(arguments)
+    from .command_line import list_models
+
+    return list_models(as_json=options.json)
+
+
+def _build_extension(options: argparse.Namespace, arguments: list[str]) -> int:
+    from .extension_zip import build
+
+    print(build(options.output))
+    return 0
+
+
+BENCHES = ("geometry", "reconstruction", "blender")
+COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
+    "run": _in_environment("run"),
+    "demo": _in_environment("demo"),
+    "serve": _in_environment("serve"),
+    "bench": _in_environment("bench"),
+    "test": _test,
+    "doctor": _doctor,
+    "models": _models,
+    "build-extension": _build_extension,
+}
+
+
+# ----------------------------------------------------------------------------------- environment
+
+
+def _enter(arguments: list[str]) -> None:
+    """Return when this Python has the backend's packages; else go on in one that has them."""
+    chosen = os.environ.get("FIELDFORGE_PYTHON")
+    if _INSIDE in os.environ or (environment.usable_here() and not chosen):
+        return
+    if chosen and _same_python(chosen):
+        return
+    with ProgressBar(always=True) as bar:
+        if environment.status("backend").python is None:
+            bar.say("The first start installs what the backend needs. This happens once.")
+        python = environment.ensure("backend", bar.report)
+    raise SystemExit(_go_on_in(python, arguments))
+
+
+def _same_python(other: str) -> bool:
+    return Path(other).expanduser().absolute() == Path(sys.executable).absolute()
+
+
+def _go_on_in(python: Path, arguments: list[str]) -> int:
+    """Run the same command in `python`: in place of this process where the system can do that."""
+    variables = {**environment.child_environment(), _INSIDE: "1"}
+    # -P: the folder from which it is called must not shadow our package.
+    command = [str(python), "-P", "-m", __package__ or "backend", *arguments]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if sys.platform == "win32":
+        return subprocess.run(command, env=variables, check=False).returncode
+    os.execve(command[0], command, variables)  # noqa: S606 (no shell is meant)
+
+
+def _stop_on_sigterm() -> None:
+    """Let `kill` clean up as Ctrl-C does. Only the main thread may say so."""
+    try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:
+        return
+
+
+# ----------------------------------------------------------------------------------------- errors
+
+_DISK_ERRORS = {13: "it may not be written", 28: "the disk is full", 30: "it is read-only"}
+
+
+def _in_words(error: Exception) -> FieldforgeError:
+    """Any exception -> an error with cause and remedy."""
+    if isinstance(error, FieldforgeError):
+        return error
+    if isinstance(error, MemoryError):
+        return OutOfMemory(
+            "There is not enough memory for this.",
+            "Close other programs, or use a lower resolution or fewer points.",
+        )
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        return StorageFailed(
+            f"{error.filename or 'A file'} cannot be written: {_DISK_ERRORS[error.errno]}.",
+            "Make room, or choose another folder.",
+        )
+    return InternalError(
+        f"This should not have happened: {type(error).__name__}: {error}.",
+        "Set FIELDFORGE_DEBUG=1, run it again and report what it prints.",
+    )
+
+
+def _tell(error: FieldforgeError, as_json: bool) -> int:
+    print(" ".join(str(error).split()), file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": error.to_dict()}))
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

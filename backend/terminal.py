@@ -1,0 +1,70 @@
+"""A progress bar with the stage's name, for a person at a terminal. Standard library only."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+_WIDTH = 24
+_SECONDS_BETWEEN = 0.1
+
+
+class ProgressBar:
+    """Draws on stderr when that is a terminal; otherwise is silent, or with `always` prints each
+    new stage on a line of its own. Use it as a context manager: it clears its line at the end."""
+
+    def __init__(self, *, always: bool = False, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
+        self._always = always
+        self._stage = ""
+        self._begun = time.monotonic()
+        self._drawn_at = -1.0
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._clear()
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._clear()
+        print(line, file=self._stream, flush=True)
+
+    def report(self, stage: str, fraction: float, line: str = "") -> None:
+        """Show `stage` at `fraction` (0..1). The form that `environment.ensure` calls."""
+        changed = stage != self._stage
+        self._stage = stage
+        if self._terminal:
+            self._draw(fraction, changed)
+        elif self._always and changed:
+            print(f"{fraction:4.0%} {stage}", file=self._stream, flush=True)
+
+    def _draw(self, fraction: float, changed: bool) -> None:
+        now = time.monotonic()
+        if not changed and now - self._drawn_at < _SECONDS_BETWEEN:
+            return
+        self._drawn_at = now
+        fraction = min(1.0, max(0.0, fraction))
+        filled = round(_WIDTH * fraction)
+        minutes, seconds = divmod(int(now - self._begun), 60)
+        bar = "#" * filled + "-" * (_WIDTH - filled)
+        text = f"[{bar}] {fraction:4.0%} {minutes}:{seconds:02} {self._stage}"
+        columns = shutil.get_terminal_size().columns - 1
+        self._stream.write("\r\x1b[K" + text[:columns])
+        self._stream.flush()
+
+    def _clear(self) -> None:
+        if self._terminal and self._drawn_at >= 0:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+            self._drawn_at = -1.0
