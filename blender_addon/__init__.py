@@ -1,0 +1,52 @@
+"""The part of Fieldforge that runs inside Blender: bpy, numpy, requests, the standard library."""
+
+from __future__ import annotations
+
+import bpy
+from bpy.app.handlers import persistent
+
+from . import capture, operators, panels, preferences, properties, session
+
+CLASSES = (
+    properties.FieldforgeSettings,
+    preferences.FieldforgePreferences,
+    *operators.CLASSES,
+    *panels.CLASSES,
+)
+
+
+@persistent
+def _file_loaded(*_) -> None:
+    session.jobs().file_loaded()
+
+
+def _start_with_blender() -> None:
+    """A timer that runs once, when the window is there."""
+    chosen = preferences.current()
+    if chosen is not None and chosen.start == "WITH_BLENDER" and chosen.mode != "SERVER":
+        session.jobs().connect()
+
+
+def register() -> None:
+    for cls in CLASSES:
+        bpy.utils.register_class(cls)
+    properties.register()
+    preferences.register()
+    session.begin()
+    capture.register()
+    bpy.app.handlers.load_post.append(_file_loaded)
+    if not bpy.app.background:
+        bpy.app.timers.register(_start_with_blender, first_interval=0.5)
+
+
+def unregister() -> None:
+    for timer in (_start_with_blender, operators.watch_installation):
+        if bpy.app.timers.is_registered(timer):
+            bpy.app.timers.unregister(timer)
+    bpy.app.handlers.load_post.remove(_file_loaded)
+    capture.unregister()
+    session.end()
+    preferences.unregister()
+    properties.unregister()
+    for cls in reversed(CLASSES):
+        bpy.utils.unregister_class(cls)

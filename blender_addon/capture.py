@@ -1,0 +1,395 @@
+"""The scene -> facts in words for the panel, and arrays for `compose`. Main thread only.
+
+`facts` is what the panel shows on every redraw: it counts, reads no coordinates, and is kept until
+something in the scene changes. `capture` reads the coordinates, once, with foreach_get.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import bpy
+import numpy as np
+from bpy.app.handlers import persistent
+
+from ..backend.errors import BadInput
+from ..backend.protocol import MAX_POINTS, MAX_VOXEL_SIDE, MIN_POINTS
+from .compose import Capture, Colors, CubesCapture, MeshCapture, PointCapture
+
+NORMAL_NAMES = ("normal", "normals", "N", "Normal", "custom_normal")
+NORMAL_COLUMNS = ("nx", "ny", "nz")
+COLOR_TYPES = {"FLOAT_COLOR", "BYTE_COLOR"}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """text: what is selected, in words; reason: why it cannot be used, or ""; advice: what to do
+    about it or what is worth knowing; has_faces: the source is a mesh with faces."""
+
+    text: str
+    reason: str = ""
+    advice: str = ""
+    has_faces: bool = False
+
+
+# ------------------------------------------------------------------------------------------- facts
+
+_known: dict[tuple, Facts] = {}
+
+
+def forget_facts(*_) -> None:
+    """Something changed: the panel has to look again."""
+    _known.clear()
+
+
+@persistent
+def _scene_changed(*_) -> None:
+    forget_facts()
+
+
+_HANDLERS = ("depsgraph_update_post", "load_post", "undo_post", "redo_post")
+
+
+def register() -> None:
+    for name in _HANDLERS:
+        getattr(bpy.app.handlers, name).append(_scene_changed)
+
+
+def unregister() -> None:
+    for name in _HANDLERS:
+        getattr(bpy.app.handlers, name).remove(_scene_changed)
+    forget_facts()
+
+
+def facts(context) -> Facts:
+    """What the panel says about the source; cheap enough for every redraw."""
+    source = source_object(context)
+    key = (context.scene.name, context.mode, source.session_uid if source else 0)
+    if key not in _known:
+        _known.clear()
+        _known[key] = _look(context, source)
+    return _known[key]
+
+
+def source_object(context) -> bpy.types.Object | None:
+    """The pinned object, or the active one when it is selected."""
+    settings = context.scene.fieldforge
+    if settings.source == "PINNED":
+        return settings.pinned
+    active = context.view_layer.objects.active
+    return active if active and active.select_get() else None
+
+
+def _look(context, source) -> Facts:
+    settings = context.scene.fieldforge
+    if settings.use_as == "VOXELS" and settings.voxels_from == "CUBES":
+        return _cubes_facts(context, source)
+    if source is None:
+        return _nothing(settings)
+    if settings.use_as == "VOXELS":
+        return _mesh_facts(context, source)
+    return _points_facts(context, source)
+
+
+def _nothing(settings) -> Facts:
+    if settings.source == "PINNED":
+        return Facts("No object is pinned.", "No source", "Choose an object in the field above.")
+    return Facts(
+        "Nothing is selected.", "No source", "Select a point cloud or a mesh in the viewport."
+    )
+
+
+def _points_facts(context, source) -> Facts:
+    settings = context.scene.fieldforge
+    if source.type not in {"MESH", "POINTCLOUD"}:
+        return _wrong_type(source)
+    data = _data_for_counting(context, source)
+    if data is None:
+        return _evaluates_to_something_else(source)
+    is_mesh = source.type == "MESH"
+    count = len(data.vertices) if is_mesh else _attribute_length(data, "position")
+    has_faces = is_mesh and len(data.polygons) > 0
+    normals = "normals" if has_faces or _normal_names(data) else "no normals"
+    colors = ", colors" if _color_attribute(data) else ""
+    text = f"{source.name}: {count:,} points, {normals}{colors}"
+    if has_faces and not settings.take_vertices:
+        return Facts(
+            f"{source.name}: a mesh of {len(data.polygons):,} faces",
+            "The source is a mesh with faces, not loose points",
+            "Turn on Take Vertices to use its vertices as points, or choose Voxels.",
+            has_faces,
+        )
+    if count < MIN_POINTS:
+        return Facts(
+            text,
+            f"{count:,} points are too few for a surface",
+            f"Select a point cloud of at least {MIN_POINTS} points.",
+            has_faces,
+        )
+    if count > MAX_POINTS:
+        return Facts(
+            text,
+            f"More than {MAX_POINTS:,} points",
+            "Thin the cloud out first, for example with Merge by Distance.",
+            has_faces,
+        )
+    return Facts(text, has_faces=has_faces)
+
+
+def _mesh_facts(context, source) -> Facts:
+    settings = context.scene.fieldforge
+    if source.type != "MESH":
+        return _wrong_type(source, "mesh")
+    data = _data_for_counting(context, source)
+    if data is None:
+        return _evaluates_to_something_else(source)
+    if not data.polygons:
+        return Facts(
+            f"{source.name}: {len(data.vertices):,} points, no faces",
+            "Loose points have no inside to fill with voxels",
+            "Choose Points instead of Voxels.",
+        )
+    # The turned bounding box is never smaller than the real one, so the true grid is no larger.
+    corners = np.array(source.bound_box) @ np.array(source.matrix_world)[:3, :3].T
+    longest = float(np.ptp(corners, axis=0).max())
+    side = int(np.ceil(longest / settings.voxel_size))
+    text = (
+        f"{source.name}: {len(data.polygons):,} faces, about {side:,} voxels along its longest side"
+    )
+    if side > MAX_VOXEL_SIDE - 2:
+        least = longest / (MAX_VOXEL_SIDE - 2)
+        return Facts(
+            text,
+            f"More than {MAX_VOXEL_SIDE} voxels along a side",
+            f"Set the voxel size to {_round_up(least):g} m or more.",
+            True,
+        )
+    return Facts(text, has_faces=True)
+
+
+def _cubes_facts(context, source) -> Facts:
+    cubes = [item for item in context.selected_objects if _may_be_box(item)]
+    others = len(context.selected_objects) - len(cubes)
+    if not cubes:
+        return Facts(
+            "No cubes are selected.",
+            "No source",
+            "Select the cubes that are the voxels, or choose voxels of a mesh.",
+        )
+    ignored = f", {others:,} other objects are left out" if others else ""
+    return Facts(f"{len(cubes):,} {'cube' if len(cubes) == 1 else 'cubes'}{ignored}")
+
+
+def _wrong_type(source, wanted="point cloud or a mesh") -> Facts:
+    kind = source.type.replace("_", " ").lower()
+    return Facts(
+        f"{source.name}: {kind}", f"The source is no {wanted}", f"Select a {wanted} instead."
+    )
+
+
+def _evaluates_to_something_else(source) -> Facts:
+    return Facts(
+        f"{source.name}: its modifiers make another kind of object",
+        "The modifiers leave no points",
+        "Turn off Use Modifiers, or apply them.",
+    )
+
+
+def _round_up(value: float) -> float:
+    """To two significant digits, never below the value."""
+    digits = 1 - int(np.floor(np.log10(value)))
+    return float(np.ceil(value * 10.0**digits) / 10.0**digits)
+
+
+# ----------------------------------------------------------------------------------------- capture
+
+
+def capture(context) -> Capture:
+    """Read the chosen source. Raises BadInput."""
+    settings = context.scene.fieldforge
+    found = facts(context)
+    if found.reason:
+        raise BadInput(f"{found.reason}.", found.advice)
+    source = source_object(context)
+    if settings.use_as == "VOXELS" and settings.voxels_from == "CUBES":
+        return _capture_cubes(context, source)
+    with _ReadableData(context, source, settings.use_modifiers) as data:
+        if settings.use_as == "VOXELS":
+            return _capture_mesh(source, data, settings.voxel_size)
+        return _capture_points(source, data)
+
+
+def source_objects(context) -> list[bpy.types.Object]:
+    """The objects that the source consists of, for "hide source"."""
+    settings = context.scene.fieldforge
+    if settings.use_as == "VOXELS" and settings.voxels_from == "CUBES":
+        return [item for item in context.selected_objects if _may_be_box(item)]
+    source = source_object(context)
+    return [source] if source else []
+
+
+def _capture_points(source, data) -> PointCapture:
+    return PointCapture(
+        name=source.name,
+        points=_read(data.attributes["position"].data, "vector", 3),
+        matrix_world=np.array(source.matrix_world, np.float64),
+        normals=_read_normals(data),
+        colors=_read_colors(data),
+    )
+
+
+def _capture_mesh(source, data, voxel_size: float) -> MeshCapture:
+    data.calc_loop_triangles()
+    triangles = np.zeros(3 * len(data.loop_triangles), np.int32)
+    data.loop_triangles.foreach_get("vertices", triangles)
+    return MeshCapture(
+        name=source.name,
+        vertices=_read(data.attributes["position"].data, "vector", 3),
+        triangles=triangles.reshape(-1, 3),
+        matrix_world=np.array(source.matrix_world, np.float64),
+        voxel_size=float(voxel_size),
+    )
+
+
+def _capture_cubes(context, source) -> CubesCapture:
+    cubes = [item for item in context.selected_objects if _may_be_box(item)]
+    if source in cubes:  # the frame and the name are those of the active cube
+        cubes.remove(source)
+        cubes.insert(0, source)
+    boxes: dict[int, np.ndarray] = {}
+    centres, edges = np.zeros((len(cubes), 3)), np.zeros((len(cubes), 3, 3))
+    for index, cube in enumerate(cubes):
+        mesh = cube.data
+        if mesh.session_uid not in boxes:
+            boxes[mesh.session_uid] = _box_of(cube)
+        low, high = boxes[mesh.session_uid]
+        matrix = np.array(cube.matrix_world)
+        centres[index] = matrix[:3, :3] @ ((low + high) / 2) + matrix[:3, 3]
+        edges[index] = matrix[:3, :3].T * (high - low)[:, None]
+    return CubesCapture(cubes[0].name, [cube.name for cube in cubes], centres, edges)
+
+
+def _may_be_box(item) -> bool:
+    return item.type == "MESH" and len(item.data.vertices) == 8
+
+
+def _box_of(cube) -> np.ndarray:
+    """(2, 3) lowest and highest corner; raises BadInput when the eight vertices are no box."""
+    corners = _read(cube.data.attributes["position"].data, "vector", 3).astype(np.float64)
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    size = high - low
+    near_low = np.abs(corners - low) <= 0.01 * size
+    near_high = np.abs(corners - high) <= 0.01 * size
+    places = {tuple(row) for row in near_high.tolist()}
+    if (size <= 0).any() or not (near_low ^ near_high).all() or len(places) != 8:
+        raise BadInput(
+            f"{cube.name} is not a box.", "Deselect it, or use its mesh through voxels of a mesh."
+        )
+    return np.stack([low, high])
+
+
+# ---------------------------------------------------------------------------------------- the data
+
+
+class _ReadableData:
+    """The mesh or point cloud to read: with modifiers when asked, in Edit Mode what is edited."""
+
+    def __init__(self, context, source, use_modifiers: bool) -> None:
+        self._source, self._owner = source, None
+        self._context, self._evaluate = context, use_modifiers and _is_changed_by_evaluation(source)
+
+    def __enter__(self):
+        if self._source.mode == "EDIT":
+            self._source.update_from_editmode()
+        if not self._evaluate:
+            return self._source.data
+        depsgraph = self._context.evaluated_depsgraph_get()
+        evaluated = self._source.evaluated_get(depsgraph)
+        if self._source.type != "MESH":
+            return evaluated.data
+        self._owner = evaluated
+        return evaluated.to_mesh(preserve_all_data_layers=True, depsgraph=depsgraph)
+
+    def __exit__(self, *_) -> None:
+        if self._owner is not None:
+            self._owner.to_mesh_clear()
+
+
+def _is_changed_by_evaluation(source) -> bool:
+    return bool(source.modifiers) or getattr(source.data, "shape_keys", None) is not None
+
+
+def _data_for_counting(context, source):
+    """The data whose sizes the panel shows, or None when evaluation makes another type of it."""
+    settings = context.scene.fieldforge
+    if source.mode == "EDIT" or not settings.use_modifiers or not _is_changed_by_evaluation(source):
+        return source.data
+    data = source.evaluated_get(context.evaluated_depsgraph_get()).data
+    return data if isinstance(data, type(source.data)) else None
+
+
+def _attribute_length(data, name: str) -> int:
+    attribute = data.attributes.get(name)
+    return len(attribute.data) if attribute else 0
+
+
+def _read(collection, prop: str, width: int) -> np.ndarray:
+    """(N, width) float32 of a collection's property."""
+    values = np.zeros(width * len(collection), np.float32)
+    collection.foreach_get(prop, values)
+    return values.reshape(-1, width)
+
+
+# ---------------------------------------------------------------------------- normals and colours
+
+
+def _normal_names(data) -> tuple[str, ...]:
+    """The point attribute(s) that hold normals: one of vectors, or three columns of a PLY file."""
+    for name in NORMAL_NAMES:
+        attribute = data.attributes.get(name)
+        if attribute and attribute.domain == "POINT" and attribute.data_type == "FLOAT_VECTOR":
+            return (name,)
+    columns = [data.attributes.get(name) for name in NORMAL_COLUMNS]
+    if all(item and item.domain == "POINT" and item.data_type == "FLOAT" for item in columns):
+        return NORMAL_COLUMNS
+    return ()
+
+
+def _read_normals(data) -> np.ndarray | None:
+    if getattr(data, "polygons", None):
+        return _read(data.vertex_normals, "vector", 3)
+    names = _normal_names(data)
+    if len(names) == 1:
+        return _read(data.attributes[names[0]].data, "vector", 3)
+    if names:
+        columns = [_read(data.attributes[name].data, "value", 1) for name in names]
+        return np.concatenate(columns, axis=1)
+    return None
+
+
+def _color_attribute(data):
+    """The active colour attribute, otherwise the first one that is there."""
+    usable = [
+        attribute
+        for attribute in data.attributes
+        if attribute.data_type in COLOR_TYPES and attribute.domain in {"POINT", "CORNER"}
+    ]
+    group = getattr(data, "color_attributes", None)
+    active = getattr(group, "active_color", None)
+    if active is not None and active.name in [attribute.name for attribute in usable]:
+        return active
+    return usable[0] if usable else None
+
+
+def _read_colors(data) -> Colors | None:
+    attribute = _color_attribute(data)
+    if attribute is None:
+        return None
+    # Each in the form in which Blender keeps it, so that no byte is changed on the way.
+    linear = attribute.data_type == "FLOAT_COLOR"
+    values = _read(attribute.data, "color" if linear else "color_srgb", 4)
+    corner_vertices = None
+    if attribute.domain == "CORNER":
+        corner_vertices = np.zeros(len(data.loops), np.int32)
+        data.loops.foreach_get("vertex_index", corner_vertices)
+    return Colors(values, linear, corner_vertices)

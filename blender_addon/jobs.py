@@ -1,0 +1,684 @@
+"""Jobs as the artist sees them: from a click on Generate to an object in the scene.
+
+    preparing -> connecting -> sending -> queued -> running -> fetching -> placing -> done
+                      any of these -> failed | cancelled | lost (the backend went away; fetch again)
+
+Threads do what waits, touch no bpy, and put what they learn into a queue. `Jobs.tick`, a timer on
+the main thread, takes it from there, follows the sources, and places one result at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import bpy
+import numpy as np
+
+from ..backend import environment
+from ..backend.errors import (
+    BadInput,
+    Cancelled,
+    FieldforgeError,
+    InternalError,
+    NotFound,
+    Unreachable,
+    from_dict,
+)
+from ..backend.protocol import Task, decode_result, encode_task
+from .backend_process import Backend, Settings
+from .client import Client, gone
+from .compose import Capture, Choices, PlacedMesh, Placement, compose, place, with_seed
+from .importing import Destination, add_mesh, push_undo
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.1
+TICK_BUDGET = 0.02
+FOLLOW_SECONDS = 1.0
+REDRAW_SECONDS = 0.5
+KEPT_JOBS = 50
+KEPT_NOTICES = 3
+
+ACTIVE = frozenset(
+    {"preparing", "connecting", "sending", "queued", "running", "fetching", "placing"}
+)
+STAGES = {
+    "preparing": "Preparing the points",
+    "connecting": "Connecting",
+    "sending": "Sending",
+    "queued": "Waiting for its turn",
+    "running": "Working",
+    "fetching": "Fetching the mesh",
+    "placing": "Placing the mesh",
+}
+# What the server says of a job that is not over yet; the states of its end are ours to tell.
+SERVER_STATES = frozenset({"queued", "running"})
+
+
+@dataclass
+class Job:
+    """One job. The fields up to `error` are kept in the history file."""
+
+    name: str
+    kind: str
+    model: str
+    resolution: int
+    seed: int
+    destination: Destination
+    placement: Placement = field(default_factory=Placement)
+    source: str = ""
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    job_id: str = ""
+    server: str = ""
+    state: str = "preparing"
+    created: float = field(default_factory=time.time)
+    seconds: float = 0.0
+    file: str = ""
+    error: dict[str, str] | None = None
+
+    stage: str = ""
+    fraction: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    source_uid: int = 0
+    file_serial: int = -1
+    placed: PlacedMesh | None = field(default=None, repr=False)
+    unwanted: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    @property
+    def active(self) -> bool:
+        return self.state in ACTIVE
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began, or how long it took."""
+        return time.monotonic() - self.started if self.active else self.seconds
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that went wrong, shown until it is dismissed."""
+
+    title: str
+    cause: str
+    remedy: str
+
+
+@dataclass
+class Connection:
+    """What is known of the backend. state: "unknown", "connecting", "ready" or "failed"."""
+
+    state: str = "unknown"
+    words: str = ""
+    models: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Jobs:
+    """All jobs of this Blender. Made by `register`, closed by `unregister`; main thread only,
+    except for the methods that begin with `_in_thread`."""
+
+    def __init__(self, folder: Path, settings: Callable[[], Settings]) -> None:
+        """folder: where the extension lies; settings: reads Preferences, on the main thread."""
+        self.backend = Backend(folder)
+        self.jobs: list[Job] = []
+        self.notices: list[Notice] = []
+        self.connection = Connection()
+        self._settings = settings
+        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._closing = threading.Event()
+        self._saving = threading.Lock()
+        self._saved = 0
+        self._file_serial = 0
+        self._followed = self._redrawn = 0.0
+        self._changed = False
+        self._timer = self.tick  # one bound method, as Blender knows timers by identity
+
+    def open(self) -> None:
+        """Read the history of earlier sessions."""
+        self._in_background(self._in_thread_load)
+
+    def close(self) -> None:
+        """Let go of everything; the backend ends, the threads notice."""
+        self._closing.set()
+        for job in self.jobs:
+            job.unwanted.set()
+        with contextlib.suppress(ValueError):
+            bpy.app.timers.unregister(self._timer)
+        self._in_thread_save(self._history(), time.monotonic_ns())
+        self.backend.process.close()
+
+    # ----------------------------------------------------------------------------- what is asked
+
+    def generate(
+        self,
+        capture: Capture,
+        choices: Choices,
+        seeds: list[int],
+        destination: Destination,
+        source: bpy.types.Object | None = None,
+        kind: str = "points-to-mesh",
+    ) -> list[Job]:
+        """Begin one job for each seed."""
+        jobs = []
+        for seed in seeds:
+            suffix = f", seed {seed}" if len(seeds) > 1 else ""
+            job = Job(
+                name=capture.name,
+                kind=kind,
+                model=choices.model,
+                resolution=choices.resolution,
+                seed=seed,
+                destination=dataclasses.replace(destination, name=destination.name + suffix),
+                source=source.name if source else "",
+                source_uid=source.session_uid if source else 0,
+                file=bpy.data.filepath,
+                file_serial=self._file_serial,
+            )
+            jobs.append(job)
+        self.jobs[:0] = jobs
+        self._in_background(self._in_thread_generate, jobs, capture, choices, self._settings())
+        return jobs
+
+    def run_again(self, job: Job) -> Job:
+        """The same task once more, as a new job."""
+        again = Job(
+            name=job.name,
+            kind=job.kind,
+            model=job.model,
+            resolution=job.resolution,
+            seed=job.seed,
+            destination=dataclasses.replace(job.destination),
+            placement=job.placement,
+            source=job.source,
+            source_uid=job.source_uid,
+            state="connecting",
+            file=bpy.data.filepath,
+            file_serial=self._file_serial,
+        )
+        self.jobs.insert(0, again)
+        self._in_background(self._in_thread_run_again, again, job.job_id, self._settings())
+        return again
+
+    def fetch(self, job: Job) -> None:
+        """Get the result of a job (again), waiting for it when it still runs, and place it here."""
+        job.unwanted.clear()
+        job.started = time.monotonic()
+        job.error, job.fraction, job.state, job.stage = None, 0.0, "connecting", ""
+        if job.file and job.file == bpy.data.filepath and job.source in bpy.data.objects:
+            job.source_uid = bpy.data.objects[job.source].session_uid
+        job.file, job.file_serial = bpy.data.filepath, self._file_serial
+        self._in_background(self._in_thread_fetch, job, self._settings())
+
+    def cancel(self, job: Job) -> None:
+        """Stop a job. It is over for the artist at once; the backend is told in a thread."""
+        if not job.active:
+            return
+        job.unwanted.set()
+        job.placed = None
+        self._end(job, "cancelled")
+        if job.job_id:
+            self._in_background(self._in_thread_tell, Client.cancel, job.job_id, self._settings())
+
+    def delete(self, job: Job) -> None:
+        """Remove a job from the history, and its files from the backend."""
+        self.cancel(job)
+        self.jobs.remove(job)
+        self._save()
+        if job.job_id:
+            self._in_background(self._in_thread_tell, Client.delete, job.job_id, self._settings())
+
+    def connect(self, say: Callable[[str, FieldforgeError | None], None] | None = None) -> None:
+        """Start or contact the backend. `say` is called on the main thread with the outcome."""
+        self._in_background(self._in_thread_connect, self._settings(), say)
+
+    def disconnect(self) -> None:
+        """End the local backend and forget what was known of it, after settings have changed."""
+        self.backend.process.stop()
+        self.connection = Connection()
+        self._changed = True
+
+    def find(self, key: str) -> Job | None:
+        return next((job for job in self.jobs if job.key == key), None)
+
+    @property
+    def active(self) -> list[Job]:
+        return [job for job in self.jobs if job.active]
+
+    def tell(self, title: str, error: FieldforgeError) -> None:
+        """Show an error in the panel until it is dismissed."""
+        notice = Notice(title, error.cause, error.remedy)
+        self.notices = [notice, *(old for old in self.notices if old != notice)][:KEPT_NOTICES]
+        self._changed = True
+
+    def file_loaded(self) -> None:
+        """Another file is open: what was begun in the old one does not belong into it."""
+        self._file_serial += 1
+        for job in self.jobs:
+            job.source_uid = 0  # ids of the old session may name other objects now
+            if job.file and job.file == bpy.data.filepath:
+                job.file_serial = self._file_serial
+
+    # -------------------------------------------------------------------------------- main thread
+
+    def tick(self) -> float | None:
+        """Take in what the threads learnt; the seconds until the next tick, None when at rest."""
+        self._drain()
+        now = time.monotonic()
+        if now - self._followed > FOLLOW_SECONDS:
+            self._followed = now
+            self._follow_sources()
+        self._place_next()
+        if self._changed or (self.busy and now - self._redrawn > REDRAW_SECONDS):
+            self._changed, self._redrawn = False, now
+            redraw()
+        return TICK_SECONDS if self.busy or not self._events.empty() else None
+
+    @property
+    def busy(self) -> bool:
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        return bool(self._threads) or any(job.placed is not None for job in self.jobs)
+
+    def wake(self) -> None:
+        """Have the tick run until there is nothing left to wait for."""
+        if not bpy.app.timers.is_registered(self._timer):
+            bpy.app.timers.register(self._timer, first_interval=0.01, persistent=True)
+
+    def _drain(self) -> None:
+        limit = time.monotonic() + TICK_BUDGET
+        while time.monotonic() < limit:
+            try:
+                event = self._events.get_nowait()
+            except queue.Empty:
+                return
+            self._changed = True
+            try:
+                event()
+            except Exception:  # a timer that raises is never called again
+                log.exception("an event of a job")
+
+    def _follow_sources(self) -> None:
+        """Keep the last transform of each source, for the case that it is deleted meanwhile."""
+        for job in self.active:
+            source = self._source_of(job)
+            if source is not None:
+                job.source = source.name
+                job.destination.matrix_world = np.array(source.matrix_world, np.float64)
+
+    def _source_of(self, job: Job) -> bpy.types.Object | None:
+        if not job.source_uid:
+            return None
+        named = bpy.data.objects.get(job.source)
+        if named is not None and named.session_uid == job.source_uid:
+            return named
+        return next((item for item in bpy.data.objects if item.session_uid == job.source_uid), None)
+
+    def _place_next(self) -> None:
+        job = next((job for job in self.jobs if job.placed is not None), None)
+        if job is None:
+            return
+        if job.file_serial != self._file_serial:
+            job.placed = None
+            job.stage = "Finished while another file was open"
+            self._end(job, "done")
+            return
+        reason = why_not_now()
+        if reason:
+            self._changed |= job.stage != reason
+            job.stage = reason
+            return
+        self._follow_sources()
+        self._place(job)
+
+    def _place(self, job: Job) -> None:
+        placed, job.placed = job.placed, None
+        assert placed is not None  # noqa: S101
+        source = self._source_of(job)
+        if source is not None and job.destination.hide == [job.source]:
+            job.destination.hide = [source.name]
+        try:
+            created = add_mesh(placed, job.destination)
+            push_undo(f"Fieldforge: {created.name}")
+        except Exception as error:
+            log.exception("placing %s", job.name)
+            self._fail(job, _unforeseen(error))
+            return
+        job.stage = ""
+        self._end(job, "done")
+
+    def _end(self, job: Job, state: str) -> None:
+        job.seconds, job.state = job.elapsed, state
+        self._changed = True
+        self._save()
+
+    def _fail(self, job: Job, error: FieldforgeError) -> None:
+        if not job.active:  # cancelled meanwhile
+            return
+        if isinstance(error, Cancelled):
+            self._end(job, "cancelled")
+            return
+        job.error = error.to_dict()
+        self._end(job, "lost" if isinstance(error, Unreachable) and job.job_id else "failed")
+        self.tell(job.name, error)
+
+    def _update(self, job: Job, **changes: Any) -> None:
+        """Called from a thread: change fields of a job on the main thread, unless it is over."""
+
+        def apply() -> None:
+            if job.active and not job.unwanted.is_set():
+                for name, value in changes.items():
+                    setattr(job, name, value)
+                if "job_id" in changes:
+                    self._save()
+
+        self._events.put(apply)
+
+    # ------------------------------------------------------------------------------------ threads
+
+    def _in_background(self, function: Callable[..., None], *arguments: Any) -> None:
+        thread = threading.Thread(
+            target=function, args=arguments, name=f"fieldforge{function.__name__}", daemon=True
+        )
+        self._threads.append(thread)
+        thread.start()
+        self._changed = True
+        self.wake()
+
+    def _in_thread_generate(
+        self, jobs: list[Job], capture: Capture, choices: Choices, settings: Settings
+    ) -> None:
+        with self._failing(jobs):
+            task, placement = compose(capture, choices)
+            self._events.put(lambda: self._composed(jobs, placement))
+            client = self._in_thread_client(settings, jobs[0])
+            self._send_all(jobs, task, placement, client, settings)
+
+    def _composed(self, jobs: list[Job], placement: Placement) -> None:
+        for job in jobs:
+            job.placement = placement
+            if not job.source_uid:  # nothing to follow: the frame of the voxels is where it goes
+                job.destination.matrix_world = placement.matrix_world
+
+    def _send_all(
+        self,
+        jobs: list[Job],
+        task: Task,
+        placement: Placement,
+        client: Client,
+        settings: Settings,
+    ) -> None:
+        followers = []
+        for job in jobs:
+            with self._failing([job]):
+                body = encode_task(with_seed(task, job.seed))
+                job_id = self._in_thread_send(job, body, client)
+                thread = threading.Thread(
+                    target=self._in_thread_follow,
+                    args=(job, job_id, placement, client, settings),
+                    name="fieldforge-follow",
+                    daemon=True,
+                )
+                thread.start()
+                followers.append(thread)
+        for thread in followers:
+            thread.join()
+
+    def _in_thread_run_again(self, job: Job, old_id: str, settings: Settings) -> None:
+        with self._failing([job]):
+            client = self._in_thread_client(settings, job)
+            job_id = self._in_thread_send(job, client.task(old_id), client)
+            self._in_thread_follow(job, job_id, job.placement, client, settings)
+
+    def _in_thread_fetch(self, job: Job, settings: Settings) -> None:
+        with self._failing([job]):
+            client = self._in_thread_client(settings, job)
+            self._in_thread_follow(job, job.job_id, job.placement, client, settings)
+
+    def _in_thread_client(self, settings: Settings, job: Job) -> Client:
+        def report(stage: str) -> None:
+            self._update(job, state="connecting", stage=stage)
+
+        client = self.backend.connect(settings, report, job.unwanted.is_set)
+        self._in_thread_learn(client)
+        return client
+
+    def _in_thread_learn(self, client: Client) -> None:
+        """Ask the backend what it is and which models it has."""
+        health, models = client.health(), client.models()
+        words = f"Backend {health.get('version', '')} ready ({health.get('device', 'cpu')})"
+        self._events.put(lambda: self._connected(Connection("ready", words, models)))
+
+    def _connected(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def _in_thread_send(self, job: Job, body: bytes, client: Client) -> str:
+        if job.unwanted.is_set():
+            raise Cancelled("The job was cancelled.")
+        self._update(job, state="sending", stage="")
+        record = client.submit(body)
+        job.job_id = record["id"]  # at once, so that a cancel from now on reaches the backend
+        if job.unwanted.is_set():
+            client.cancel(record["id"])
+            raise Cancelled("The job was cancelled.")
+        self._update(job, state="queued", job_id=record["id"], server=client.url)
+        return record["id"]
+
+    def _in_thread_follow(
+        self, job: Job, job_id: str, placement: Placement, client: Client, settings: Settings
+    ) -> None:
+        with self._failing([job]):
+            self._await_end(job, job_id, client, settings)
+            if job.unwanted.is_set():
+                return
+            self._update(job, state="fetching", stage="", fraction=1.0)
+            try:
+                body = client.result(job_id)
+            except Unreachable:
+                raise gone(self.backend.alive(settings)) from None
+            placed = place(decode_result(body), placement)
+            self._update(job, state="placing", stage="", placed=placed)
+
+    def _await_end(self, job: Job, job_id: str, client: Client, settings: Settings) -> None:
+        def unwanted() -> bool:
+            return job.unwanted.is_set() or self._closing.is_set()
+
+        try:
+            for record in client.follow(job_id, unwanted, lambda: self.backend.alive(settings)):
+                state = record["state"]
+                if state in SERVER_STATES:
+                    stage, fraction = record.get("stage") or "", float(record.get("fraction") or 0)
+                    self._update(job, state=state, stage=stage, fraction=fraction)
+                elif state == "failed":
+                    raise from_dict(record.get("error") or {})
+                elif state == "cancelled":
+                    raise Cancelled("The job was cancelled.")
+        except NotFound:
+            raise BadInput(
+                "The backend does not know this job any more.",
+                "Its result was removed to make room, or another backend is used now. Click "
+                "Generate again.",
+            ) from None
+
+    def _in_thread_tell(
+        self, call: Callable[[Client, str], Any], job_id: str, settings: Settings
+    ) -> None:
+        """Cancel or delete a job at the backend; where none runs there is nothing to tell."""
+        try:
+            client = self.backend.connected(settings)
+            if client is not None:
+                call(client, job_id)
+        except FieldforgeError as error:
+            log.info("%s of job %s: %s", call.__name__, job_id, error)
+
+    def _in_thread_connect(
+        self, settings: Settings, say: Callable[[str, FieldforgeError | None], None] | None
+    ) -> None:
+        self._events.put(lambda: self._connected(Connection("connecting", "Connecting")))
+        try:
+            client = self.backend.connect(settings, lambda stage: None, self._closing.is_set)
+            client.jobs()  # health needs no token; this does
+            self._in_thread_learn(client)
+            error = None
+        except FieldforgeError as caught:
+            error = caught
+        except Exception as caught:
+            log.exception("connecting")
+            error = _unforeseen(caught)
+        if error is not None:
+            words = str(error)
+            self._events.put(lambda: self._connected(Connection("failed", words)))
+        if say is not None:
+            self._events.put(lambda: say(self.connection.words, error))
+
+    @contextlib.contextmanager
+    def _failing(self, jobs: list[Job]):
+        """What goes wrong in a thread becomes the failure of its jobs, on the main thread."""
+        try:
+            yield
+        except FieldforgeError as error:
+            self._fail_all(jobs, error)
+        except Exception as error:
+            log.exception("job %s", jobs[0].name)
+            self._fail_all(jobs, _unforeseen(error))
+
+    def _fail_all(self, jobs: list[Job], error: FieldforgeError) -> None:
+        for job in jobs:
+            self._events.put(lambda job=job: self._fail(job, error))
+
+    # ------------------------------------------------------------------------------------ history
+
+    def _save(self) -> None:
+        """Write the history in a thread; the last call wins."""
+        arguments = (self._history(), time.monotonic_ns())
+        threading.Thread(
+            target=self._in_thread_save, args=arguments, name="fieldforge-save"
+        ).start()
+
+    def _history(self) -> str:
+        del self.jobs[KEPT_JOBS:]
+        return json.dumps({"jobs": [to_record(job) for job in self.jobs]})
+
+    def _in_thread_save(self, text: str, moment: int) -> None:
+        with self._saving:
+            if moment < self._saved:
+                return
+            self._saved = moment
+            try:
+                write_history(history_file(), text)
+            except OSError as error:
+                log.warning("the history cannot be written: %s", error)
+
+    def _in_thread_load(self) -> None:
+        jobs = read_history(history_file())
+        self._events.put(lambda: self._merge(jobs))
+
+    def _merge(self, jobs: list[Job]) -> None:
+        known = {job.key for job in self.jobs}
+        self.jobs += [job for job in jobs if job.key not in known]
+
+
+def history_file() -> Path:
+    return environment.home() / "blender" / "history.json"
+
+
+def write_history(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_history(path: Path) -> list[Job]:
+    """The jobs of earlier sessions; one that was under way then is lost, and can be fetched."""
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))["jobs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    jobs = []
+    for record in records:
+        try:
+            job = from_record(record)
+        except (KeyError, TypeError, ValueError):
+            continue
+        if job.active and not job.job_id:
+            continue
+        if job.active:
+            job.state = "lost"
+        jobs.append(job)
+    return jobs
+
+
+_KEPT = (
+    *("name", "kind", "model", "resolution", "seed", "source", "key", "job_id", "server"),
+    *("state", "created", "seconds", "file", "error"),
+)
+
+
+def to_record(job: Job) -> dict[str, Any]:
+    """JSON-able form of what the history keeps of a job; `from_record` is its inverse."""
+    record = {name: getattr(job, name) for name in _KEPT}
+    destination = dataclasses.asdict(job.destination)
+    destination["matrix_world"] = job.destination.matrix_world.tolist()
+    return record | {"placement": job.placement.to_dict(), "destination": destination}
+
+
+def from_record(record: dict[str, Any]) -> Job:
+    destination = dict(record["destination"])
+    destination["matrix_world"] = np.array(destination["matrix_world"], float).reshape(4, 4)
+    return Job(
+        **{name: record[name] for name in _KEPT},
+        placement=Placement.from_dict(record["placement"]),
+        destination=Destination(**destination),
+    )
+
+
+def _unforeseen(error: Exception) -> InternalError:
+    return InternalError(
+        f"Something unforeseen happened: {type(error).__name__}: {error}.",
+        f"Try again. If it stays so, report it with the log: {log_file()}",
+    )
+
+
+def log_file() -> Path:
+    """The add-on's own log, beside the backend's."""
+    return environment.home() / "logs" / "blender.log"
+
+
+# ---------------------------------------------------------------------------------- Blender's state
+
+
+def why_not_now() -> str:
+    """Why the scene must not be changed at this moment, or ""."""
+    windows = bpy.context.window_manager.windows
+    if bpy.app.is_job_running("RENDER"):
+        return "Waiting for the render to end"
+    active = windows[0].view_layer.objects.active if windows else None
+    if active is not None and active.mode != "OBJECT":
+        # An undo step made now would be one of the mesh being edited, without the new object.
+        return "Ready. Leave this mode to place the mesh"
+    for window in windows:
+        if any("TRANSFORM_OT" in operator.bl_idname for operator in window.modal_operators):
+            return "Waiting for the move to end"
+    return ""
+
+
+def redraw() -> None:
+    """Have the sidebars and Preferences drawn again."""
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "PREFERENCES":
+                area.tag_redraw()
+            elif area.type == "VIEW_3D":
+                for region in area.regions:
+                    if region.type == "UI":
+                        region.tag_redraw()

@@ -1,0 +1,188 @@
+"""The sidebar tab "Fieldforge". Drawing only shows what is known: no disk, no network."""
+
+from __future__ import annotations
+
+import bpy
+
+from . import preferences, session
+from .capture import facts
+from .jobs import STAGES, Job
+from .operators import disabled_reason
+from .properties import chosen_model
+from .wrapping import paragraph
+
+SHOWN_HISTORY = 10
+
+_STATE_ICONS = {
+    "done": "CHECKMARK",
+    "failed": "ERROR",
+    "cancelled": "CANCEL",
+    "lost": "UNLINKED",
+}
+_STATE_WORDS = {
+    "done": "Done",
+    "failed": "Failed",
+    "cancelled": "Cancelled",
+    "lost": "Connection lost",
+}
+
+
+class _Sidebar:
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "Fieldforge"
+
+
+class FIELDFORGE_PT_main(_Sidebar, bpy.types.Panel):
+    bl_label = "Generate Mesh"
+    bl_idname = "FIELDFORGE_PT_main"
+
+    def draw_header_preset(self, context) -> None:
+        self.layout.operator(
+            "fieldforge.open_preferences", text="", icon="PREFERENCES", emboss=False
+        )
+
+    def draw(self, context) -> None:
+        layout = self.layout
+        layout.use_property_decorate = False
+        draw_notices(layout, context)
+        draw_source(layout, context)
+        draw_choices(layout, context)
+        draw_generate(layout, context)
+        for job in session.jobs().active:
+            draw_progress(layout, job, context)
+
+
+class FIELDFORGE_PT_history(_Sidebar, bpy.types.Panel):
+    bl_label = "History"
+    bl_idname = "FIELDFORGE_PT_history"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context) -> None:
+        over = [job for job in session.jobs().jobs if not job.active]
+        if not over:
+            paragraph(self.layout, ["What was generated is listed here."], context)
+        for job in over[:SHOWN_HISTORY]:
+            draw_history_entry(self.layout, job, context)
+        if len(over) > SHOWN_HISTORY:
+            self.layout.label(text=f"and {len(over) - SHOWN_HISTORY} older ones")
+
+
+def draw_notices(layout, context) -> None:
+    """Errors with cause and remedy, until they are dismissed."""
+    for index, notice in enumerate(session.jobs().notices):
+        box = layout.box()
+        row = box.row()
+        title = row.row()
+        title.alert = True
+        title.label(text=notice.title, icon="ERROR", translate=False)
+        row.operator("fieldforge.dismiss", text="", icon="X", emboss=False).index = index
+        paragraph(box, [notice.cause], context, indent=14)
+        if notice.remedy:
+            paragraph(box, [notice.remedy], context, icon="INFO", indent=14)
+
+
+def draw_source(layout, context) -> None:
+    settings = context.scene.fieldforge
+    box = layout.box()
+    cubes = settings.use_as == "VOXELS" and settings.voxels_from == "CUBES"
+    if not cubes:
+        row = box.row(align=True)
+        row.prop(settings, "source", expand=True)
+        row.operator("fieldforge.pin_source", text="", icon="PINNED")
+        if settings.source == "PINNED":
+            box.prop(settings, "pinned", text="")
+    found = facts(context)
+    icon = "ERROR" if found.reason else _source_icon(settings)
+    paragraph(box, [found.text], context, icon=icon, indent=14)
+    box.row().prop(settings, "use_as", expand=True)
+    if settings.use_as == "POINTS":
+        if found.has_faces:
+            box.prop(settings, "take_vertices")
+    else:
+        box.row().prop(settings, "voxels_from", expand=True)
+        if not cubes:
+            box.prop(settings, "voxel_size")
+    if not cubes:
+        box.prop(settings, "use_modifiers")
+
+
+def _source_icon(settings) -> str:
+    return "POINTCLOUD_DATA" if settings.use_as == "POINTS" else "MESH_CUBE"
+
+
+def draw_choices(layout, context) -> None:
+    settings = context.scene.fieldforge
+    model = chosen_model(settings)
+    column = layout.column()
+    column.use_property_split = True
+    column.prop(settings, "model")
+    column.row().prop(settings, "resolution", expand=True)
+    sampling = column.column(align=True)
+    sampling.enabled = bool(model.get("samples"))
+    sampling.prop(settings, "seed")
+    sampling.prop(settings, "variations")
+    if not model.get("samples"):
+        title = model.get("title") or model["id"]
+        words = f"{title} finds one surface: a seed makes no difference."
+        paragraph(column, [words], context, icon="INFO")
+    column.prop(settings, "hide_source")
+
+
+def draw_generate(layout, context) -> None:
+    reason = disabled_reason(context)
+    row = layout.row()
+    row.scale_y = 1.6
+    row.operator("fieldforge.generate", icon="MOD_REMESH")
+    if reason:
+        paragraph(layout, [f"{reason[0]}."], context, icon="ERROR")
+        paragraph(layout, [reason[1]], context, icon="BLANK1")
+        if preferences.backend_missing(preferences.current_settings()):
+            layout.operator("fieldforge.open_preferences", icon="PREFERENCES")
+        return
+    connection = session.jobs().connection
+    if connection.state == "ready":
+        paragraph(layout, [connection.words], context, icon="CHECKMARK")
+
+
+def draw_progress(layout, job: Job, context) -> None:
+    box = layout.box()
+    row = box.row(align=True)
+    row.label(text=job.destination.name, icon="TIME", translate=False)
+    row.label(text=duration(job.elapsed))
+    row = box.row(align=True)
+    row.progress(factor=job.fraction, text=f"{job.fraction:.0%}")
+    row.operator("fieldforge.cancel", text="", icon="X").key = job.key
+    paragraph(box, [job.stage or STAGES[job.state]], context, indent=14)
+
+
+def draw_history_entry(layout, job: Job, context) -> None:
+    box = layout.box()
+    row = box.row(align=True)
+    row.label(text=job.destination.name, icon=_STATE_ICONS[job.state], translate=False)
+    if job.job_id:
+        if job.state in {"done", "lost"}:
+            words = "Fetch Again" if job.state == "lost" else ""
+            icon = "FILE_REFRESH" if job.state == "lost" else "IMPORT"
+            row.operator("fieldforge.import_again", text=words, icon=icon).key = job.key
+        row.operator("fieldforge.run_again", text="", icon="LOOP_BACK").key = job.key
+    row.operator("fieldforge.delete_job", text="", icon="TRASH").key = job.key
+    paragraph(box, [history_words(job)], context, indent=14)
+
+
+def history_words(job: Job) -> str:
+    """One line about a job that is over."""
+    words = f"{_STATE_WORDS[job.state]}, {duration(job.seconds)}, resolution {job.resolution}"
+    if job.stage:
+        words += f". {job.stage}."
+    if job.error:
+        words += f". {job.error.get('cause', '')}"
+    return words
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02} min" if minutes else f"{seconds:.0f} s"
+
+
+CLASSES = (FIELDFORGE_PT_main, FIELDFORGE_PT_history)

@@ -1,0 +1,139 @@
+"""What the panel's fields hold, kept in the scene."""
+
+import bpy
+from bpy.props import (
+    BoolProperty,
+    EnumProperty,
+    FloatProperty,
+    IntProperty,
+    PointerProperty,
+)
+
+from ..backend.protocol import RESOLUTIONS, PointsToMesh, VoxelsToMesh
+from . import session
+from .capture import forget_facts
+
+DEFAULT_MODEL = PointsToMesh.model
+MAX_VARIATIONS = 8
+
+_RESOLUTION_WORDS = {
+    128: "Fast: for a first look",
+    256: "Balanced: for most sources",
+    512: "Fine: for large clouds with small detail; slow, and needs memory",
+}
+
+# Blender keeps no copy of what an items callback returns, so that somebody else has to.
+_model_items: list[tuple[str, str, str]] = []
+
+
+def _changed(self, context) -> None:
+    forget_facts()
+
+
+def task_kind(settings) -> str:
+    return PointsToMesh.kind if settings.use_as == "POINTS" else VoxelsToMesh.kind
+
+
+def models_for(settings) -> list[dict]:
+    """The backend's models for what is asked; the one that needs no weights before it was asked."""
+    kind = task_kind(settings)
+    known = [model for model in session.jobs().connection.models if kind in model.get("tasks", ())]
+    title = DEFAULT_MODEL.replace("-", " ").capitalize()
+    default = {"id": DEFAULT_MODEL, "title": title, "summary": "", "samples": False, "ready": True}
+    return known or [default]
+
+
+def chosen_model(settings) -> dict:
+    models = models_for(settings)
+    return next((model for model in models if model["id"] == settings.model), models[0])
+
+
+def _list_models(self, context) -> list[tuple[str, str, str]]:
+    _model_items[:] = [
+        (model["id"], model.get("title") or model["id"], model.get("summary") or "")
+        for model in models_for(self)
+    ]
+    return _model_items
+
+
+class FieldforgeSettings(bpy.types.PropertyGroup):
+    source: EnumProperty(
+        name="Source",
+        items=[
+            ("SELECTED", "Selected", "Use the active selected object"),
+            ("PINNED", "Pinned", "Always use one object, whatever is selected"),
+        ],
+        update=_changed,
+    )
+    pinned: PointerProperty(
+        name="Object",
+        description="The object that is used whatever is selected",
+        type=bpy.types.Object,
+        poll=lambda self, item: item.type in {"MESH", "POINTCLOUD"},
+        update=_changed,
+    )
+    use_as: EnumProperty(
+        name="Use As",
+        items=[
+            ("POINTS", "Points", "Lay a surface through points"),
+            ("VOXELS", "Voxels", "Lay a smooth surface around voxels"),
+        ],
+        update=_changed,
+    )
+    voxels_from: EnumProperty(
+        name="Voxels From",
+        items=[
+            ("MESH", "Mesh", "Fill a closed mesh with voxels"),
+            ("CUBES", "Cubes", "Each selected cube is one voxel"),
+        ],
+        update=_changed,
+    )
+    voxel_size: FloatProperty(
+        name="Voxel Size",
+        description="Edge length of a voxel",
+        default=0.05,
+        min=1e-5,
+        soft_min=0.001,
+        precision=4,
+        subtype="DISTANCE",
+        update=_changed,
+    )
+    take_vertices: BoolProperty(
+        name="Take Vertices",
+        description="Use the vertices of a mesh that has faces as points",
+        update=_changed,
+    )
+    use_modifiers: BoolProperty(
+        name="Use Modifiers",
+        description="Use the source as its modifiers and shape keys make it",
+        default=True,
+        update=_changed,
+    )
+    model: EnumProperty(name="Model", description="What makes the mesh", items=_list_models)
+    resolution: EnumProperty(
+        name="Resolution",
+        description="Nodes along each side of the cube in which the surface is solved",
+        items=[(str(side), str(side), _RESOLUTION_WORDS[side]) for side in RESOLUTIONS],
+        default="256",
+    )
+    seed: IntProperty(
+        name="Seed", description="Chooses among the results of a model that samples", min=0
+    )
+    variations: IntProperty(
+        name="Variations",
+        description="How many results to make, each with the next seed",
+        default=1,
+        min=1,
+        max=MAX_VARIATIONS,
+    )
+    hide_source: BoolProperty(
+        name="Hide Source", description="Hide the source once its mesh is there"
+    )
+
+
+def register() -> None:
+    bpy.types.Scene.fieldforge = PointerProperty(type=FieldforgeSettings)
+
+
+def unregister() -> None:
+    del bpy.types.Scene.fieldforge
