@@ -45,6 +45,7 @@ Report = Callable[[str, float, str], None]
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements"
 MARKER = "fieldforge.json"
 PIP = "pip==26.3"
+PIP_ARGUMENTS = ("--progress-bar", "raw")  # "Progress 5 of 9", a form that can be read
 _POLL_SECONDS = 0.3
 _GIB = 1 << 30
 
@@ -91,7 +92,7 @@ KINDS: dict[str, Kind] = {
             ("backend.txt",),
             _BACKEND_MODULES,
             _BACKEND_PYTHONS,
-            2 * _GIB,
+            3 * _GIB,
         ),
         Kind(
             "test",
@@ -330,7 +331,7 @@ def _install(kind: str, path: Path, report: Report, log: IO[str]) -> None:
     )
     locks = [argument for lock in _locks(kind) for argument in ("-r", str(lock))]
     progress = PipProgress(_pins(kind), _site_packages(path))
-    arguments = ["install", "--retries", "3", "--progress-bar", "raw", *locks]
+    arguments = ["install", "--retries", "3", *PIP_ARGUMENTS, *locks]
     _run_pip(kind, [*pip, *arguments], progress, report, log, (0.05, 0.95))
 
 
@@ -549,43 +550,56 @@ class PipProgress:
         self._weights = {name: _WEIGHTS.get(name, 1.0) for name in pins}
         self._site_packages = site_packages
         self._current = ""
-        self._done: set[str] = set()
+        self._fetched: set[str] = set()
         self._part = 0.0
         self._installing = False
+        self._best = 0.0
 
     def feed(self, line: str) -> tuple[str, float]:
-        """(stage, fraction in 0..1) after `line`; an empty line only looks at the clock."""
-        collecting = re.match(r"Collecting ([A-Za-z0-9._-]+)", line)
+        """(stage, fraction in 0..1) after `line`; an empty line only looks at the folder."""
+        wheel = _WHEEL_LINE.match(line)
         download = re.match(r"Progress (\d+) of (\d+)", line)
-        if collecting:
-            self._next(_normal(collecting[1]))
+        if wheel:
+            self._next(_normal(wheel[1]))
         elif download:
             self._part = int(download[1]) / max(1, int(download[2]))
         elif line.startswith("Installing collected packages"):
             self._next("")
             self._installing = True
         elif line.startswith("Successfully installed"):
-            return "Installing", 1.0
-        if self._installing:
-            return "Installing", 0.7 + 0.3 * self._unpacked()
-        stage = f"Downloading {self._current}" if self._current else "Resolving"
-        return stage, 0.7 * self._fetched()
+            self._best = 1.0
+        self._best = max(self._best, self._fraction())
+        return self._stage(), self._best
 
     def _next(self, name: str) -> None:
         if self._current:
-            self._done.add(self._current)
+            self._fetched.add(self._current)
         self._current, self._part = name, 0.0
 
-    def _fetched(self) -> float:
+    def _stage(self) -> str:
+        if self._installing:
+            return "Unpacking"
+        return f"Downloading {self._current}" if self._current else "Looking for packages"
+
+    def _fraction(self) -> float:
+        if self._installing:
+            return 0.7 + 0.3 * self._unpacked()
         total = sum(self._weights.values()) or 1.0
-        done = sum(self._weights.get(name, 0.0) for name in self._done)
-        return min(1.0, (done + self._part * self._weights.get(self._current, 0.0)) / total)
+        done = sum(self._weights.get(name, 0.0) for name in self._fetched)
+        part = self._part * self._weights.get(self._current, 0.0)
+        return 0.7 * min(1.0, (done + part) / total)
 
     def _unpacked(self) -> float:
         if self._site_packages is None or not self._weights:
             return 0.0
         count = sum(1 for _ in self._site_packages.glob("*.dist-info"))
         return min(1.0, count / (len(self._weights) + 1))
+
+
+# Only the package itself counts, not the metadata that pip looks at beforehand.
+_WHEEL_LINE = re.compile(
+    r"\s*(?:Downloading|Using cached|Processing) (?:.*[/\\])?([A-Za-z0-9_.]+)-\S+\.whl(?:\s|$)"
+)
 
 
 def _pins(kind: str) -> dict[str, str]:

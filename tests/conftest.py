@@ -1,0 +1,22 @@
+"""For every test: the same draws of hypothesis everywhere, and caches outside of the sources."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+from backend import environment
+
+os.environ.setdefault("NUMBA_CACHE_DIR", str(environment.home() / "cache" / "numba"))
+
+# Machines differ in speed, so that no test may fail for being slow; the same draws every time, so
+# that a change which breaks something is seen in the change itself.
+settings.register_profile(
+    "fieldforge",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("fieldforge")
