@@ -507,6 +507,20 @@ async def get_job(job_id: JobId, backend: BackendHere) -> JobBody:
     return _body(backend.store.get(job_id))
 
 
+_EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": ["state", "progress"]},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/JobBody"},
+        },
+    },
+}
+
+
 @_routes.get(
     "/jobs/{job_id}/events",
     response_class=StreamingResponse,
@@ -514,7 +528,7 @@ async def get_job(job_id: JobId, backend: BackendHere) -> JobBody:
         200: {
             "description": "Server-sent events `state` and `progress`, each with the job as data."
             " The stream ends after a final state.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"itemSchema": _EVENT}},
         },
         **_errors(401, 404, 422),
     },
