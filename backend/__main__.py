@@ -193,20 +193,15 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
 
 def _enter(arguments: list[str]) -> None:
     """Return when this Python has the backend's packages; else go on in one that has them."""
-    chosen = os.environ.get("FIELDFORGE_PYTHON")
-    if _INSIDE in os.environ or (environment.usable_here() and not chosen):
-        return
-    if chosen and _same_python(chosen):
+    chosen = "FIELDFORGE_PYTHON" in os.environ
+    if _INSIDE in os.environ or (not chosen and environment.usable_here()):
         return
     with ProgressBar(always=True) as bar:
         if environment.status("backend").python is None:
             bar.say("The first start installs what the backend needs. This happens once.")
         python = environment.ensure("backend", bar.report)
-    raise SystemExit(_go_on_in(python, arguments))
-
-
-def _same_python(other: str) -> bool:
-    return Path(other).expanduser().absolute() == Path(sys.executable).absolute()
+    if python.absolute() != Path(sys.executable).absolute():
+        raise SystemExit(_go_on_in(python, arguments))
 
 
 def _go_on_in(python: Path, arguments: list[str]) -> int:
