@@ -519,7 +519,8 @@ def _told(error: BaseException, part: Path, log: Path) -> FieldforgeError:
         named = error.filename
         return storage_failed(error, Path(named) if isinstance(named, str) else part.parent.parent)
     try:
-        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        with log.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            traceback.print_exception(error, file=file)
     except OSError:
         traceback.print_exception(error)
     return _fault(log, type(error).__name__)

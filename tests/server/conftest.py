@@ -18,11 +18,20 @@ from running_servers import Process, StartServer, Threaded, start_process, threa
 
 
 @pytest.fixture(scope="module")
-def talk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Threaded]:
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Threaded]:
     """One server for all tests of a module. Its folder has a space and letters beyond ASCII."""
     folder = tmp_path_factory.mktemp("server") / "Größe und Maß 形"
     with threaded_server(folder, keep_alive_seconds=0.1, max_body_bytes=1 << 20) as running:
         yield running
+
+
+@pytest.fixture
+def talk(shared_server: Threaded) -> Iterator[Threaded]:
+    """The server of the module; no job of a test goes on after it."""
+    yield shared_server
+    for job in shared_server.store.all():
+        shared_server.store.cancel(job.id)
+    shared_server.backend.pool.wake()
 
 
 @pytest.fixture

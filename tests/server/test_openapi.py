@@ -48,9 +48,9 @@ OPERATIONS = [
 
 
 @pytest.fixture(scope="module")
-def schema(talk: Threaded) -> schemathesis.BaseSchema:
+def schema(shared_server: Threaded) -> schemathesis.BaseSchema:
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    return schemathesis.openapi.from_url(f"{talk.url}/v1/openapi.json", headers=headers)
+    return schemathesis.openapi.from_url(f"{shared_server.url}/v1/openapi.json", headers=headers)
 
 
 def test_no_operation_is_left_out(schema: schemathesis.BaseSchema) -> None:

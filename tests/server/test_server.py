@@ -202,7 +202,8 @@ def test_listeners_that_leave_are_forgotten(talk: Threaded) -> None:
     listeners = talk.backend.listeners._events
     for _ in range(5):
         with talk.http.stream("GET", f"/v1/jobs/{job_id}/events") as answer:
-            next(answer.iter_lines())
+            lines = answer.iter_lines()
+            assert next(lines) == "event: state"
             assert job_id in listeners
     end = time.monotonic() + 5
     while listeners and time.monotonic() < end:
@@ -532,10 +533,10 @@ def extreme_clouds(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=80)
 @given(body=st.one_of(st.binary(max_size=200), almost_tasks(), extreme_clouds()))
-def test_no_body_gives_a_fault(talk: Threaded, body: bytes) -> None:
-    answer = talk.http.post("/v1/jobs", content=body)
+def test_no_body_gives_a_fault(shared_server: Threaded, body: bytes) -> None:
+    answer = shared_server.http.post("/v1/jobs", content=body)
     if answer.status_code == 202:
-        talk.http.delete(f"/v1/jobs/{answer.json()['id']}")
+        shared_server.http.delete(f"/v1/jobs/{answer.json()['id']}")
     else:
         assert answer.status_code in (409, 413, 422), answer.text
         error_of(answer, answer.status_code, answer.json()["error"]["code"])
