@@ -35,6 +35,7 @@ class Facts:
 # ------------------------------------------------------------------------------------------- facts
 
 _known: dict[tuple, Facts] = {}
+_sources: dict[int, tuple[str, int]] = {}
 
 
 def forget_facts(*_) -> None:
@@ -47,18 +48,29 @@ def _scene_changed(*_) -> None:
     forget_facts()
 
 
-_HANDLERS = ("depsgraph_update_post", "load_post", "undo_post", "redo_post")
+@persistent
+def _file_loaded(*_) -> None:
+    forget_facts()
+    _sources.clear()
+
+
+_HANDLERS = {
+    "depsgraph_update_post": _scene_changed,
+    "undo_post": _scene_changed,
+    "redo_post": _scene_changed,
+    "load_post": _file_loaded,
+}
 
 
 def register() -> None:
-    for name in _HANDLERS:
-        getattr(bpy.app.handlers, name).append(_scene_changed)
+    for name, handler in _HANDLERS.items():
+        getattr(bpy.app.handlers, name).append(handler)
 
 
 def unregister() -> None:
-    for name in _HANDLERS:
-        getattr(bpy.app.handlers, name).remove(_scene_changed)
-    forget_facts()
+    for name, handler in _HANDLERS.items():
+        getattr(bpy.app.handlers, name).remove(handler)
+    _file_loaded()
 
 
 def facts(context) -> Facts:
@@ -72,12 +84,31 @@ def facts(context) -> Facts:
 
 
 def source_object(context) -> bpy.types.Object | None:
-    """The pinned object, or the active one when it is selected."""
+    """The pinned object, or the active one when it is selected.
+
+    A mesh that was just made from points stands for those points: one wants to change a setting
+    and click Generate again, without selecting the source anew.
+    """
     settings = context.scene.fieldforge
     if settings.source == "PINNED":
         return settings.pinned
     active = context.view_layer.objects.active
-    return active if active and active.select_get() else None
+    if active is None or not active.select_get():
+        return None
+    if settings.use_as == "POINTS" and not settings.take_vertices:
+        return _source_of_result(context, active) or active
+    return active
+
+
+def remember_result(result, source) -> None:
+    """`result` was made from `source`; kept until another file is opened."""
+    _sources[result.session_uid] = (source.name, source.session_uid)
+
+
+def _source_of_result(context, result) -> bpy.types.Object | None:
+    name, uid = _sources.get(result.session_uid, ("", 0))
+    source = context.view_layer.objects.get(name) if uid else None
+    return source if source is not None and source.session_uid == uid else None
 
 
 def _look(context, source) -> Facts:
@@ -295,20 +326,22 @@ class _ReadableData:
     """The mesh or point cloud to read: with modifiers when asked, in Edit Mode what is edited."""
 
     def __init__(self, context, source, use_modifiers: bool) -> None:
-        self._source, self._owner = source, None
-        self._context, self._evaluate = context, use_modifiers and _is_changed_by_evaluation(source)
+        self._context, self._source, self._owner = context, source, None
+        self._evaluate = use_modifiers and _is_changed_by_evaluation(source)
 
     def __enter__(self):
-        if self._source.mode == "EDIT":
-            self._source.update_from_editmode()
-        if not self._evaluate:
-            return self._source.data
-        depsgraph = self._context.evaluated_depsgraph_get()
-        evaluated = self._source.evaluated_get(depsgraph)
-        if self._source.type != "MESH":
-            return evaluated.data
-        self._owner = evaluated
-        return evaluated.to_mesh(preserve_all_data_layers=True, depsgraph=depsgraph)
+        source, depsgraph = self._source, None
+        editing = source.type == "MESH" and source.mode == "EDIT"
+        if editing:
+            source.update_from_editmode()
+        if self._evaluate:
+            depsgraph = self._context.evaluated_depsgraph_get()
+            source = source.evaluated_get(depsgraph)
+        if source.type != "MESH" or not (editing or self._evaluate):
+            return source.data
+        # A copy: attributes cannot be read from a mesh that is being edited.
+        self._owner = source
+        return source.to_mesh(preserve_all_data_layers=self._evaluate, depsgraph=depsgraph)
 
     def __exit__(self, *_) -> None:
         if self._owner is not None:

@@ -132,7 +132,7 @@ class Client:
         job_id: str,
         unwanted: Callable[[], bool] = lambda: False,
         alive: Callable[[], bool] = lambda: True,
-        patience: float = PATIENCE_SECONDS,
+        patience: float | None = None,
     ) -> Iterator[Record]:
         """Yield the job's record whenever it changes, the final one last.
 
@@ -140,6 +140,7 @@ class Client:
         ends the iteration early; `alive` says whether a local backend still runs. Raises
         Unreachable when nothing was heard for `patience` seconds, or at once when not alive.
         """
+        patience = PATIENCE_SECONDS if patience is None else patience
         heard = time.monotonic()
         while not unwanted():
             try:

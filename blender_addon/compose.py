@@ -316,7 +316,9 @@ def _mesh_voxels_task(capture: MeshCapture, choices: Choices) -> tuple[Task, Pla
     if not np.isfinite(used).all():
         raise BadInput(f"{capture.name} has vertices that are no numbers.", "Delete them.")
     size = capture.voxel_size
-    shape = np.maximum(1, np.ceil((used.max(axis=0) - used.min(axis=0)) / size)).astype(np.int64)
+    # A box of exactly ten voxels has ten, whatever the last bit of its coordinates says.
+    sides = np.ceil((used.max(axis=0) - used.min(axis=0)) / size - 1e-3)
+    shape = np.maximum(1, sides).astype(np.int64)
     grid, margin = _empty_grid(shape)
     middle = (used.max(axis=0) + used.min(axis=0)) / 2
     origin = middle - (shape / 2 + margin) * size

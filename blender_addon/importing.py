@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 
 import bpy
@@ -13,7 +14,7 @@ from .compose import PlacedMesh
 COLOR_NAME = "Color"
 
 
-@dataclass
+@dataclass(eq=False)
 class Destination:
     """Where a result goes, in names that survive undo and file changes."""
 
@@ -56,7 +57,7 @@ def add_mesh(placed: PlacedMesh, destination: Destination) -> bpy.types.Object:
     scene = bpy.data.scenes.get(destination.scene) or _shown_scene()
     created = bpy.data.objects.new(destination.name, mesh_from_arrays(destination.name, placed))
     _collection(scene, destination.collection).objects.link(created)
-    created.matrix_world = Matrix(destination.matrix_world.tolist())
+    _put_at(created, Matrix(destination.matrix_world.tolist()))
     view_layer = _view_layer(scene)
     _select_only(view_layer, created)
     for name in destination.hide:
@@ -95,9 +96,23 @@ def _collection(scene, name: str) -> bpy.types.Collection:
     return found if found is not None and found.library is None else scene.collection
 
 
+def _put_at(created, matrix_world: Matrix) -> None:
+    """Give an object without parent this transform.
+
+    Location, rotation and scale cannot hold the shear that a source gets when it is turned inside
+    a stretched parent; that part goes into the mesh.
+    """
+    created.matrix_world = matrix_world
+    rest = created.matrix_basis.inverted_safe() @ matrix_world
+    if max(abs(value) for row in rest - Matrix.Identity(4) for value in row) > 1e-6:
+        created.data.transform(rest)
+
+
 def _select_only(view_layer, created) -> None:
-    for item in view_layer.objects.selected[:]:
-        item.select_set(False, view_layer=view_layer)
-    if created.name in view_layer.objects:  # an excluded collection has its objects in no layer
+    # An excluded collection has its objects in no view layer, and then there is nothing to select.
+    with contextlib.suppress(RuntimeError):
         created.select_set(True, view_layer=view_layer)
         view_layer.objects.active = created
+    for item in view_layer.objects.selected[:]:
+        if item is not None and item != created:
+            item.select_set(False, view_layer=view_layer)

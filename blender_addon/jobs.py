@@ -37,6 +37,7 @@ from ..backend.errors import (
 )
 from ..backend.protocol import Task, decode_result, encode_task
 from .backend_process import Backend, Settings
+from .capture import remember_result
 from .client import Client, gone
 from .compose import Capture, Choices, PlacedMesh, Placement, compose, place, with_seed
 from .importing import Destination, add_mesh, push_undo
@@ -66,7 +67,7 @@ STAGES = {
 SERVER_STATES = frozenset({"queued", "running"})
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """One job. The fields up to `error` are kept in the history file."""
 
@@ -353,6 +354,8 @@ class Jobs:
             log.exception("placing %s", job.name)
             self._fail(job, _unforeseen(error))
             return
+        if source is not None:
+            remember_result(created, source)
         job.stage = ""
         self._end(job, "done")
 
@@ -601,7 +604,7 @@ def write_history(path: Path, text: str) -> None:
 def read_history(path: Path) -> list[Job]:
     """The jobs of earlier sessions; one that was under way then is lost, and can be fetched."""
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))["jobs"]
+        records = list(json.loads(path.read_text(encoding="utf-8"))["jobs"])
     except (OSError, ValueError, KeyError, TypeError):
         return []
     jobs = []

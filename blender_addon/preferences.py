@@ -14,7 +14,7 @@ from .wrapping import paragraph
 EXTENSION = __package__.rpartition(".")[0]
 LOG_LINES = 6
 
-_own_home = os.environ.get("FIELDFORGE_HOME")
+_HOME = "FIELDFORGE_HOME"
 
 
 class Checks:
@@ -26,6 +26,7 @@ class Checks:
     connection = ""
     connection_failed = False
     log: list[str] = []
+    home_outside: str | None = None
 
 
 def current() -> "FieldforgePreferences | None":
@@ -78,13 +79,16 @@ def backend_missing(settings: Settings) -> tuple[str, str] | None:
 
 
 def _apply_folder(self, context) -> None:
-    """The data folder reaches `environment.home` through its variable, as on the command line."""
-    folder = bpy.path.abspath(self.data_folder) if self.data_folder else _own_home
-    if folder:
-        os.environ["FIELDFORGE_HOME"] = folder
-    else:
-        os.environ.pop("FIELDFORGE_HOME", None)
+    _set_home(bpy.path.abspath(self.data_folder) if self.data_folder else Checks.home_outside)
     _reconnect(self, context)
+
+
+def _set_home(folder: str | None) -> None:
+    """The data folder reaches `environment.home` through its variable, as on the command line."""
+    if folder:
+        os.environ[_HOME] = folder
+    else:
+        os.environ.pop(_HOME, None)
 
 
 def _reconnect(self, context) -> None:
@@ -239,9 +243,10 @@ OFFLINE = (
 
 
 def register() -> None:
+    Checks.home_outside = os.environ.get(_HOME)
     chosen = current()
     if chosen is not None and chosen.data_folder:
-        os.environ["FIELDFORGE_HOME"] = bpy.path.abspath(chosen.data_folder)
+        _set_home(bpy.path.abspath(chosen.data_folder))
     refresh()
 
 
@@ -249,7 +254,4 @@ def unregister() -> None:
     if Checks.installation is not None:
         Checks.installation.cancel()
     Checks.installation, Checks.connection = None, ""
-    if _own_home is None:
-        os.environ.pop("FIELDFORGE_HOME", None)
-    else:
-        os.environ["FIELDFORGE_HOME"] = _own_home
+    _set_home(Checks.home_outside)
