@@ -23,7 +23,7 @@ from mathutils import Matrix, Vector
 
 PICTURE = (960, 720)
 SAMPLES = 16
-SAMPLES_WITHOUT_DENOISER = 64
+SAMPLES_WITHOUT_DENOISER = 32
 CLAY = (0.62, 0.45, 0.34, 1.0)
 VIEW_AZIMUTH, VIEW_ELEVATION = math.radians(-62), math.radians(17)
 MARGIN = 1.1
