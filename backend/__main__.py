@@ -18,6 +18,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -137,7 +138,7 @@ def _in_environment(function: str) -> Callable[[argparse.Namespace, list[str]], 
     def command(options: argparse.Namespace, arguments: list[str]) -> int:
         _enter(arguments)
         os.environ.setdefault("NUMBA_CACHE_DIR", str(environment.home() / "cache" / "numba"))
-        _stop_on_sigterm()
+        _clean_up_when_ended()
         from . import command_line
 
         done: int = getattr(command_line, function)(options)
@@ -216,12 +217,11 @@ def _go_on_in(python: Path, arguments: list[str]) -> int:
     os.execve(command[0], command, variables)  # noqa: S606 (no shell is meant)
 
 
-def _stop_on_sigterm() -> None:
-    """Let `kill` clean up as Ctrl-C does. Only the main thread may say so."""
-    try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:
-        return
+def _clean_up_when_ended() -> None:
+    """Let `kill` and a closed terminal clean up as Ctrl-C does. Only the main thread may say so."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
+            signal.signal(getattr(signal, name), signal.default_int_handler)
 
 
 # ----------------------------------------------------------------------------------------- errors
