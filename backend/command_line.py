@@ -60,7 +60,7 @@ def read_task(options: argparse.Namespace) -> Task:
 
 
 def read_points_task(path: Path, shared: dict[str, Any]) -> PointsToMesh:
-    from .geometry import mesh_files
+    from .geometry import mesh_files  # here, so that `serve` starts without its compiled code
 
     cloud = mesh_files.read_points(path)
     return PointsToMesh(points=cloud.points, normals=cloud.normals, colors=cloud.colors, **shared)
@@ -72,10 +72,15 @@ def read_voxels_task(path: Path, shared: dict[str, Any]) -> VoxelsToMesh:
     voxels = mesh_files.read_voxels(path)
     return VoxelsToMesh(
         occupancy=voxels.occupancy,
-        origin=tuple(float(value) for value in voxels.origin),
-        voxel_size=tuple(float(value) for value in voxels.voxel_size),
+        origin=_triple(voxels.origin),
+        voxel_size=_triple(voxels.voxel_size),
         **shared,
     )
+
+
+def _triple(values: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return x, y, z
 
 
 READERS: dict[str, Callable[[Path, dict[str, Any]], Task]] = {
@@ -197,15 +202,13 @@ WRITERS: dict[str, Writer] = {
 def replaced_when_done(output: Path) -> Iterator[Path]:
     """A path beside `output` to write to; it becomes `output` at the end, or is removed.
 
-    Raises StorageFailed at once when nothing can be written there.
+    Raises NotFound or StorageFailed at once when nothing can be written there.
     """
+    if not output.parent.is_dir():
+        raise NotFound(f"There is no folder {output.parent}.", "Make it, or choose another one.")
     try:
         handle, name = tempfile.mkstemp(output.suffix, f".{output.stem[:80]}-", output.parent)
         os.close(handle)
-    except FileNotFoundError:
-        raise NotFound(
-            f"There is no folder {output.parent}.", "Make it first, or choose another one."
-        ) from None
     except OSError as error:
         raise StorageFailed(
             f"Nothing can be written to {output.parent} ({error.strerror}).",
@@ -214,17 +217,9 @@ def replaced_when_done(output: Path) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        _take_usual_permissions(partial)
         os.replace(partial, output)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _take_usual_permissions(path: Path) -> None:
-    """mkstemp's files are for the owner alone; give it what any new file gets."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
 
 
 # ------------------------------------------------------------------------------------------ others

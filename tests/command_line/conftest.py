@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pytest
 
 from backend import pipelines
 from backend.__main__ import main
-from backend.protocol import MeshResult, PointsToMesh, Progress, Task, VoxelsToMesh
+from backend.protocol import PointsToMesh, VoxelsToMesh
+from tests.command_line.input_files import octahedron
 
 
 @dataclass(frozen=True)
@@ -44,23 +44,6 @@ def command(
         return Outcome(code, out, err)
 
     return call
-
-
-def octahedron(task: Task, context: pipelines.Context) -> Iterator[Progress | MeshResult]:
-    """A pipeline that takes no time: an octahedron, whatever the task."""
-    context.check_cancelled()
-    yield Progress("Looking", 0.25)
-    yield Progress("Building", 0.75)
-    corners = np.concatenate([np.eye(3), -np.eye(3)]).astype(np.float32)
-    faces = [[0, 1, 2], [1, 3, 2], [3, 4, 2], [4, 0, 2], [1, 0, 5], [3, 1, 5], [4, 3, 5], [0, 4, 5]]
-    colors = np.full((6, 4), 200, np.uint8)
-    yield MeshResult(
-        name=task.name,
-        vertices=corners,
-        faces=np.array(faces, np.int32),
-        colors=colors if getattr(task, "colors", None) is not None else None,
-        report={"device": "cpu", "seconds": {"Looking": 0.1, "Building": 0.2}},
-    )
 
 
 @pytest.fixture

@@ -1,0 +1,196 @@
+"""`run --server`: the same command, done by a backend elsewhere."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend import errors, remote
+from backend.protocol import MeshResult, PointsToMesh, decode_task, encode_result
+from tests.command_line.input_files import ball, write_ply
+
+RUNNING = {"id": "j1", "state": "running", "stage": "Solving", "fraction": 0.5, "error": None}
+
+
+class Backend(ThreadingHTTPServer):
+    """Answers as /v1 does. answers: path -> list of (status, body), the last one repeats."""
+
+    def __init__(self, answers: dict[str, list[tuple[int, Any]]]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers = answers
+        self.asked: list[tuple[str, str | None, bytes]] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Backend
+
+    def do_GET(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        key = f"{self.command} {self.path}"
+        token = self.headers.get("Authorization")
+        self.server.asked.append((key, token, self.rfile.read(length)))
+        queue = self.server.answers[key]
+        status, body = queue.pop(0) if len(queue) > 1 else queue[0]
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_POST = do_GET  # noqa: N815 (the name that http.server looks for)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing on stderr: the tests look at what is there."""
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Backend]]:
+    started: list[Backend] = []
+    monkeypatch.setattr(remote, "_POLL_SECONDS", 0.01)
+
+    def start(**answers: list[tuple[int, Any]]) -> Backend:
+        paths = {"post": "POST /v1/jobs", "get": "GET /v1/jobs/j1"}
+        paths |= {"result": "GET /v1/jobs/j1/result", "cancel": "POST /v1/jobs/j1/cancel"}
+        server = Backend({paths[name]: list(queue) for name, queue in answers.items()})
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+def a_result() -> MeshResult:
+    return MeshResult(
+        name="Chair",
+        vertices=np.eye(3, dtype=np.float32),
+        faces=np.array([[0, 1, 2]], np.int32),
+        report={"device": "cuda", "seconds": {"Solving": 1.25}},
+    )
+
+
+def test_the_result_comes_back(
+    command: Callable[..., Any], backend: Callable[..., Backend], tmp_path: Path
+) -> None:
+    server = backend(
+        post=[(202, {**RUNNING, "state": "queued", "stage": None, "fraction": None})],
+        get=[(200, RUNNING), (200, {**RUNNING, "state": "done"})],
+        result=[(200, encode_result(a_result()))],
+    )
+    source, output = write_ply(tmp_path / "Chair.ply", ball(77)), tmp_path / "chair.npz"
+    arguments = ["run", "points-to-mesh", source, "-o", output, "--server", server.url]
+    done = command(*arguments, "--token", "secret", "--json")
+    assert (done.code, done.err) == (0, "")
+    assert (done.record["faces"], done.record["device"]) == (1, "cuda")
+    assert done.record["seconds"] == {"Solving": 1.25}
+    with np.load(output) as arrays:
+        np.testing.assert_array_equal(arrays["vertices"], a_result().vertices)
+    assert {token for _, token, _ in server.asked} == {"Bearer secret"}
+    task = decode_task(server.asked[0][2])
+    assert isinstance(task, PointsToMesh)
+    assert (task.name, len(task.points)) == ("Chair", 77)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "code", "words"),
+    [
+        (401, errors.NotAuthorized("The token is wrong.", "Ask for it."), 2, "token is wrong"),
+        (409, errors.VersionMismatch("Speaks protocol 9.", "Update."), 2, "protocol 9"),
+        (413, errors.TooLarge("Too many points.", "Thin it."), 2, "Too many points"),
+        (429, errors.QueueFull("Too many wait.", "Wait."), 1, "Too many wait"),
+        (507, errors.StorageFailed("Its disk is full.", "Make room."), 1, "disk is full"),
+    ],
+)
+def test_what_the_server_refuses_is_told_as_it_says_it(
+    command: Callable[..., Any],
+    backend: Callable[..., Backend],
+    tmp_path: Path,
+    status: int,
+    error: errors.FieldforgeError,
+    code: int,
+    words: str,
+) -> None:
+    server = backend(post=[(status, {"error": error.to_dict()})])
+    source, output = write_ply(tmp_path / "a.ply", ball()), tmp_path / "a.glb"
+    done = command("run", "points-to-mesh", source, "-o", output, "--server", server.url)
+    assert done.code == code
+    assert words in done.err
+    assert not output.exists()
+
+
+def test_a_job_that_fails_there_fails_here(
+    command: Callable[..., Any], backend: Callable[..., Backend], tmp_path: Path
+) -> None:
+    died = errors.WorkerDied("The process that did the job was ended.", "Run it again.")
+    failed = {**RUNNING, "state": "failed", "error": died.to_dict()}
+    server = backend(post=[(202, RUNNING)], get=[(200, failed)])
+    source = write_ply(tmp_path / "a.ply", ball())
+    done = command(
+        "run", "points-to-mesh", source, "-o", tmp_path / "a.glb", "--server", server.url
+    )
+    assert (done.code, done.err.strip()) == (1, str(died))
+
+
+@pytest.mark.parametrize("answer", [b"<html>hello</html>", b"[]", b'{"error": "x"}'])
+def test_something_else_that_answers_is_recognised(
+    command: Callable[..., Any], backend: Callable[..., Backend], tmp_path: Path, answer: bytes
+) -> None:
+    server = backend(post=[(404, answer)])
+    source = write_ply(tmp_path / "a.ply", ball())
+    done = command(
+        "run", "points-to-mesh", source, "-o", tmp_path / "a.glb", "--server", server.url
+    )
+    assert done.code == 1
+    assert "not Fieldforge" in done.err
+
+
+def test_a_server_that_is_gone_in_the_middle(
+    command: Callable[..., Any], backend: Callable[..., Backend], tmp_path: Path
+) -> None:
+    server = backend(post=[(202, RUNNING)], get=[(200, RUNNING)])
+    ended = threading.Timer(0.1, lambda: (server.shutdown(), server.server_close()))
+    ended.start()
+    source = write_ply(tmp_path / "a.ply", ball())
+    done = command(
+        "run", "points-to-mesh", source, "-o", tmp_path / "a.glb", "--server", server.url
+    )
+    ended.join()
+    assert done.code == 1
+    assert "does not answer" in done.err
+    assert not (tmp_path / "a.glb").exists()
+
+
+def test_a_bad_input_never_reaches_the_server(
+    command: Callable[..., Any], backend: Callable[..., Backend], tmp_path: Path
+) -> None:
+    server = backend(post=[(202, RUNNING)])
+    source = write_ply(tmp_path / "a.ply", ball(10))
+    done = command(
+        "run", "points-to-mesh", source, "-o", tmp_path / "a.glb", "--server", server.url
+    )
+    assert (done.code, server.asked) == (2, [])
+
+
+def test_stopping_cancels_the_job_on_the_server(backend: Callable[..., Backend]) -> None:
+    cancelled = {**RUNNING, "state": "cancelled"}
+    server = backend(post=[(202, RUNNING)], get=[(200, RUNNING)], cancel=[(200, cancelled)])
+    steps = remote.run(PointsToMesh(points=ball()), server.url, None)
+    next(steps)
+    steps.close()
+    assert server.asked[-1][0] == "POST /v1/jobs/j1/cancel"
+
+
+def test_a_job_cancelled_elsewhere_is_told(backend: Callable[..., Backend]) -> None:
+    server = backend(post=[(202, RUNNING)], get=[(200, {**RUNNING, "state": "cancelled"})])
+    with pytest.raises(errors.Cancelled):
+        list(remote.run(PointsToMesh(points=ball()), server.url, None))
