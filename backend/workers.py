@@ -428,9 +428,13 @@ def _read_orders(
 
 def _warm_up(pipe: Connection, options: WorkerOptions) -> None:
     try:
-        importlib.import_module(options.entry.partition(":")[0])
         found = devices.describe(options.device)
         _send(pipe, {"device": {"kind": found.kind, "words": found.in_words()}})
+        if options.entry == DEFAULT_ENTRY:
+            from .pipelines import PIPELINES
+
+            for entry in dict.fromkeys(PIPELINES.values()):
+                _entry(entry)
     except Exception:
         traceback.print_exc()  # a job that needs it will fail and tell
 

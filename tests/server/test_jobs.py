@@ -331,7 +331,7 @@ class StoreMachine(RuleBasedStateMachine):
 def test_any_sequence_of_calls(tmp_path: Path) -> None:
     machine = type("Machine", (StoreMachine,), {"root": tmp_path})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=12, stateful_step_count=20, deadline=None)
+        machine, settings=settings(max_examples=8, stateful_step_count=20, deadline=None)
     )
 
 

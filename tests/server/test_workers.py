@@ -140,7 +140,7 @@ def test_deleting_a_running_job_stops_it(talk: Threaded, name: str) -> None:
     assert not list(talk.store.folder.rglob(f"{job_id}*"))
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     delay=st.floats(0, 0.03),
     ends=st.lists(st.sampled_from(["cancel", "delete"]), min_size=1, max_size=3),
