@@ -132,11 +132,13 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 # ---------------------------------------------------------------------------------------- commands
 
 
-def _in_environment(function: str) -> Callable[[argparse.Namespace, list[str]], int]:
-    """A command that runs in the backend's environment: `function` of command_line.py."""
+def _in_environment(
+    function: str, kind: str = "backend"
+) -> Callable[[argparse.Namespace, list[str]], int]:
+    """A command that runs in the environment of `kind`: `function` of command_line.py."""
 
     def command(options: argparse.Namespace, arguments: list[str]) -> int:
-        _enter(arguments)
+        _enter(arguments, kind)
         os.environ.setdefault("NUMBA_CACHE_DIR", str(environment.home() / "cache" / "numba"))
         _clean_up_when_ended()
         from . import command_line
@@ -181,7 +183,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "run": _in_environment("run"),
     "demo": _in_environment("demo"),
     "serve": _in_environment("serve"),
-    "bench": _in_environment("bench"),
+    "bench": _in_environment("bench", "test"),  # it compares with libraries that only tests need
     "test": _test,
     "doctor": _doctor,
     "models": _models,
@@ -192,15 +194,15 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
 # ----------------------------------------------------------------------------------- environment
 
 
-def _enter(arguments: list[str]) -> None:
-    """Return when this Python has the backend's packages; else go on in one that has them."""
-    chosen = "FIELDFORGE_PYTHON" in os.environ
-    if _INSIDE in os.environ or (not chosen and environment.usable_here()):
+def _enter(arguments: list[str], kind: str = "backend") -> None:
+    """Return when this Python has the packages of `kind`; else go on in one that has them."""
+    found = environment.status(kind)
+    if _INSIDE in os.environ or (found.state != "external" and environment.usable_here(kind)):
         return
     with ProgressBar(always=True) as bar:
-        if environment.status("backend").python is None:
-            bar.say("The first start installs what the backend needs. This happens once.")
-        python = environment.ensure("backend", bar.report)
+        if found.python is None:
+            bar.say(f"Installing {environment.KINDS[kind].title}. This happens once.")
+        python = environment.ensure(kind, bar.report)
     if python.absolute() != Path(sys.executable).absolute():
         raise SystemExit(_go_on_in(python, arguments))
 

@@ -96,9 +96,9 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(
             "test",
-            "the tests",
+            "what the tests and the benchmarks need",
             ("backend.txt", "test.txt"),
-            (*_BACKEND_MODULES, "pytest", "hypothesis"),
+            (*_BACKEND_MODULES, "pytest", "hypothesis", "open3d", "igl", "mcubes"),
             _BACKEND_PYTHONS,
             4 * _GIB,
         ),

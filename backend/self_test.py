@@ -52,7 +52,7 @@ _TESTS = Step("tests", "test", (*_PYTEST, _ORDINARY, "tests", "--ignore=tests/bl
 _BLENDER = Step("tests in Blender", "blender", (*_PYTEST, _ORDINARY, "tests/blender"))
 _REAL = Step(
     "tests in the real Blender",
-    "test",
+    "blender",
     (*_PYTEST, "real_blender", "tests/blender/real"),
     (("FIELDFORGE_REAL_BLENDER", "1"),),
 )

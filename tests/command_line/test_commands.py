@@ -221,7 +221,7 @@ def test_the_default_ring_runs_all_of_it_and_fails_when_one_does(
     ("ring", "kind", "variable"),
     [
         ("blender", "/blender", "FIELDFORGE_PYTHON=/test"),
-        ("real", "/test", "FIELDFORGE_REAL_BLENDER=1"),
+        ("real", "/blender", "FIELDFORGE_REAL_BLENDER=1"),
         ("gpu", "/test", "FIELDFORGE_GPU=1"),
     ],
 )
