@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import igl
-import mcubes
 import numpy as np
 import pytest
 import skimage.measure
@@ -169,7 +168,7 @@ def test_golden_surface(golden_inverse: dict[str, np.ndarray]) -> None:
     )
     field = wavelets.inverse(wavelets.unpack(packed)).numpy()
     vertices, faces = marching_cubes(field)
-    assert_same_set(vertices, mcubes.marching_cubes(field, 0)[0])
+    assert_same_set(vertices, skimage.measure.marching_cubes(field, 0)[0])
     vertices = vertices / 256 * 2 - 1
     assert (len(vertices), len(faces)) == (81870, 163740)
     # Other diagonals in the same polygons: 2e-5 of the volume lies between them.
@@ -186,7 +185,6 @@ def test_same_surface_as_other_implementations(tsdf_64: np.ndarray) -> None:
     lewiner, lewiner_faces, _, _ = skimage.measure.marching_cubes(tsdf_64, 0)
     assert (len(vertices), len(faces)) == (len(lewiner), len(lewiner_faces))
     assert_same_set(vertices, lewiner)
-    assert_same_set(vertices, mcubes.marching_cubes(tsdf_64, 0)[0])
     n = len(tsdf_64)
     grid = np.stack(np.meshgrid(*[np.arange(float(n))] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     from_igl = igl.marching_cubes(tsdf_64.ravel(order="F").astype(float), grid[:, ::-1], n, n, n, 0)
