@@ -13,8 +13,9 @@ _SECONDS_BETWEEN = 0.1
 
 
 class ProgressBar:
-    """Draws on stderr when that is a terminal; otherwise is silent, or with `always` prints each
-    new stage on a line of its own. Use it as a context manager: it clears its line at the end."""
+    """Draws on stderr when that is a terminal; otherwise is silent, or with `always` prints a line
+    for each new kind of stage, told by its first word. Use it as a context manager: it clears its
+    line at the end."""
 
     def __init__(self, *, always: bool = False, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -43,10 +44,11 @@ class ProgressBar:
     def report(self, stage: str, fraction: float, line: str = "") -> None:
         """Show `stage` at `fraction` (0..1). The form that `environment.ensure` calls."""
         changed = stage != self._stage
+        kind, before = stage.split()[:1], self._stage.split()[:1]
         self._stage = stage
         if self._terminal:
             self._draw(fraction, changed)
-        elif self._always and changed:
+        elif self._always and kind != before:
             print(f"{fraction:4.0%} {stage}", file=self._stream, flush=True)
 
     def _draw(self, fraction: float, changed: bool) -> None:

@@ -140,7 +140,8 @@ def test_no_file_has_a_name_that_says_nothing() -> None:
 
 
 def test_no_comment_or_text_says_that_something_is_unfinished() -> None:
-    words = re.compile("|".join(("TODO", "FIXME", r"\bst" r"ub", "placeholder")))
+    # In brackets, so that this very line is not found.
+    words = re.compile(r"T[O]DO|F[I]XME|\bs[t]ub\b|p[l]aceholder")
     found = [
         f"{path.relative_to(ROOT)}:{token.start[0]}: {token.string}"
         for path in tracked_files()

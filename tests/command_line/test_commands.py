@@ -346,7 +346,7 @@ def test_a_pipe_sees_nothing_or_the_stages() -> None:
     quiet, told = io.StringIO(), io.StringIO()
     for bar in (ProgressBar(stream=quiet), ProgressBar(stream=told, always=True)):
         bar.report("Reading", 0.0)
-        bar.report("Reading", 0.1)
+        bar.report("Reading more", 0.1)
         bar.report("Writing", 1.0)
     assert quiet.getvalue() == ""
     assert told.getvalue() == "  0% Reading\n100% Writing\n"
