@@ -10,7 +10,8 @@
 The records in memory are the truth while the server runs; each change of state is written through
 to the database. When that write fails (full disk) the change is kept and written with the next
 one, so that a full disk never loses a result that is already on it. Files become visible by
-renaming only, and the files decide at the next start: a job with a whole result is done.
+renaming only, and the files decide at the next start: a job with a whole result is done, and a
+task without a record gets one.
 Standard library only.
 """
 
@@ -322,6 +323,12 @@ class JobStore:
             self._forget([job_id])
         self.on_change(job_id)
 
+    def sweep(self, job_id: str, part: Path) -> None:
+        """Remove what a worker has left, once it is done with the job."""
+        _remove(part)
+        if self.find(job_id) is None:
+            self._remove_files(job_id)
+
     def prune(self) -> None:
         """Remove the oldest finished jobs until the rest fits; the newest of them stays."""
         with self._mutex:
@@ -355,8 +362,11 @@ class JobStore:
         for job_id in job_ids:
             self._jobs.pop(job_id, None)
             self._unwritten.add(job_id)
-            _remove(self.task_path(job_id), self.result_path(job_id), self.log_path(job_id))
+            self._remove_files(job_id)
         self._write()
+
+    def _remove_files(self, job_id: str) -> None:
+        _remove(self.task_path(job_id), self.result_path(job_id), self.log_path(job_id))
 
     def _write(self) -> None:
         try:
@@ -370,7 +380,7 @@ class JobStore:
     def _make_folders(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in ("tasks", "results", "incoming", "logs"):
-            (self.folder / name).mkdir(exist_ok=True)
+            (self.folder / name).mkdir(mode=0o700, exist_ok=True)
 
     def _recover(self) -> None:
         """Bring records and files of the last run together."""
@@ -381,6 +391,7 @@ class JobStore:
                     self._jobs[job.id] = settled
                 if settled != job:
                     self._unwritten.add(job.id)
+            self._find_unlisted()
             self._write()
             self._remove_strays()
         self.prune()
@@ -417,6 +428,39 @@ class JobStore:
             result_bytes=path.stat().st_size,
             report=report if isinstance(report, dict) else {},
         )
+
+    def _find_unlisted(self) -> None:
+        """Make records for tasks that have none: the database was lost, or could not be read."""
+        paths = [
+            path
+            for path in (self.folder / "tasks").iterdir()
+            if _OUR_FILE.fullmatch(path.name) and path.stem not in self._jobs
+        ]
+        order = max((job.order for job in self._jobs.values()), default=0)
+        for path in sorted(paths, key=lambda path: path.stat().st_mtime):
+            order += 1
+            job = self._settle_unlisted(path, order)
+            if job is not None:
+                self._jobs[job.id] = job
+                self._unwritten.add(job.id)
+
+    def _settle_unlisted(self, path: Path, order: int) -> Job | None:
+        try:
+            _, message = protocol.unpack(map_bytes(path))
+        except FieldforgeError:
+            return None
+        info = path.stat()
+        job = Job(
+            id=path.stem,
+            order=order,
+            kind=str(message.get("kind", "")),
+            name=clean_text(str(message.get("name", protocol.Task.name))),
+            model=clean_text(str(message.get("model", protocol.Task.model))),
+            created=info.st_mtime,
+            state=RUNNING,
+            task_bytes=info.st_size,
+        )
+        return self._settle(job)
 
     def _remove_strays(self) -> None:
         """Remove files of jobs that are not known, and only files that carry our names."""
@@ -500,6 +544,11 @@ def _failed(job: Job, error: FieldforgeError) -> Job:
 def to_json(value: Any) -> bytes:
     """JSON that every reader accepts: what JSON lacks becomes text, half surrogate pairs "?"."""
     return json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace")
+
+
+def clean_text(text: str) -> str:
+    """`text` with "?" for half surrogate pairs, which no answer could carry."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def from_json(text: bytes) -> Any:
@@ -618,7 +667,7 @@ def storage_failed(error: OSError | sqlite3.Error, path: Path) -> StorageFailed:
         cause, remedy = _TOLD[errno.EACCES]
     elif "not a database" in text or "malformed" in text:
         cause = "The list of jobs in {} is damaged."
-        remedy = "Move the file jobs.sqlite away, or choose another data folder."
+        remedy = "Move the files jobs.sqlite* away: the jobs are found again by their files."
     else:
         cause, remedy = f"The list of jobs in {{}} cannot be written: {error}.", _ANOTHER
     return StorageFailed(cause.format(path), remedy)

@@ -622,8 +622,10 @@ def _check_task(path: Path) -> tuple[str, str, str]:
     """Kind, name and model of the task in `path`. Raises BadInput when it cannot be worked on."""
     try:
         task = protocol.decode_task(job_store.map_bytes(path))
-    except (FieldforgeError, OSError):
+    except FieldforgeError:
         raise
+    except OSError as error:
+        raise job_store.storage_failed(error, path.parent.parent) from error
     except MemoryError:
         raise OutOfMemory(
             "There is not enough memory to read the input.",
@@ -640,8 +642,7 @@ def _check_task(path: Path) -> tuple[str, str, str]:
             f"The model {task.model[:80]!r} cannot do {task.kind}.",
             f"Choose {' or '.join(able)}." if able else "Update the backend.",
         )
-    # A name may come with half a surrogate pair, which no answer could carry.
-    return task.kind, task.name.encode("utf-8", "replace").decode(), task.model
+    return task.kind, job_store.clean_text(task.name), task.model
 
 
 async def _events(backend: Backend, job: Job) -> AsyncIterator[str]:

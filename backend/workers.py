@@ -241,7 +241,7 @@ class _Member(threading.Thread):
             self._store.fail(job.id, _fault(self._store.folder / "logs" / "server.log"))
             self._restart()
         finally:
-            self._clear(job, part)
+            self._store.sweep(job.id, part)
 
     def _hand_over(self, job: Job, part: Path) -> _Worker:
         worker = self._worker
@@ -305,12 +305,6 @@ class _Member(threading.Thread):
         process.join(2)
         _log.warning("%s (%s) died: exit code %s", self.name, process.pid, process.exitcode)
         return died(process.exitcode, self._log_path)
-
-    def _clear(self, job: Job, part: Path) -> None:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-            if self._store.find(job.id) is None:
-                self._store.log_path(job.id).unlink(missing_ok=True)
 
 
 def died(exit_code: int | None, log: Path) -> WorkerDied:

@@ -145,16 +145,20 @@ if __name__ == "__main__":
 """
 
 
-def start_process(**options: Any) -> subprocess.Popen[str]:
+def start_process(
+    environment: dict[str, str] | None = None, **options: Any
+) -> subprocess.Popen[str]:
+    """Start `serve(**options)`; file_bytes limits the size of files that it may write."""
     options = {"token": TOKEN, "entry": ENTRY, "warm": False, **options}
-    paths = os.pathsep.join([str(ROOT), str(HERE)])
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)])}
+    variables.pop("FIELDFORGE_TOKEN", None)
     return subprocess.Popen(
         [sys.executable, "-c", SERVE, json.dumps(options)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=HERE,
-        env={**os.environ, "PYTHONPATH": paths},
+        env={**variables, **(environment or {})},
     )
 
 

@@ -55,7 +55,7 @@ def patient(task: PointsToMesh, context: Context, argument: str) -> Steps:
         time.sleep(0.01)
 
 
-def stubborn(task: PointsToMesh, context: Context, argument: str) -> Steps:
+def relentless(task: PointsToMesh, context: Context, argument: str) -> Steps:
     """Never looks at the flag, never gives the interpreter away for long."""
     yield Progress("Looping", 0.1)
     while True:
@@ -132,7 +132,7 @@ PIPELINES: dict[str, Callable[[PointsToMesh, Context, str], Steps]] = {
         quick,
         steps,
         patient,
-        stubborn,
+        relentless,
         deaf,
         ended,
         killed,

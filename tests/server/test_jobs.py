@@ -419,34 +419,66 @@ def test_only_our_own_stray_files_are_removed(folder: Path) -> None:
     job_id = done(store)
     crash(store)
     ours = [
-        folder / "tasks" / f"{'0' * 32}.task",
+        folder / "tasks" / f"{'0' * 32}.task",  # and no task at all
         folder / "results" / f"{'1' * 32}.result",
         folder / "incoming" / f"{'2' * 32}.part",
         folder / "incoming" / f"{job_id}-0a1b2c3d.part",
+        folder / "logs" / f"{'3' * 32}.log",
     ]
-    theirs = [folder / "results" / "thesis.pdf", folder / "tasks" / "notes.task"]
+    theirs = [
+        folder / "results" / "thesis.pdf",
+        folder / "tasks" / "notes.task",
+        folder / "logs" / "server.log",
+    ]
     for path in [*ours, *theirs]:
         path.write_bytes(b"x")
     again = JobStore(folder)
-    assert [path.exists() for path in ours] == [False] * 4
-    assert [path.exists() for path in theirs] == [True] * 2
+    assert [path.exists() for path in ours] == [False] * 5
+    assert [path.exists() for path in theirs] == [True] * 3
+    assert [job.id for job in again.all()] == [job_id]
     assert again.result_path(job_id).exists()
     again.close()
 
 
-def test_one_unreadable_record_takes_no_other_with_it(folder: Path) -> None:
+def test_jobs_are_found_again_when_the_database_is_lost(folder: Path) -> None:
     store = JobStore(folder)
-    job_id = done(store)
+    finished = done(store)
+    waiting = add(store, body=task_bytes("Stuhl \ud800 ä", seed=3))
+    before = store.get(finished)
+    crash(store)
+    for path in folder.glob("jobs.sqlite*"):
+        path.unlink()
+    again = JobStore(folder)
+    assert {job.id for job in again.all()} == {finished, waiting}
+    found = again.get(finished)
+    assert found.state == "done"
+    assert (found.kind, found.model) == (before.kind, before.model)
+    assert (found.result_bytes, found.task_bytes) == (before.result_bytes, before.task_bytes)
+    with again.open_result(finished) as file:
+        assert file.read() == RESULT
+    assert again.get(waiting).state == "failed"
+    assert again.get(waiting).name == "Stuhl ? ä"
+    assert again.task_path(waiting).exists()
+    again.close()
+    once_more = JobStore(folder)
+    assert once_more.get(finished) == found
+    once_more.close()
+
+
+def test_one_unreadable_record_takes_nothing_with_it(folder: Path) -> None:
+    store = JobStore(folder)
+    kept, hurt = done(store), done(store)
     store._database.execute("INSERT INTO jobs VALUES ('x', '{')")
-    store._database.execute("INSERT INTO jobs VALUES (?, '{\"id\": 1}')", ("a" * 32,))
+    store._database.execute("UPDATE jobs SET record = '{\"id\": 1}' WHERE id = ?", (hurt,))
     crash(store)
     again = JobStore(folder)
-    assert [job.id for job in again.all()] == [job_id]
+    assert {job.id: job.state for job in again.all()} == {kept: "done", hurt: "done"}
     again.close()
 
 
 def test_a_newer_or_damaged_database_is_left_alone(folder: Path) -> None:
     store = JobStore(folder)
+    job_id = done(store)
     store._database.execute("PRAGMA user_version=99")
     crash(store)
     with pytest.raises(StorageFailed, match="newer version"):
@@ -457,6 +489,7 @@ def test_a_newer_or_damaged_database_is_left_alone(folder: Path) -> None:
     with pytest.raises(StorageFailed, match="damaged"):
         JobStore(folder)
     assert (folder / "jobs.sqlite").read_bytes().startswith(b"no database")
+    assert store.result_path(job_id).read_bytes() == RESULT
 
 
 def test_two_stores_cannot_share_a_folder(store: JobStore) -> None:

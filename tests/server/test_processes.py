@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running_servers import StartServer, start_process
+from running_servers import TOKEN, StartServer, start_process
 
 from backend import protocol
 from backend.parent import process_lives
@@ -39,6 +39,12 @@ def test_the_line_that_says_ready(start_server: StartServer, tmp_path: Path) -> 
     assert unnamed.http.get("/v1/jobs").status_code == 200
     assert unnamed.ready["url"] != named.ready["url"]
 
+    quiet = start_server(
+        data=str(tmp_path / "c"), token=None, environment={"FIELDFORGE_TOKEN": TOKEN}
+    )
+    assert "token" not in quiet.ready
+    assert quiet.http.get("/v1/jobs").status_code == 200
+
 
 def test_kill_9_of_the_server_leaves_no_orphan_and_loses_no_job(
     start_server: StartServer, tmp_path: Path
@@ -47,7 +53,7 @@ def test_kill_9_of_the_server_leaves_no_orphan_and_loses_no_job(
     done = first.run("quick:40")
     body = first.http.get(f"/v1/jobs/{done['id']}/result").content
     worker = first.run("about")["report"]["pid"]
-    running, waiting = first.submit("stubborn"), first.submit("quick")
+    running, waiting = first.submit("relentless"), first.submit("quick")
     first.wait_stage(running, "Looping")
     assert process_lives(worker)
     first.kill()
@@ -69,7 +75,7 @@ def test_kill_9_of_the_server_leaves_no_orphan_and_loses_no_job(
 def test_it_ends_when_its_stdin_ends(start_server: StartServer, tmp_path: Path) -> None:
     running = start_server(data=str(tmp_path), exit_with_stdin=True)
     worker = running.run("about")["report"]["pid"]
-    job_id = running.submit("stubborn")
+    job_id = running.submit("relentless")
     running.wait_stage(job_id, "Looping")
     assert running.process.stdin is not None
     running.process.stdin.close()

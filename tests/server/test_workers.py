@@ -79,7 +79,7 @@ def test_a_worker_that_is_warm_tells_its_device(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "stage"), [("patient", "Waiting"), ("stubborn", "Looping"), ("deaf", None)]
+    ("name", "stage"), [("patient", "Waiting"), ("relentless", "Looping"), ("deaf", None)]
 )
 def test_a_cancelled_job_has_stopped_within_a_second(
     talk: Threaded, name: str, stage: str | None
@@ -128,7 +128,7 @@ def test_a_waiting_job_that_was_cancelled_never_starts(talk: Threaded) -> None:
     assert (record["state"], record["started"]) == ("cancelled", None)
 
 
-@pytest.mark.parametrize("name", ["patient", "stubborn"])
+@pytest.mark.parametrize("name", ["patient", "relentless"])
 def test_deleting_a_running_job_stops_it(talk: Threaded, name: str) -> None:
     job_id = talk.submit(name)
     talk.wait(job_id, "running")
@@ -282,7 +282,7 @@ def test_a_pipeline_without_a_result_is_a_fault(talk: Threaded, name: str) -> No
 
 @pytest.mark.parametrize("entry", ["no_such_module:run", "sample_pipelines:no_such_function"])
 def test_an_entry_that_does_not_exist_fails_each_job(tmp_path: Path, entry: str) -> None:
-    with threaded_server(tmp_path, entry=entry, warm=True) as talk:
+    with threaded_server(tmp_path, entry=entry) as talk:
         for _ in range(2):
             record = talk.run("quick")
             assert record["state"] == "failed"
@@ -313,7 +313,7 @@ def test_a_large_result_comes_back_whole(talk: Threaded) -> None:
 
 def test_closing_ends_workers_and_tells_why_jobs_failed(tmp_path: Path) -> None:
     with threaded_server(tmp_path) as talk:
-        running, waiting = talk.submit("stubborn"), talk.submit("quick")
+        running, waiting = talk.submit("relentless"), talk.submit("quick")
         talk.wait_stage(running, "Looping")
         pids = talk.backend.pool.pids()
         follower = Talk(talk.url)
