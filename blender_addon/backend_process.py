@@ -125,6 +125,8 @@ class BackendProcess:
         """
         with self._lock:
             if not self.running:
+                if self._process is not None:  # it crashed; this end of its pipe is still open
+                    _close_input(self._process)
                 self._launch(python, device)
         deadline = time.monotonic() + READY_SECONDS
         while not self._answered.wait(0.1):
@@ -146,9 +148,7 @@ class BackendProcess:
             process, self._process, self._ready = self._process, None, None
         if process is None:
             return
-        if process.stdin is not None:
-            with contextlib.suppress(OSError):
-                process.stdin.close()
+        _close_input(process)
         if wait:
             _see_off(process)
             return
@@ -205,6 +205,12 @@ class BackendProcess:
         with pipe:
             for _ in pipe:
                 continue
+
+
+def _close_input(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
 
 
 def _see_off(process: subprocess.Popen[bytes]) -> None:

@@ -140,8 +140,8 @@ def _points_facts(context, source) -> Facts:
     is_mesh = source.type == "MESH"
     count = len(data.vertices) if is_mesh else _attribute_length(data, "position")
     has_faces = is_mesh and len(data.polygons) > 0
-    normals = "normals" if has_faces or _normal_names(data) else "no normals"
-    colors = ", colors" if _color_attribute(data) else ""
+    normals = "with normals" if has_faces or _normal_names(data) else "no normals"
+    colors = ", with colors" if _color_attribute(data) else ""
     text = f"{source.name}: {count:,} points, {normals}{colors}"
     if has_faces and not settings.take_vertices:
         return Facts(
@@ -207,8 +207,12 @@ def _cubes_facts(context, source) -> Facts:
             "No source",
             "Select the cubes that are the voxels, or choose voxels of a mesh.",
         )
-    ignored = f", {others:,} other objects are left out" if others else ""
-    return Facts(f"{len(cubes):,} {'cube' if len(cubes) == 1 else 'cubes'}{ignored}")
+    ignored = f", {_counted(others, 'other object')} left out" if others else ""
+    return Facts(f"{_counted(len(cubes), 'cube')}{ignored}")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _wrong_type(source, wanted="point cloud or a mesh") -> Facts:

@@ -283,6 +283,6 @@ def gone(local_runs: bool) -> Unreachable:
     cause = "The connection to the backend was lost" if local_runs else "The backend has ended"
     return Unreachable(
         f"{cause} while the job was running.",
-        "The job is kept: click Fetch Again in the history once the backend runs. Its log, shown "
-        "in Preferences, says what happened.",
+        "Nothing is lost: click Fetch Again, here or in the history. The log in Preferences "
+        "says what happened.",
     )

@@ -108,11 +108,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that went wrong, shown until it is dismissed."""
+    """Something that went wrong, shown until it is dismissed. key: of its job, or ""."""
 
     title: str
     cause: str
     remedy: str
+    key: str = ""
 
 
 @dataclass
@@ -213,6 +214,7 @@ class Jobs:
 
     def fetch(self, job: Job) -> None:
         """Get the result of a job (again), waiting for it when it still runs, and place it here."""
+        self.notices = [notice for notice in self.notices if notice.key != job.key]
         job.unwanted.clear()
         job.started = time.monotonic()
         job.error, job.fraction, job.state, job.stage = None, 0.0, "connecting", ""
@@ -256,9 +258,9 @@ class Jobs:
     def active(self) -> list[Job]:
         return [job for job in self.jobs if job.active]
 
-    def tell(self, title: str, error: FieldforgeError) -> None:
+    def tell(self, title: str, error: FieldforgeError, key: str = "") -> None:
         """Show an error in the panel until it is dismissed."""
-        notice = Notice(title, error.cause, error.remedy)
+        notice = Notice(title, error.cause, error.remedy, key)
         self.notices = [notice, *(old for old in self.notices if old != notice)][:KEPT_NOTICES]
         self._changed = True
 
@@ -372,7 +374,9 @@ class Jobs:
             return
         job.error = error.to_dict()
         self._end(job, "lost" if isinstance(error, Unreachable) and job.job_id else "failed")
-        self.tell(job.name, error)
+        if isinstance(error, Unreachable):
+            self.connection = Connection("failed", error.cause, self.connection.models)
+        self.tell(f"{job.name} was not finished", error, job.key)
 
     def _update(self, job: Job, **changes: Any) -> None:
         """Called from a thread: change fields of a job on the main thread, unless it is over."""
@@ -458,7 +462,9 @@ class Jobs:
     def _in_thread_learn(self, client: Client) -> None:
         """Ask the backend what it is and which models it has."""
         health, models = client.health(), client.models()
-        words = f"Backend {health.get('version', '')} ready ({health.get('device', 'cpu')})"
+        device = health.get("device") or "auto"
+        where = "" if device == "auto" else f" ({device})"
+        words = f"Backend {health.get('version', '')} ready{where}"
         self._events.put(lambda: self._connected(Connection("ready", words, models)))
 
     def _connected(self, connection: Connection) -> None:

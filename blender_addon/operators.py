@@ -189,16 +189,29 @@ class _InstallOperator:
     """Begins an installation; a timer keeps Preferences up to date until it is over."""
 
     needs_network = True
+    needs = frozenset({"missing"})
 
     @classmethod
     def poll(cls, context) -> bool:
+        reason = cls.disabled_reason()
+        if reason:
+            cls.poll_message_set(reason)
+        return not reason
+
+    @classmethod
+    def disabled_reason(cls) -> str:
+        state = Checks.installed.state if Checks.installed else "missing"
         if Checks.installation is not None and not Checks.installation.done:
-            cls.poll_message_set("An installation is under way")
-            return False
+            return "An installation is under way"
+        if state not in cls.needs:
+            return {
+                "missing": "The backend is not installed",
+                "incomplete": "The installation was interrupted: use Repair",
+                "external": "FIELDFORGE_PYTHON says which Python is used",
+            }.get(state, "The backend is installed already")
         if cls.needs_network and not bpy.app.online_access:
-            cls.poll_message_set(preferences.OFFLINE.rstrip("."))
-            return False
-        return True
+            return preferences.OFFLINE.rstrip(".")
+        return ""
 
     def execute(self, context):
         session.jobs().disconnect()
@@ -222,6 +235,7 @@ class FIELDFORGE_OT_repair(_InstallOperator, bpy.types.Operator):
 
     bl_idname = "fieldforge.repair"
     bl_label = "Repair"
+    needs = frozenset({"ready", "incomplete"})
 
     def begin(self):
         return backend_process.repair()
@@ -232,6 +246,7 @@ class FIELDFORGE_OT_remove(_InstallOperator, bpy.types.Operator):
 
     bl_idname = "fieldforge.remove"
     bl_label = "Remove"
+    needs = frozenset({"ready", "incomplete"})
     needs_network = False
 
     def invoke(self, context, event):

@@ -80,6 +80,10 @@ def draw_notices(layout, context) -> None:
         paragraph(box, [notice.cause], context, indent=14)
         if notice.remedy:
             paragraph(box, [notice.remedy], context, icon="INFO", indent=14)
+        job = session.jobs().find(notice.key)
+        if job is not None and job.state == "lost":
+            again = box.operator("fieldforge.import_again", text="Fetch Again", icon="FILE_REFRESH")
+            again.key = job.key
 
 
 def draw_source(layout, context) -> None:
@@ -147,11 +151,9 @@ def draw_generate(layout, context) -> None:
 
 def draw_progress(layout, job: Job, context) -> None:
     box = layout.box()
+    paragraph(box, [job.destination.name], context, icon="TIME", indent=14)
     row = box.row(align=True)
-    row.label(text=job.destination.name, icon="TIME", translate=False)
-    row.label(text=duration(job.elapsed))
-    row = box.row(align=True)
-    row.progress(factor=job.fraction, text=f"{job.fraction:.0%}")
+    row.progress(factor=job.fraction, text=f"{job.fraction:.0%}, {duration(job.elapsed)}")
     row.operator("fieldforge.cancel", text="", icon="X").key = job.key
     paragraph(box, [job.stage or STAGES[job.state]], context, indent=14)
 

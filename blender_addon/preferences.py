@@ -223,6 +223,8 @@ class FieldforgePreferences(bpy.types.AddonPreferences):
 
     def _draw_log(self, layout, context) -> None:
         row = layout.row()
+        row.use_property_split = False
+        row.alignment = "LEFT"
         row.prop(
             self,
             "show_log",
@@ -230,7 +232,7 @@ class FieldforgePreferences(bpy.types.AddonPreferences):
             icon="TRIA_DOWN" if self.show_log else "TRIA_RIGHT",
             emboss=False,
         )
-        row.operator("fieldforge.open_logs", text="", icon="FILE_FOLDER")
+        row.operator("fieldforge.open_logs", icon="FILE_FOLDER")
         if self.show_log:
             box = layout.box().column(align=True)
             paragraph(box, [str(backend_process.log_file()), *Checks.log], context)
