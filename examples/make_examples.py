@@ -175,7 +175,7 @@ def visible(mesh: trimesh.Trimesh, points: np.ndarray, views: int = 80) -> np.nd
 def write_voxels(models: Models, path: Path) -> None:
     mesh = trimesh.util.concatenate(models.load(VOXELS))
     points, _ = trimesh.sample.sample_surface(mesh, 400_000, seed=1)
-    cell = mesh.extents.max() / (VOXEL_SIDE - 2)
+    cell = mesh.extents.max() * 1.0001 / (VOXEL_SIDE - 2)  # so that no point is on the border
     low = mesh.bounds.mean(axis=0) - cell * VOXEL_SIDE / 2
     filled = np.zeros((VOXEL_SIDE,) * 3, bool)
     filled[tuple(np.floor((points - low) / cell).astype(int).T)] = True
