@@ -14,6 +14,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 (an older Python gets a message, n
     sys.exit("Fieldforge needs Python 3.11 or newer. Install it from python.org or your system.")
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -158,9 +159,11 @@ def _test(options: argparse.Namespace, arguments: list[str]) -> int:
 def _doctor(options: argparse.Namespace, arguments: list[str]) -> int:
     from . import doctor
 
+    inside = os.environ.pop(_INSIDE, None)
     found = environment.status("backend")
-    if not environment.usable_here() and found.state == "ready" and _INSIDE not in os.environ:
-        return _go_on_in(environment.ensure("backend"), arguments)
+    if not inside and found.python is not None and not environment.usable_here():
+        with contextlib.suppress(FieldforgeError):  # told below, as one of the findings
+            return _go_on_in(environment.ensure("backend"), arguments)
     return doctor.run(as_json=options.json)
 
 
@@ -196,8 +199,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
 
 def _enter(arguments: list[str], kind: str = "backend") -> None:
     """Return when this Python has the packages of `kind`; else go on in one that has them."""
+    inside = os.environ.pop(_INSIDE, None)  # processes that this one starts are not inside
     found = environment.status(kind)
-    if _INSIDE in os.environ or (found.state != "external" and environment.usable_here(kind)):
+    if inside or (found.state != "external" and environment.usable_here(kind)):
         return
     with ProgressBar(always=True) as bar:
         if found.python is None:
