@@ -173,7 +173,7 @@ def _thicken_sheets(signed: np.ndarray, unsigned: np.ndarray, voxel: float) -> N
     if not sheet.any():
         return
     share = _spread_from(on_mesh, sheet)
-    close = unsigned < 3 * voxel
+    close = unsigned < 2 * voxel
     share[close] = ndimage.maximum_filter(sheet.view(np.uint8), 5)[close]
     thicker = unsigned - share * np.float32(_SHEET * voxel)
     np.minimum(signed, thicker, out=signed, where=share > 0)
