@@ -33,12 +33,13 @@ from ..backend.errors import (
     InternalError,
     NotFound,
     Unreachable,
+    WorkerDied,
     from_dict,
 )
 from ..backend.protocol import Task, decode_result, encode_task
 from .backend_process import Backend, Settings
 from .capture import remember_result
-from .client import Client, gone
+from .client import Client, Record, gone
 from .compose import Capture, Choices, PlacedMesh, Placement, compose, place, with_seed
 from .importing import Destination, add_mesh, push_undo
 
@@ -215,13 +216,14 @@ class Jobs:
     def fetch(self, job: Job) -> None:
         """Get the result of a job (again), waiting for it when it still runs, and place it here."""
         self.notices = [notice for notice in self.notices if notice.key != job.key]
+        was_lost = job.state == "lost"
         job.unwanted.clear()
         job.started = time.monotonic()
         job.error, job.fraction, job.state, job.stage = None, 0.0, "connecting", ""
         if job.file and job.file == bpy.data.filepath and job.source in bpy.data.objects:
             job.source_uid = bpy.data.objects[job.source].session_uid
         job.file, job.file_serial = bpy.data.filepath, self._file_serial
-        self._in_background(self._in_thread_fetch, job, self._settings())
+        self._in_background(self._in_thread_fetch, job, self._settings(), was_lost)
 
     def cancel(self, job: Job) -> None:
         """Stop a job. It is over for the artist at once; the backend is told in a thread."""
@@ -446,9 +448,13 @@ class Jobs:
             job_id = self._in_thread_send(job, client.task(old_id), client)
             self._in_thread_follow(job, job_id, job.placement, client, settings)
 
-    def _in_thread_fetch(self, job: Job, settings: Settings) -> None:
+    def _in_thread_fetch(self, job: Job, settings: Settings, was_lost: bool) -> None:
         with self._failing([job]):
             client = self._in_thread_client(settings, job)
+            if was_lost and ended_with_the_backend(client.job(job.job_id)):
+                old_id = job.job_id  # it has to be done again, but not asked for again
+                self._in_thread_send(job, client.task(old_id), client)
+                client.delete(old_id)
             self._in_thread_follow(job, job.job_id, job.placement, client, settings)
 
     def _in_thread_client(self, settings: Settings, job: Job) -> Client:
@@ -501,22 +507,15 @@ class Jobs:
         def unwanted() -> bool:
             return job.unwanted.is_set() or self._closing.is_set()
 
-        try:
-            for record in client.follow(job_id, unwanted, lambda: self.backend.alive(settings)):
-                state = record["state"]
-                if state in SERVER_STATES:
-                    stage, fraction = record.get("stage") or "", float(record.get("fraction") or 0)
-                    self._update(job, state=state, stage=stage, fraction=fraction)
-                elif state == "failed":
-                    raise from_dict(record.get("error") or {})
-                elif state == "cancelled":
-                    raise Cancelled("The job was cancelled.")
-        except NotFound:
-            raise BadInput(
-                "The backend does not know this job any more.",
-                "Its result was removed to make room, or another backend is used now. Click "
-                "Generate again.",
-            ) from None
+        for record in client.follow(job_id, unwanted, lambda: self.backend.alive(settings)):
+            state = record["state"]
+            if state in SERVER_STATES:
+                stage, fraction = record.get("stage") or "", float(record.get("fraction") or 0)
+                self._update(job, state=state, stage=stage, fraction=fraction)
+            elif state == "failed":
+                raise from_dict(record.get("error") or {})
+            elif state == "cancelled":
+                raise Cancelled("The job was cancelled.")
 
     def _in_thread_tell(
         self, call: Callable[[Client, str], Any], job_id: str, settings: Settings
@@ -554,6 +553,8 @@ class Jobs:
         """What goes wrong in a thread becomes the failure of its jobs, on the main thread."""
         try:
             yield
+        except NotFound:
+            self._fail_all(jobs, unknown_job())
         except FieldforgeError as error:
             self._fail_all(jobs, error)
         except Exception as error:
@@ -594,6 +595,19 @@ class Jobs:
     def _merge(self, jobs: list[Job]) -> None:
         known = {job.key for job in self.jobs}
         self.jobs += [job for job in jobs if job.key not in known]
+
+
+def unknown_job() -> BadInput:
+    return BadInput(
+        "The backend does not know this job any more.",
+        "Its result was removed to make room, or another backend is used now. Generate it anew.",
+    )
+
+
+def ended_with_the_backend(record: Record) -> bool:
+    """True when a job failed for no fault of its own."""
+    code = (record.get("error") or {}).get("code")
+    return record["state"] == "failed" and code == WorkerDied.code
 
 
 def history_file() -> Path:

@@ -84,6 +84,8 @@ def draw_notices(layout, context) -> None:
         if job is not None and job.state == "lost":
             again = box.operator("fieldforge.import_again", text="Fetch Again", icon="FILE_REFRESH")
             again.key = job.key
+        elif job is not None and job.state == "failed" and job.job_id:
+            box.operator("fieldforge.run_again", icon="LOOP_BACK").key = job.key
 
 
 def draw_source(layout, context) -> None:

@@ -113,7 +113,7 @@ class FakeBackend:
 
     def submit(self, body: bytes) -> dict:
         task = protocol.decode_task(body)
-        job_id = f"job{len(self.jobs) + 1}"
+        job_id = f"job{len(self.tasks) + 1}"
         record = {
             "id": job_id,
             "kind": task.kind,
@@ -138,7 +138,7 @@ class FakeBackend:
         while not self.hold.wait(0.01):
             if record["state"] == "cancelled":
                 return
-        if record["state"] == "cancelled":
+        if record["state"] != "running":
             return
         if self.fail is not None:
             record.update(state="failed", error=self.fail.to_dict())

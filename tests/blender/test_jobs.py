@@ -264,6 +264,35 @@ def test_a_server_that_goes_away_loses_nothing(running, fake):
     assert np.abs(world_points(created) - world_points(source)).max() < 1e-5
 
 
+def test_a_job_that_ended_with_the_backend_is_done_again(running, fake):
+    """A restarted backend knows the task but was not able to finish it: one click is enough."""
+    fake.hold.clear()
+    source = cloud()
+    (job,) = generate()
+    tick_until(running, lambda: job.state == "running")
+    first = job.job_id
+    fake.vanish()
+    tick_until(running, lambda: not job.active, seconds=30)
+    died = errors.WorkerDied("The backend was ended while the job ran.", "Run it again.")
+    fake.jobs[first].update(state="failed", error=died.to_dict())
+    fake.come_back()
+    fake.hold.set()
+    bpy.ops.fieldforge.import_again(key=job.key)
+    finish(running, job)
+    assert job.job_id != first
+    assert len(result_objects(source)) == 1
+
+
+def test_a_job_that_nobody_knows_any_more(running, fake):
+    cloud()
+    (job,) = generate()
+    finish(running, job)
+    fake.jobs.clear()
+    bpy.ops.fieldforge.import_again(key=job.key)
+    finish(running, job, "failed")
+    assert "does not know this job" in running.notices[0].cause
+
+
 def test_a_result_can_be_placed_again(running, fake):
     source = cloud()
     (job,) = generate()
