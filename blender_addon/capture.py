@@ -124,9 +124,13 @@ def _look(context, source) -> Facts:
 
 def _nothing(settings) -> Facts:
     if settings.source == "PINNED":
-        return Facts("No object is pinned.", "No source", "Choose an object in the field above.")
+        return Facts(
+            "No object is pinned.", "No object is pinned", "Choose one in the field above."
+        )
     return Facts(
-        "Nothing is selected.", "No source", "Select a point cloud or a mesh in the viewport."
+        "Nothing is selected.",
+        "Nothing is selected",
+        "Select a point cloud or a mesh in the viewport.",
     )
 
 
@@ -204,8 +208,8 @@ def _cubes_facts(context, source) -> Facts:
     if not cubes:
         return Facts(
             "No cubes are selected.",
-            "No source",
-            "Select the cubes that are the voxels, or choose voxels of a mesh.",
+            "No cubes are selected",
+            "Select the cubes that stand for voxels, or choose Mesh.",
         )
     ignored = f", {_counted(others, 'other object')} left out" if others else ""
     return Facts(f"{_counted(len(cubes), 'cube')}{ignored}")

@@ -9,7 +9,7 @@ import blf
 FONT = 0
 TEXT_POINTS = 11
 ICON_WIDTH = 24
-PADDING = 48
+PADDING = 64
 
 
 def paragraph(layout, texts, context, icon: str = "NONE", indent: int = 0) -> None:

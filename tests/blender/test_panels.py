@@ -113,7 +113,7 @@ def test_the_panel_says_what_is_selected(running):
 
 def test_a_disabled_generate_says_why_below_it(running):
     page = draw()
-    assert "No source. Select a point cloud or a mesh in the viewport." in page.words()
+    assert "Nothing is selected. Select a point cloud or a mesh in the viewport." in page.words()
     cloud(count=3)
     assert "3 points are too few" in draw().words()
 
