@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import json
 import time
@@ -103,7 +104,10 @@ class Client:
     def submit(self, body: bytes) -> Record:
         """Send the bytes of `protocol.encode_task`; returns the record of the new job."""
         headers = {"Content-Type": CONTENT_TYPE, "X-Fieldforge-Protocol": str(PROTOCOL_VERSION)}
-        return self._json("POST", "/jobs", data=body, headers=headers, seconds=SEND_SECONDS)
+        # Bytes would be sent in one call, which the time for connecting would limit; a file is
+        # sent in pieces, each with that time of its own.
+        data = io.BytesIO(body)
+        return self._json("POST", "/jobs", data=data, headers=headers, seconds=SEND_SECONDS)
 
     def jobs(self) -> list[Record]:
         return self._json("GET", "/jobs")["jobs"]

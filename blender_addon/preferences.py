@@ -79,7 +79,10 @@ def backend_missing(settings: Settings) -> tuple[str, str] | None:
 
 
 def _apply_folder(self, context) -> None:
+    from . import session
+
     _set_home(bpy.path.abspath(self.data_folder) if self.data_folder else Checks.home_outside)
+    session.open_log()
     _reconnect(self, context)
 
 

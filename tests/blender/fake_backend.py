@@ -60,7 +60,7 @@ def mesh_of(task: protocol.Task) -> protocol.MeshResult:
 
 class FakeBackend:
     """hold: jobs run until it is set; version: the protocol it claims to speak; fail: error of
-    every job; events: whether it sends server-sent events; drop_events: ends them after one."""
+    every job; drop_events: the events end after one; read_pause: seconds per megabyte received."""
 
     def __init__(self) -> None:
         self.hold = threading.Event()
@@ -69,6 +69,7 @@ class FakeBackend:
         self.name = "fieldforge"
         self.fail: FieldforgeError | None = None
         self.drop_events = False
+        self.read_pause = 0.0
         self.jobs: dict[str, dict] = {}
         self.tasks: dict[str, bytes] = {}
         self.results: dict[str, bytes] = {}
@@ -173,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, method: str) -> None:
         fake, path = self.fake, self.path.removeprefix("/v1")
         fake.asked.append(f"{method} {path}")
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self._read_body(int(self.headers.get("Content-Length") or 0))
         try:
             if path == "/health":
                 return self._json(
@@ -216,6 +217,14 @@ class _Handler(BaseHTTPRequestHandler):
                     raise NotFound(f"There is no {path}.")
         except FieldforgeError as error:
             self._json({"error": error.to_dict()}, error.status)
+
+    def _read_body(self, length: int) -> bytes:
+        parts = []
+        while length > 0:
+            time.sleep(self.fake.read_pause)
+            parts.append(self.rfile.read(min(length, 1 << 20)))
+            length -= len(parts[-1])
+        return b"".join(parts)
 
     def _record(self, job: str) -> dict:
         if job not in self.fake.jobs:

@@ -48,6 +48,14 @@ def test_dropped_events_fall_back_to_asking(client, fake):
     assert "running" in states
 
 
+def test_a_slow_line_may_take_its_time_for_a_large_cloud(client, fake, monkeypatch):
+    monkeypatch.setattr("fieldforge.blender_addon.client.CONNECT_SECONDS", 0.5)
+    fake.read_pause = 0.05
+    begun = time.monotonic()
+    assert client.submit(protocol.encode_task(_task(2_000_000)))["state"] in {"queued", "running"}
+    assert time.monotonic() - begun > 1.0
+
+
 def test_the_wrong_token_is_told(fake):
     client = Client(fake.url, "wrong")
     assert client.health()["name"] == "fieldforge"

@@ -476,7 +476,8 @@ def test_an_unforeseen_error_is_told_too(running, monkeypatch):
     (job,) = generate()
     finish(running, job, "failed")
     assert "ZeroDivisionError" in running.notices[0].cause
-    assert "log" in running.notices[0].remedy
+    assert str(jobs.log_file()) in running.notices[0].remedy
+    assert "division by zero" in jobs.log_file().read_text()
 
 
 # --------------------------------------------------------------------------------- disabled reasons
