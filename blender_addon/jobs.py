@@ -377,7 +377,7 @@ class Jobs:
         job.error = error.to_dict()
         self._end(job, "lost" if isinstance(error, Unreachable) and job.job_id else "failed")
         if isinstance(error, Unreachable):
-            self.connection = Connection("failed", error.cause, self.connection.models)
+            self._connection_is("failed", error.cause)
         self.tell(f"{job.name} was not finished", error, job.key)
 
     def _update(self, job: Job, **changes: Any) -> None:
@@ -471,10 +471,12 @@ class Jobs:
         device = health.get("device") or "auto"
         where = "" if device == "auto" else f" ({device})"
         words = f"Backend {health.get('version', '')} ready{where}"
-        self._events.put(lambda: self._connected(Connection("ready", words, models)))
+        self._events.put(lambda: self._connection_is("ready", words, models))
 
-    def _connected(self, connection: Connection) -> None:
-        self.connection = connection
+    def _connection_is(self, state: str, words: str, models: list[Record] | None = None) -> None:
+        """The models stay known while the backend is away, so that the chosen one stays chosen."""
+        models = self.connection.models if models is None else models
+        self.connection = Connection(state, words, models)
 
     def _in_thread_send(self, job: Job, body: bytes, client: Client) -> str:
         if job.unwanted.is_set():
@@ -531,7 +533,7 @@ class Jobs:
     def _in_thread_connect(
         self, settings: Settings, say: Callable[[str, FieldforgeError | None], None] | None
     ) -> None:
-        self._events.put(lambda: self._connected(Connection("connecting", "Connecting")))
+        self._events.put(lambda: self._connection_is("connecting", "Connecting"))
         try:
             client = self.backend.connect(settings, lambda stage: None, self._closing.is_set)
             client.jobs()  # health needs no token; this does
@@ -544,7 +546,7 @@ class Jobs:
             error = _unforeseen(caught)
         if error is not None:
             words = str(error)
-            self._events.put(lambda: self._connected(Connection("failed", words)))
+            self._events.put(lambda: self._connection_is("failed", words))
         if say is not None:
             self._events.put(lambda: say(self.connection.words, error))
 

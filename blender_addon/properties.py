@@ -1,5 +1,7 @@
 """What the panel's fields hold, kept in the scene."""
 
+import zlib
+
 import bpy
 from bpy.props import (
     BoolProperty,
@@ -23,10 +25,16 @@ _RESOLUTION_WORDS = {
 }
 
 # Blender keeps no copy of what an items callback returns, so that somebody else has to.
-_model_items: list[tuple[str, str, str]] = []
+_model_items: list[tuple[str, str, str, int]] = []
 
 
 def _changed(self, context) -> None:
+    forget_facts()
+
+
+def _use_changed(self, context) -> None:
+    """Not every model does points and voxels."""
+    self.model = chosen_model(self)["id"]
     forget_facts()
 
 
@@ -48,12 +56,22 @@ def chosen_model(settings) -> dict:
     return next((model for model in models if model["id"] == settings.model), models[0])
 
 
-def _list_models(self, context) -> list[tuple[str, str, str]]:
+def _list_models(self, context) -> list[tuple[str, str, str, int]]:
     _model_items[:] = [
-        (model["id"], model.get("title") or model["id"], model.get("summary") or "")
+        (
+            model["id"],
+            model.get("title") or model["id"],
+            model.get("summary") or "",
+            _number_of(model["id"]),
+        )
         for model in models_for(self)
     ]
     return _model_items
+
+
+def _number_of(model_id: str) -> int:
+    """What a file keeps of the choice: it must mean the same model when the list is another one."""
+    return 0 if model_id == DEFAULT_MODEL else 1 + zlib.crc32(model_id.encode()) % (2**31 - 2)
 
 
 class FieldforgeSettings(bpy.types.PropertyGroup):
@@ -78,7 +96,7 @@ class FieldforgeSettings(bpy.types.PropertyGroup):
             ("POINTS", "Points", "Lay a surface through points"),
             ("VOXELS", "Voxels", "Lay a smooth surface around voxels"),
         ],
-        update=_changed,
+        update=_use_changed,
     )
     voxels_from: EnumProperty(
         name="Voxels From",

@@ -347,6 +347,24 @@ def test_variations_only_of_models_that_sample(running, fake):
     assert len(generate()) == 1
 
 
+def test_the_chosen_model_stays_chosen(running, fake):
+    """Whatever the order of the list; and it changes where it cannot do what is asked."""
+    said = []
+    running.connect(lambda words, error: said.append(words))
+    tick_until(running, lambda: said)
+    settings = bpy.context.scene.fieldforge
+    settings.model = "dreamer"
+    running.connection.models.reverse()
+    assert settings.model == "dreamer"
+    fake.vanish()
+    running.connect(lambda words, error: said.append(words))
+    tick_until(running, lambda: len(said) == 2)
+    assert running.connection.state == "failed"
+    assert settings.model == "dreamer"
+    settings.use_as = "VOXELS"
+    assert settings.model == "wavelet-fit"
+
+
 def test_generate_again_needs_no_new_selection(running):
     """The result is selected now; it stands for its source, as long as that is there."""
     source = cloud()
