@@ -169,7 +169,9 @@ class FieldforgePreferences(bpy.types.AddonPreferences):
         if self.mode != "SERVER":
             layout.row().prop(self, "start", expand=True)
             layout.prop(self, "device")
-        layout.prop(self, "data_folder", placeholder=str(environment.home()))
+        layout.prop(self, "data_folder")
+        if not self.data_folder:
+            paragraph(layout, [f"Files are kept in {environment.home()}"], context, icon="BLANK1")
         self._draw_test(layout, context)
         self._draw_log(layout, context)
 
@@ -206,7 +208,7 @@ class FieldforgePreferences(bpy.types.AddonPreferences):
         layout.prop(self, "python")
 
     def _draw_server(self, layout, context) -> None:
-        layout.prop(self, "url", placeholder="http://127.0.0.1:8765")
+        layout.prop(self, "url")
         layout.prop(self, "token")
         if not self.url or is_loopback(self.url):
             return

@@ -226,6 +226,7 @@ def _draw_preferences(mode, **fields) -> Layout:
         "python": "",
         "url": "",
         "token": "",
+        "data_folder": "",
         "show_log": True,
         "start": "FIRST_USE",
         "bl_rna": cls.bl_rna,
@@ -265,6 +266,11 @@ def test_preferences_of_a_server(running):
 
 def test_preferences_show_where_the_log_is(running):
     assert str(backend_process.log_file()) in _draw_preferences("PYTHON").words().replace(" ", "")
+
+
+def test_preferences_show_where_files_are_kept(running):
+    words = _draw_preferences("INSTALLED").words().replace(" ", "")
+    assert str(environment.home()).replace(" ", "") in words
 
 
 def test_install_buttons_say_why_they_are_disabled(extension, monkeypatch):
