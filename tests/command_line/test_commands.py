@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from backend import bench_tables, doctor, environment, extension_zip, self_test
+from backend import bench_tables, doctor, environment, extension_zip, self_test, terminal
 from backend.__main__ import COMMANDS
 from backend.errors import NotFound
 from backend.pipelines import MODELS, PIPELINES
@@ -340,6 +341,21 @@ def test_a_person_sees_a_bar_with_the_stage() -> None:
     assert shown[1] == "[------------------------]   0% 0:00 Reading"
     assert shown[2] == "[############------------]  50% 0:00 Solving the coefficients"
     assert shown[3:] == [""]  # the line is cleared at the end
+
+
+def test_the_clock_goes_on_during_a_long_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "_SECONDS_PER_TICK", 0.01)
+    screen = Terminal()
+    with ProgressBar(stream=screen) as bar:
+        bar.report("Solving", 0.5)
+        deadline = time.monotonic() + 10
+        while screen.getvalue().count("Solving") < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert screen.getvalue().count("Solving") >= 3
+    ended = screen.getvalue()
+    time.sleep(0.05)
+    assert screen.getvalue() == ended
+    assert ended.endswith("\r\x1b[K")
 
 
 def test_a_pipe_sees_nothing_or_the_stages() -> None:
