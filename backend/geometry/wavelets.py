@@ -341,9 +341,10 @@ def _synthesize_dense(low: torch.Tensor, high: torch.Tensor | None) -> torch.Ten
 
 # ---------------------------------------------------------------------------------------- stencils
 #
-# Written so that the compiler vectorises them: a row of a 2-D array or a slice is indexed by the
-# loop variable plus a constant and nothing else (numba could not rule out negative indices
-# otherwise), and each loop has at most two arrays to read and one to write.
+# Written so that the compiler vectorises them and calls them at no cost. Arrays are flat, indices
+# are unsigned (numba would otherwise allow for negative ones), rows lie WIDTH apart, a constant (so
+# that few comparisons show that what is read and written is distinct), and there are no slices
+# (each would count a reference, which two threads would quarrel about).
 
 WIDTH = 256  # samples along z that are worked on at a time
 _BLOCK = 32  # rows of y that a thread carries through all three axes while they are in its cache
@@ -351,6 +352,7 @@ _BLOCK = 32  # rows of y that a thread carries through all three axes while they
 _N0, _N1, _N2, _N3, _N4, _N5 = (np.float32(tap) for tap in SYNTHESIS_LOW[:6])
 _W0, _W1, _W2, _W3, _W4, _W5, _W6, _W7, _W8 = (np.float32(tap) for tap in SYNTHESIS_HIGH)
 _NO_BANDS = np.zeros((0, 0, 0, 0), np.float32)
+_ONE, _TWO, _ROW = np.uint64(1), np.uint64(2), np.uint64(WIDTH)
 _COMPILE: dict[str, Any] = {
     "nogil": True,
     "cache": True,
@@ -358,120 +360,167 @@ _COMPILE: dict[str, Any] = {
 }
 
 
-@njit("void(f4[::1], f4[::1], i8)", **_COMPILE)
-def _join_row_low(low, out, pairs):
-    """Coefficients of a row -> 2 `pairs` samples."""
+@njit("void(f4[::1], u8, f4[::1], u8, u8)", **_COMPILE)
+def _join_row_low(low, at, out, to, pairs):
+    """Coefficients of a row from `at` on -> 2 `pairs` samples at `to`."""
+    a2 = at + _TWO
+    a3 = a2 + _ONE
+    a4, a5 = a3 + _ONE, a3 + _TWO
+    a6, a7 = a5 + _ONE, a5 + _TWO
+    to_odd = to + _ONE
     for k in range(pairs):
-        a2, a3, a4, a5, a6, a7 = (
-            low[k + 2],
-            low[k + 3],
-            low[k + 4],
-            low[k + 5],
-            low[k + 6],
-            low[k + 7],
-        )
-        out[2 * k] = _N0 * a4 + _N2 * (a3 + a5) + _N4 * (a2 + a6)
-        out[2 * k + 1] = _N1 * (a4 + a5) + _N3 * (a3 + a6) + _N5 * (a2 + a7)
+        r2, r3, r4 = low[a2 + k], low[a3 + k], low[a4 + k]
+        r5, r6, r7 = low[a5 + k], low[a6 + k], low[a7 + k]
+        out[to + _TWO * k] = _N0 * r4 + _N2 * (r3 + r5) + _N4 * (r2 + r6)
+        out[to_odd + _TWO * k] = _N1 * (r4 + r5) + _N3 * (r3 + r6) + _N5 * (r2 + r7)
 
 
-@njit("void(f4[::1], f4[::1], f4[::1], i8)", **_COMPILE)
-def _join_row(low, high, out, pairs):
+@njit("void(f4[::1], u8, f4[::1], u8, f4[::1], u8, u8)", **_COMPILE)
+def _join_row(low, at, high, high_at, out, to, pairs):
+    a2 = at + _TWO
+    a3 = a2 + _ONE
+    a4, a5 = a3 + _ONE, a3 + _TWO
+    a6, a7 = a5 + _ONE, a5 + _TWO
+    b0, b1, b2 = high_at, high_at + _ONE, high_at + _TWO
+    b3, b4 = b2 + _ONE, b2 + _TWO
+    b5, b6 = b4 + _ONE, b4 + _TWO
+    b7, b8 = b6 + _ONE, b6 + _TWO
+    to_odd = to + _ONE
     for k in range(pairs):
-        a2, a3, a4, a5, a6, a7 = (
-            low[k + 2],
-            low[k + 3],
-            low[k + 4],
-            low[k + 5],
-            low[k + 6],
-            low[k + 7],
-        )
-        b0, b1, b2, b3, b4 = high[k], high[k + 1], high[k + 2], high[k + 3], high[k + 4]
-        b5, b6, b7, b8 = high[k + 5], high[k + 6], high[k + 7], high[k + 8]
-        even = _N0 * a4 + _N2 * (a3 + a5) + _N4 * (a2 + a6)
-        even += _W1 * (b3 + b4) + _W3 * (b2 + b5) + _W5 * (b1 + b6) + _W7 * (b0 + b7)
-        odd = _N1 * (a4 + a5) + _N3 * (a3 + a6) + _N5 * (a2 + a7)
-        odd += _W0 * b4 + _W2 * (b3 + b5) + _W4 * (b2 + b6) + _W6 * (b1 + b7) + _W8 * (b0 + b8)
-        out[2 * k] = even
-        out[2 * k + 1] = odd
+        r2, r3, r4 = low[a2 + k], low[a3 + k], low[a4 + k]
+        r5, r6, r7 = low[a5 + k], low[a6 + k], low[a7 + k]
+        s0, s1, s2 = high[b0 + k], high[b1 + k], high[b2 + k]
+        s3, s4, s5 = high[b3 + k], high[b4 + k], high[b5 + k]
+        s6, s7, s8 = high[b6 + k], high[b7 + k], high[b8 + k]
+        even = _N0 * r4 + _N2 * (r3 + r5) + _N4 * (r2 + r6)
+        even += _W1 * (s3 + s4) + _W3 * (s2 + s5) + _W5 * (s1 + s6) + _W7 * (s0 + s7)
+        odd = _N1 * (r4 + r5) + _N3 * (r3 + r6) + _N5 * (r2 + r7)
+        odd += _W0 * s4 + _W2 * (s3 + s5) + _W4 * (s2 + s6) + _W6 * (s1 + s7) + _W8 * (s0 + s8)
+        out[to + _TWO * k] = even
+        out[to_odd + _TWO * k] = odd
 
 
-@njit("void(f4[:,::1], i8, f4[::1], f4[::1], i8)", **_COMPILE)
-def _join_rows_low(low, q, even, odd, count):
-    """Rows q .. q + 8 of coefficients -> rows 2 q and 2 q + 1 of samples."""
+@njit("void(f4[::1], u8, f4[::1], u8, u8, u8)", **_COMPILE)
+def _join_rows_low(low, at, out, even, odd, count):
+    """Nine rows of coefficients from `at` on -> the rows of samples at `even` and `odd`."""
+    a2 = at + _ROW + _ROW
+    a3 = a2 + _ROW
+    a4 = a3 + _ROW
+    a5 = a4 + _ROW
+    a6 = a5 + _ROW
+    a7 = a6 + _ROW
     for k in range(count):
-        a2, a3, a4 = low[q + 2, k], low[q + 3, k], low[q + 4, k]
-        a5, a6, a7 = low[q + 5, k], low[q + 6, k], low[q + 7, k]
-        even[k] = _N0 * a4 + _N2 * (a3 + a5) + _N4 * (a2 + a6)
-        odd[k] = _N1 * (a4 + a5) + _N3 * (a3 + a6) + _N5 * (a2 + a7)
+        r2, r3, r4 = low[a2 + k], low[a3 + k], low[a4 + k]
+        r5, r6, r7 = low[a5 + k], low[a6 + k], low[a7 + k]
+        out[even + k] = _N0 * r4 + _N2 * (r3 + r5) + _N4 * (r2 + r6)
+        out[odd + k] = _N1 * (r4 + r5) + _N3 * (r3 + r6) + _N5 * (r2 + r7)
 
 
-@njit("void(f4[:,::1], f4[:,::1], i8, f4[::1], f4[::1], i8)", **_COMPILE)
-def _join_rows(low, high, q, even, odd, count):
+@njit("void(f4[::1], u8, u8, f4[::1], u8, u8, u8)", **_COMPILE)
+def _join_rows(rows, low, high, out, even, odd, count):
+    a2 = low + _ROW + _ROW
+    a3 = a2 + _ROW
+    a4 = a3 + _ROW
+    a5 = a4 + _ROW
+    a6 = a5 + _ROW
+    a7 = a6 + _ROW
+    b1 = high + _ROW
+    b2 = b1 + _ROW
+    b3 = b2 + _ROW
+    b4 = b3 + _ROW
+    b5 = b4 + _ROW
+    b6 = b5 + _ROW
+    b7 = b6 + _ROW
+    b8 = b7 + _ROW
     for k in range(count):
-        a2, a3, a4 = low[q + 2, k], low[q + 3, k], low[q + 4, k]
-        a5, a6, a7 = low[q + 5, k], low[q + 6, k], low[q + 7, k]
-        b0, b1, b2 = high[q, k], high[q + 1, k], high[q + 2, k]
-        b3, b4, b5 = high[q + 3, k], high[q + 4, k], high[q + 5, k]
-        b6, b7, b8 = high[q + 6, k], high[q + 7, k], high[q + 8, k]
-        first = _N0 * a4 + _N2 * (a3 + a5) + _N4 * (a2 + a6)
-        first += _W1 * (b3 + b4) + _W3 * (b2 + b5) + _W5 * (b1 + b6) + _W7 * (b0 + b7)
-        second = _N1 * (a4 + a5) + _N3 * (a3 + a6) + _N5 * (a2 + a7)
-        second += _W0 * b4 + _W2 * (b3 + b5) + _W4 * (b2 + b6) + _W6 * (b1 + b7) + _W8 * (b0 + b8)
-        even[k] = first
-        odd[k] = second
+        r2, r3, r4 = rows[a2 + k], rows[a3 + k], rows[a4 + k]
+        r5, r6, r7 = rows[a5 + k], rows[a6 + k], rows[a7 + k]
+        s0, s1, s2 = rows[high + k], rows[b1 + k], rows[b2 + k]
+        s3, s4, s5 = rows[b3 + k], rows[b4 + k], rows[b5 + k]
+        s6, s7, s8 = rows[b6 + k], rows[b7 + k], rows[b8 + k]
+        first = _N0 * r4 + _N2 * (r3 + r5) + _N4 * (r2 + r6)
+        first += _W1 * (s3 + s4) + _W3 * (s2 + s5) + _W5 * (s1 + s6) + _W7 * (s0 + s7)
+        second = _N1 * (r4 + r5) + _N3 * (r3 + r6) + _N5 * (r2 + r7)
+        second += _W0 * s4 + _W2 * (s3 + s5) + _W4 * (s2 + s6) + _W6 * (s1 + s7) + _W8 * (s0 + s8)
+        out[even + k] = first
+        out[odd + k] = second
 
 
-@njit("void(i8, i8, f4[:,:,::1], f4[:,:,:,::1], f4[:,:,::1], f4[:,:,:,::1])", **_COMPILE)
-def _synthesize_blocks(begin, end, low, high, out, columns):
+@njit("void(i8, i8, i8, f4[::1], f4[::1], f4[::1], f4[::1], f4[::1])", **_COMPILE)
+def _synthesize_blocks(begin, end, size, low, high, planes, columns, out):
     """Blocks of `_BLOCK` rows of y, numbered begin..end, through z, y and x.
 
-    columns: scratch (1 or 2, _BLOCK, size, WIDTH), the block after z and y.
+    planes (2, _BLOCK / 2 + 8, WIDTH): a block of one x after z, for y low and high.
+    columns (2, _BLOCK, size, WIDTH): the block after z and y, for x low and high.
     """
-    size, side = low.shape[0], out.shape[0]
-    with_high = high.shape[0] > 0
+    side = 2 * size - 16
+    with_high = len(high) > 0
     parts = 2 if with_high else 1
-    planes = np.empty((2, _BLOCK // 2 + 8, WIDTH), np.float32)
+    volume = size * size * size
+    plane = (_BLOCK // 2 + 8) * WIDTH
+    column = size * WIDTH
     tiles = (side + WIDTH - 1) // WIDTH
     for block in range(begin * tiles, end * tiles):
         y0, z0 = block // tiles * _BLOCK, block % tiles * WIDTH
-        rows, count = min(_BLOCK, side - y0), min(WIDTH, side - z0)
+        rows, width = min(_BLOCK, side - y0), min(WIDTH, side - z0)
+        count, pairs = np.uint64(width), np.uint64(width // 2)
         for x in range(size):
             for xh in range(parts):
                 for yh in range(parts):
                     band = xh + 2 * yh - 1
-                    for j in range(rows // 2 + 8):
-                        y = y0 // 2 + j
-                        source = low[x, y] if band < 0 else high[band, x, y]
-                        target = planes[yh, j]
-                        if with_high:
-                            fine = high[band + 4, x, y, z0 // 2 :]
-                            _join_row(source[z0 // 2 :], fine, target, count // 2)
+                    row = (x * size + y0 // 2) * size + z0 // 2
+                    to = yh * plane
+                    for _ in range(rows // 2 + 8):
+                        if not with_high:
+                            _join_row_low(low, np.uint64(row), planes, np.uint64(to), pairs)
+                        elif band < 0:
+                            fine = np.uint64(row + 3 * volume)
+                            _join_row(low, np.uint64(row), high, fine, planes, np.uint64(to), pairs)
                         else:
-                            _join_row_low(source[z0 // 2 :], target, count // 2)
+                            coarse, fine = row + band * volume, row + (band + 4) * volume
+                            _join_row(
+                                high,
+                                np.uint64(coarse),
+                                high,
+                                np.uint64(fine),
+                                planes,
+                                np.uint64(to),
+                                pairs,
+                            )
+                        row += size
+                        to += WIDTH
                 for q in range(rows // 2):
-                    even, odd = columns[xh, 2 * q, x], columns[xh, 2 * q + 1, x]
+                    even = (xh * _BLOCK + 2 * q) * column + x * WIDTH
+                    at = np.uint64(q * WIDTH)
+                    here, next_y = np.uint64(even), np.uint64(even + column)
                     if with_high:
-                        _join_rows(planes[0], planes[1], q, even, odd, count)
+                        high_at = at + np.uint64(plane)
+                        _join_rows(planes, at, high_at, columns, here, next_y, count)
                     else:
-                        _join_rows_low(planes[0], q, even, odd, count)
+                        _join_rows_low(planes, at, columns, here, next_y, count)
         for y in range(rows):
             for q in range(side // 2):
-                even, odd = out[2 * q, y0 + y, z0:], out[2 * q + 1, y0 + y, z0:]
+                even = (2 * q * side + y0 + y) * side + z0
+                at = np.uint64(y * column + q * WIDTH)
+                here, next_x = np.uint64(even), np.uint64(even + side * side)
                 if with_high:
-                    _join_rows(columns[0, y], columns[1, y], q, even, odd, count)
+                    high_at = at + np.uint64(_BLOCK * column)
+                    _join_rows(columns, at, high_at, out, here, next_x, count)
                 else:
-                    _join_rows_low(columns[0, y], q, even, odd, count)
+                    _join_rows_low(columns, at, out, here, next_x, count)
 
 
 def _synthesize_volume(low: np.ndarray, high: np.ndarray, out: np.ndarray) -> None:
-    blocks = (len(out) + _BLOCK - 1) // _BLOCK
+    size = len(low)
+    flat = (low.reshape(-1), high.reshape(-1))
     parts = 2 if len(high) else 1
 
     def synthesize(begin: int, end: int) -> None:
-        columns = np.empty((parts, _BLOCK, len(low), WIDTH), np.float32)
-        _synthesize_blocks(begin, end, low, high, out, columns)
+        planes = np.empty(2 * (_BLOCK // 2 + 8) * WIDTH, np.float32)
+        columns = np.empty(parts * _BLOCK * size * WIDTH, np.float32)
+        _synthesize_blocks(begin, end, size, *flat, planes, columns, out.reshape(-1))
 
-    in_chunks(synthesize, blocks)
+    in_chunks(synthesize, (len(out) + _BLOCK - 1) // _BLOCK)
 
 
 @njit("void(f4[::1], f4[::1], f4[:,::1], f4[::1], f4[::1], i8)", **_COMPILE)
