@@ -1,0 +1,1 @@
+"""Models, named by the paper or the method. Each module is imported on first use."""

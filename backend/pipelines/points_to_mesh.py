@@ -1,0 +1,55 @@
+"""A point cloud becomes a watertight mesh that lies on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from .. import device as devices
+from ..geometry.components import supported
+from ..geometry.pointcloud import nearest_colors
+from ..geometry.transforms import apply_to_points, inverse
+from ..models import wavelet_fit
+from ..protocol import MeshResult, PointsToMesh, Progress, Result, Task
+from . import Context
+from .stages import Stages
+
+
+def points_to_mesh(task: Task, context: Context) -> Iterator[Progress | Result]:
+    """Fit, extract, colour. Vertices come back in the frame of `task.points`."""
+    assert isinstance(task, PointsToMesh)  # noqa: S101 - the table of pipelines says so
+    device = torch.device(devices.pick(context.device))
+    stages = Stages(context)
+    field = yield from stages.of(
+        wavelet_fit.fit_points(
+            task.points, task.normals, task.resolution, device, context.check_cancelled
+        )
+    )
+    yield stages.at("Extracting the surface", 0.9)
+    vertices, faces = field.surface()
+    points = apply_to_points(inverse(field.to_source), task.points)
+    vertices, faces = supported(vertices, faces, points)
+    colors = None
+    if task.colors is not None:
+        yield stages.at("Carrying the colours over", 0.95)
+        colors = nearest_colors(vertices, points, task.colors)
+    context.check_cancelled()
+    yield MeshResult(
+        name=task.name,
+        vertices=apply_to_points(field.to_source, vertices),
+        faces=np.ascontiguousarray(faces, np.int32),
+        colors=colors,
+        to_source=field.to_source,
+        report={
+            **field.report,
+            "vertices": len(vertices),
+            "faces": len(faces),
+            "seconds": stages.seconds(),
+            "device": str(device),
+            "model": task.model,
+            "seed": task.seed,
+            "resolution": task.resolution,
+        },
+    )
