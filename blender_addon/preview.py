@@ -97,7 +97,7 @@ def add_points(
     surface = material(f"{name} points", set_colors(mesh, colors))
     mesh.materials.append(surface)
     item = link(scene, f"{name} points", mesh)
-    radius = 0.0022 * float(np.linalg.norm(np.ptp(points, axis=0)))
+    radius = 0.0027 * float(np.linalg.norm(np.ptp(points, axis=0)))
     modifier = item.modifiers.new("Points", "NODES")
     modifier.node_group = point_nodes(radius, surface)
     return item
