@@ -216,3 +216,144 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
     order = np.argsort(values)
     total = np.cumsum(weights[order], dtype=np.float64)
     return float(values[order[np.searchsorted(total, total[-1] / 2)]])
+
+
+# ------------------------------------------------------------------------------------------- voxels
+
+ROUNDS = 24
+MARGIN = 0.12
+"""Voxels by which the centre of every voxel stays on its side of the surface."""
+TRUNCATION = 2.0
+PADDING = 8
+KEPT = (0.35, 0.75)
+"""Share of the finest and the second finest coefficients that a round of smoothing keeps."""
+
+
+def fit_voxels(
+    occupancy: np.ndarray,
+    origin: np.ndarray,
+    voxel_size: np.ndarray,
+    resolution: int,
+    check: Callable[[], None] = lambda: None,
+) -> Steps:
+    """Fit a smooth field to voxels; a generator of (stage, fraction) that returns the Field.
+
+    occupancy (X, Y, Z) bool, origin and voxel_size (3,) as in VoxelsToMesh. The centre of every
+    voxel keeps its side. A voxel tells the distance of its centre to the surface up to one voxel;
+    among the fields within these bounds, alternating projections look for one whose finest
+    coefficients are small. The grid has one node per voxel and is then refined by synthesis with
+    zero coefficients: the scaling function itself interpolates.
+    """
+    yield "Reading the voxels", 0.0
+    low, cropped = _cropped(occupancy)
+    side = max(cropped.shape) + 2 * PADDING
+    signs = np.full((side,) * 3, 1, np.int8)
+    inner = tuple(slice(PADDING, PADDING + size) for size in cropped.shape)
+    signs[inner][cropped] = -1
+    least, most = _distance_bounds(signs)
+    values = torch.from_numpy((least + most) / 2)
+    bounds = torch.from_numpy(least), torch.from_numpy(most)
+    for turn in range(ROUNDS):
+        check()
+        yield "Smoothing", 0.05 + 0.75 * turn / ROUNDS
+        values = torch.clamp(_smoothed(values), *bounds)
+    yield "Refining", 0.8
+    values, to_index = _refined(values, bounds, resolution, check)
+    start = np.asarray(origin) + (low - PADDING + 0.5) * voxel_size
+    to_source = np.eye(4)
+    to_source[:3, :3] = np.diag(voxel_size)
+    to_source[:3, 3] = start
+    # Field.surface gives cube coordinates; from these to nodes, to voxels, to the source.
+    nodes = np.eye(4)
+    nodes[:3, :3] *= len(values) / 2
+    nodes[:3, 3] = len(values) / 2
+    report: dict[str, float | int | str] = {
+        "voxels": int(np.count_nonzero(occupancy)),
+        "nodes per voxel": round(1 / to_index[0, 0]),
+    }
+    return Field(values.numpy(), to_source @ to_index @ nodes, report)
+
+
+def _cropped(occupancy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(lowest indices (3,), the box of `occupancy` that holds all occupied voxels)."""
+    box: list[slice] = []
+    low: list[int] = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        filled = np.flatnonzero(occupancy.any(axis=others))
+        box.append(slice(int(filled[0]), int(filled[-1]) + 1))
+        low.append(int(filled[0]))
+    return np.array(low), np.asarray(occupancy[tuple(box)], bool)
+
+
+def _distance_bounds(signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and most signed distance, in voxels, that the field may have at each centre.
+
+    The surface lies between a centre and the nearest one of the other side, at distance d: it is
+    at most d away, and at least d - 1. Signed (n, n, n) float32, truncated.
+    """
+    near = np.full(signs.shape, TRUNCATION, np.float32)
+    for step in np.ndindex(3, 3, 3):
+        offset = np.array(step) - 1
+        length = np.float32(np.sqrt((offset**2).sum()))
+        if length == 0:
+            continue
+        here = tuple(slice(max(-o, 0), signs.shape[0] - max(o, 0)) for o in offset)
+        there = tuple(slice(max(o, 0), signs.shape[0] - max(-o, 0)) for o in offset)
+        opposite = signs[here] != signs[there]
+        view = near[here]
+        view[opposite] = np.minimum(view[opposite], length)
+    closest = np.maximum(near - 1, MARGIN)
+    return np.where(signs > 0, closest, -near), np.where(signs > 0, near, -closest)
+
+
+def _smoothed(values: torch.Tensor) -> torch.Tensor:
+    """`values` with smaller coefficients on the two finest levels."""
+    tree = wavelets.forward(values, 2)
+    second, finest = tree.highs
+    highs = tuple(
+        None if high is None else high.mul_(share)
+        for high, share in ((second, KEPT[1]), (finest, KEPT[0]))
+    )
+    return wavelets.inverse(wavelets.Tree(tree.low, highs), len(values))
+
+
+def _refined(
+    values: torch.Tensor,
+    bounds: tuple[torch.Tensor, torch.Tensor],
+    resolution: int,
+    check: Callable[[], None],
+) -> tuple[torch.Tensor, np.ndarray]:
+    """More nodes per voxel, and the (4, 4) transform from their indices to the voxels'.
+
+    Synthesis averages a little; what a centre loses by it beyond its bounds is added back.
+    """
+    doublings = 0
+    while (len(values) << doublings) * 1.41 < resolution:
+        doublings += 1
+    # Node j becomes node 2 j - 8 each time, so four nodes are lost at either end.
+    step = 1 << doublings
+    shift = 8 * (step - 1)
+    first = -shift % step
+    lost = (shift + first) // step
+    data = values
+    for _ in range(5):
+        check()
+        fine = _synthesized(data, doublings)
+        here = fine[first::step, first::step, first::step]
+        inner = (slice(lost, lost + len(here)),) * 3
+        error = torch.clamp(here, bounds[0][inner], bounds[1][inner]) - here
+        if float(error.abs().max()) < MARGIN / 2:
+            break
+        data = data.clone()
+        data[inner] += error
+    to_index = np.diag([1 / step] * 3 + [1.0])
+    to_index[:3, 3] = shift / step
+    return fine, to_index
+
+
+def _synthesized(values: torch.Tensor, doublings: int) -> torch.Tensor:
+    for _ in range(doublings):
+        # In three dimensions a coefficient is 2^1.5 times the value it stands for.
+        values = wavelets.synthesize_level(values * 2**1.5, None)
+    return values
