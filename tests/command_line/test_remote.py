@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +19,7 @@ from backend import errors, remote
 from backend.protocol import MeshResult, PointsToMesh, decode_task, encode_result
 from tests.command_line.input_files import ball, write_ply
 
+ROOT = Path(__file__).resolve().parents[2]
 RUNNING = {"id": "j1", "state": "running", "stage": "Solving", "fraction": 0.5, "error": None}
 
 
@@ -194,3 +198,71 @@ def test_a_job_cancelled_elsewhere_is_told(backend: Callable[..., Backend]) -> N
     server = backend(post=[(202, RUNNING)], get=[(200, {**RUNNING, "state": "cancelled"})])
     with pytest.raises(errors.Cancelled):
         list(remote.run(PointsToMesh(points=ball()), server.url, None))
+
+
+# ------------------------------------------------------------------------------- with a real server
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What `serve` prints; it ends with its standard input."""
+    data = tmp_path_factory.mktemp("served") / "Daten für 空"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "backend", "serve", "--data", str(data), "--exit-with-stdin"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "FIELDFORGE_INSIDE": "1"},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield json.loads(process.stdout.readline())
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(15)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def test_the_whole_road_over_http_gives_what_the_same_machine_gives(
+    command: Callable[..., Any], served: dict[str, Any], tmp_path: Path
+) -> None:
+    source = write_ply(tmp_path / "Kugel.ply", 3 * ball(3000) + [5, 6, 7])
+    outputs = [tmp_path / "here.npz", tmp_path / "there.npz"]
+    wanted = ["run", "points-to-mesh", source, "--resolution", 128, "--device", "cpu", "--json"]
+    assert command(*wanted, "-o", outputs[0]).code == 0
+    server = ["--server", served["url"], "--token", served["token"]]
+    done = command(*wanted, "-o", outputs[1], *server)
+    assert (done.code, done.err) == (0, "")
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    with np.load(outputs[1]) as arrays:
+        radii = np.linalg.norm(arrays["vertices"] - [5, 6, 7], axis=1)
+    assert np.abs(radii - 3).max() < 0.06  # a cell of the grid is 0.05
+
+
+@pytest.mark.parametrize("token", ["wrong", ""])
+def test_a_wrong_token_is_refused(
+    command: Callable[..., Any],
+    served: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    token: str,
+) -> None:
+    monkeypatch.delenv("FIELDFORGE_TOKEN", raising=False)
+    source = write_ply(tmp_path / "a.ply", ball())
+    arguments = ["run", "points-to-mesh", source, "-o", tmp_path / "a.glb"]
+    done = command(*arguments, "--server", served["url"], "--token", token)
+    assert (done.code, done.out) == (2, "")
+    assert "token" in done.err
+
+
+def test_nobody_at_that_address(command: Callable[..., Any], tmp_path: Path) -> None:
+    source = write_ply(tmp_path / "a.ply", ball())
+    arguments = ["run", "points-to-mesh", source, "-o", tmp_path / "a.glb"]
+    done = command(*arguments, "--server", "http://127.0.0.1:9")
+    assert (done.code, "does not answer" in done.err) == (1, True)
