@@ -121,9 +121,10 @@ def test_refuses_what_is_no_mesh_in_the_cube() -> None:
         tsdf.closing_sdf(triangle, np.array([[0, 1, 2]]), 63)
 
 
-def test_says_when_open3d_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_says_when_no_distance_library_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open3d", None)
+    monkeypatch.setitem(sys.modules, "igl", None)
     triangle = np.array([[0, 0, 0], [0.5, 0, 0], [0, 0.5, 0]])
-    with pytest.raises(NotFound, match="Open3D is not installed") as caught:
+    with pytest.raises(NotFound, match="Neither Open3D nor libigl") as caught:
         tsdf.closing_sdf(triangle, np.array([[0, 1, 2]]), N)
-    assert "open3d-cpu" in caught.value.remedy
+    assert "libigl" in caught.value.remedy

@@ -121,6 +121,6 @@ def test_decimation_of_few_faces(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(same[1], box.faces)
     with pytest.raises(BadInput, match="cannot enclose"):
         decimation.decimate(box.vertices, box.faces, 3)
-    monkeypatch.setitem(sys.modules, "open3d", None)
-    with pytest.raises(NotFound, match="Open3D is not installed"):
+    monkeypatch.setitem(sys.modules, "pymeshlab", None)
+    with pytest.raises(NotFound, match="PyMeshLab is not installed"):
         decimation.decimate(box.vertices, box.faces, 8)
