@@ -98,7 +98,7 @@ KINDS: dict[str, Kind] = {
             "test",
             "what the tests and the benchmarks need",
             ("backend.txt", "test.txt"),
-            (*_BACKEND_MODULES, "pytest", "hypothesis", "open3d", "igl", "mcubes"),
+            (*_BACKEND_MODULES, "pytest", "hypothesis", "igl", "mcubes", "pymeshlab"),
             _BACKEND_PYTHONS,
             4 * _GIB,
         ),
@@ -536,7 +536,7 @@ else:
 # ---------------------------------------------------------------------------------------- progress
 
 # Some packages are so much larger than the rest that counting packages would mislead.
-_WEIGHTS = {"torch": 30.0, "bpy": 60.0, "open3d-cpu": 12.0, "pymeshlab": 8.0, "scipy": 4.0}
+_WEIGHTS = {"torch": 30.0, "bpy": 60.0, "pymeshlab": 8.0, "scipy": 4.0}
 
 
 class PipProgress:

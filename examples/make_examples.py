@@ -3,7 +3,7 @@
     apt-get download sweethome3d-furniture && dpkg-deb -x sweethome3d-furniture_*.deb furniture
     python examples/make_examples.py furniture/usr/share/sweethome3d/furniture/BlendSwap-CC-0.sh3f
 
-(with the Python of the "test" environment; it needs trimesh, open3d, scipy and pillow).
+(with the Python of the "test" environment, into which open3d-cpu was installed for this).
 The same seed gives the same files. Every shape is turned to Blender's axes (Z up).
 
     hen.ply            a point cloud as a scanner would give it: only what can be seen from around,
