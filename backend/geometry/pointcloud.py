@@ -18,6 +18,7 @@ from .threads import in_chunks, thread_count
 
 DENSITY_NEIGHBOURS = 12
 SMOOTHING_NEIGHBOURS = 24
+_SAMPLE = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,33 @@ def outliers(near: Neighbourhoods, factor: float = 4.0) -> np.ndarray:
     reach = near.distances[:, k]
     usual = np.median(reach[near.indices[:, 1:]], axis=1)
     return reach > factor * np.maximum(usual, 1e-12)
+
+
+def without_distant(points: np.ndarray, share: float = 0.03) -> np.ndarray | None:
+    """(N,) bool: the points but for a few far away; None where there are no such points.
+
+    points (N, 3) in any frame. A few, at most `share`, lonely points that make the box three times
+    as long as that of all others would leave too little resolution for the object itself.
+    """
+    sample = points
+    if len(points) > _SAMPLE:
+        sample = points[np.sort(np.random.default_rng(0).integers(0, len(points), _SAMPLE))]
+    sample = sample.astype(np.float64)
+    tree = cKDTree(sample)
+    k = min(DENSITY_NEIGHBOURS, len(sample) - 1)
+    reach = tree.query(sample, [k + 1], workers=thread_count())[0][:, 0]
+    kept = np.full(len(sample), True)
+    while True:
+        extent = np.ptp(sample[kept], axis=0).max()
+        fewer = kept & (reach <= 0.05 * extent)
+        if fewer.sum() == kept.sum() or fewer.sum() < (1 - share) * len(sample):
+            break
+        kept = fewer
+    if 3 * extent > np.ptp(sample, axis=0).max():
+        return None
+    low, high = sample[kept].min(axis=0), sample[kept].max(axis=0)
+    margin = 0.05 * extent
+    return ((points >= low - margin) & (points <= high + margin)).all(axis=1)
 
 
 # ----------------------------------------------------------------------------------------- thinning

@@ -82,6 +82,7 @@ def fit_points(
     points (N, 3) float32 in any frame; normals (N, 3) outward, any length, or None.
     """
     yield "Reading the points", 0.0
+    normals = _usable(normals)
     to_cube, points, normals, dropped = _placed(points, normals, 0.75 / resolution)
     check()
     yield "Finding the outside" if normals is None else "Measuring the density", 0.05
@@ -108,16 +109,32 @@ def fit_points(
     return Field(_as_distance(values, cloud), inverse(to_cube), report)
 
 
+def _usable(normals: np.ndarray | None) -> np.ndarray | None:
+    """Normals with zeros for those that are not numbers; None when a tenth of them is of no use."""
+    if normals is None:
+        return None
+    finite = np.isfinite(normals).all(axis=1)
+    pointing = finite & normals.any(axis=1)
+    if np.count_nonzero(pointing) < 0.9 * len(normals):
+        return None
+    return normals if finite.all() else np.where(finite[:, None], normals, 0)
+
+
 def _placed(
     points: np.ndarray, normals: np.ndarray | None, cell: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, int]:
     """(transform to the cube, points in it, unit normals or None, outliers dropped)."""
+    total = len(points)
+    near = pointcloud.without_distant(points)
+    if near is not None:
+        points, normals = points[near], None if normals is None else normals[near]
+    dropped = total - len(points)
     to_cube = fit_to_cube(points)
     points, normals = _thinned(points, normals, to_cube, cell)
-    # Twice: a lonely point far away shrinks all else, so the box is taken anew without it.
+    # A lonely point shrinks all else, so the box is taken anew without it.
     lonely = pointcloud.outliers(pointcloud.Neighbourhoods.of(points, 16))
-    dropped = int(lonely.sum())
-    if dropped:
+    dropped += int(lonely.sum())
+    if lonely.any():
         back = inverse(to_cube)
         kept = apply_to_points(back, points[~lonely], np.float64)
         closer = fit_to_cube(kept)
