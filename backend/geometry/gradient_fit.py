@@ -224,7 +224,8 @@ def fit(
 ) -> Iterator[torch.Tensor]:
     """Improve `start` (n, n, n) until its Laplacian is `target`, both float32; yields each state.
 
-    The yielded volume is one and the same tensor, changed in place. check is called once per
+    The yielded volume is one and the same tensor, changed in place; there are fewer states than
+    `iterations` when there is nothing left to improve in float32. check is called once per
     iteration and may raise. Preconditioned conjugate gradients in the coefficients.
     """
     depth = tree_depth(len(start))
@@ -234,9 +235,11 @@ def fit(
     scaled = precondition(residual)
     direction = scaled
     energy = _dot(residual, scaled)
+    # Below this the residual is rounding, and to go on would add noise, above all to the mean.
+    enough = 1e-12 * energy
     for _ in range(iterations):
         check()
-        if energy <= 0:
+        if not energy > enough:
             return
         step = wavelets.inverse(direction, len(volume))
         response = wavelets.adjoint(laplacian(step), depth)
