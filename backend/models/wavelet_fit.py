@@ -92,6 +92,7 @@ def fit_points(
     work = np.cumsum([0.0] + [float(side) ** 3 for side in sides])
     for index, side in enumerate(sides):
         start = torch.zeros((side,) * 3, device=device) if not index else _doubled(values)
+        values = start
         target, active = _data(cloud, side, device)
         for step, state in enumerate(
             gradient_fit.fit(target, start, ITERATIONS[side], active, check), 1

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from .. import device as devices
+from ..errors import BadInput
 from ..geometry.components import supported
 from ..geometry.pointcloud import nearest_colors
 from ..geometry.transforms import apply_to_points, inverse
@@ -29,6 +30,11 @@ def points_to_mesh(task: Task, context: Context) -> Iterator[Progress | Result]:
     )
     yield stages.at("Extracting the surface", 0.9)
     vertices, faces = field.surface()
+    if not len(faces):
+        raise BadInput(
+            "The points and their normals do not describe a surface.",
+            "Recalculate the normals of the cloud, or remove them: they are then estimated.",
+        )
     points = apply_to_points(inverse(field.to_source), task.points)
     vertices, faces = supported(vertices, faces, points)
     colors = None
