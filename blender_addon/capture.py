@@ -6,6 +6,7 @@ something in the scene changes. `capture` reads the coordinates, once, with fore
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
 import bpy
@@ -141,8 +142,8 @@ def _points_facts(context, source) -> Facts:
     data = _data_for_counting(context, source)
     if data is None:
         return _evaluates_to_something_else(source)
-    is_mesh = source.type == "MESH"
-    count = len(data.vertices) if is_mesh else _attribute_length(data, "position")
+    is_mesh = isinstance(data, bpy.types.Mesh)
+    count = _count(data)
     has_faces = is_mesh and len(data.polygons) > 0
     normals = "with normals" if has_faces or _normal_names(data) else "no normals"
     colors = ", with colors" if _color_attribute(data) else ""
@@ -173,14 +174,14 @@ def _points_facts(context, source) -> Facts:
 
 def _mesh_facts(context, source) -> Facts:
     settings = context.scene.fieldforge
-    if source.type != "MESH":
+    if source.type not in {"MESH", "POINTCLOUD"}:
         return _wrong_type(source, "mesh")
     data = _data_for_counting(context, source)
     if data is None:
         return _evaluates_to_something_else(source)
-    if not data.polygons:
+    if not getattr(data, "polygons", None):
         return Facts(
-            f"{source.name}: {len(data.vertices):,} points, no faces",
+            f"{source.name}: {_count(data):,} points, no faces",
             "Loose points have no inside to fill with voxels",
             "Choose Points instead of Voxels.",
         )
@@ -345,6 +346,9 @@ class _ReadableData:
         if self._evaluate:
             depsgraph = self._context.evaluated_depsgraph_get()
             source = source.evaluated_get(depsgraph)
+            made = _evaluated_data(self._source, depsgraph)
+            if made is not None and not isinstance(made, type(self._source.data)):
+                return made
         if source.type != "MESH" or not (editing or self._evaluate):
             return source.data
         # A copy: attributes cannot be read from a mesh that is being edited.
@@ -361,17 +365,36 @@ def _is_changed_by_evaluation(source) -> bool:
 
 
 def _data_for_counting(context, source):
-    """The data whose sizes the panel shows, or None when evaluation makes another type of it."""
+    """The data whose sizes the panel shows, or None when there is nothing to count."""
     settings = context.scene.fieldforge
     if source.mode == "EDIT" or not settings.use_modifiers or not _is_changed_by_evaluation(source):
         return source.data
-    data = source.evaluated_get(context.evaluated_depsgraph_get()).data
-    return data if isinstance(data, type(source.data)) else None
+    return _evaluated_data(source, context.evaluated_depsgraph_get())
 
 
-def _attribute_length(data, name: str) -> int:
-    attribute = data.attributes.get(name)
-    return len(attribute.data) if attribute else 0
+def _evaluated_data(source, depsgraph):
+    """What the modifiers make of a source: a mesh, a point cloud, or None when it is neither.
+
+    Geometry nodes may turn a mesh into points, or points into a mesh. The evaluated object keeps
+    its type, with nothing in it, and what was made of it shows as an instance of itself.
+    """
+    evaluated = source.evaluated_get(depsgraph)
+    data = evaluated.data if isinstance(evaluated.data, type(source.data)) else None
+    empty = data is None or not _count(data)
+    if not empty or all(modifier.type != "NODES" for modifier in source.modifiers):
+        return data
+    for instance in depsgraph.object_instances:
+        if instance.is_instance and instance.parent == evaluated:
+            shown = instance.object
+            itself = shown.original == source and instance.matrix_world == source.matrix_world
+            if itself and isinstance(shown.data, bpy.types.Mesh | bpy.types.PointCloud):
+                return shown.data
+    return data
+
+
+def _count(data) -> int:
+    """Vertices or points."""
+    return len(data.vertices if isinstance(data, bpy.types.Mesh) else data.points)
 
 
 def _read(collection, prop: str, width: int) -> np.ndarray:
@@ -427,10 +450,33 @@ def _read_colors(data) -> Colors | None:
     if attribute is None:
         return None
     # Each in the form in which Blender keeps it, so that no byte is changed on the way.
-    linear = attribute.data_type == "FLOAT_COLOR"
-    values = _read(attribute.data, "color" if linear else "color_srgb", 4)
+    if attribute.data_type == "FLOAT_COLOR":
+        values = _read(attribute.data, "color", 4)
+    else:
+        values = _read_bytes(attribute.data)
     corner_vertices = None
     if attribute.domain == "CORNER":
         corner_vertices = np.zeros(len(data.loops), np.int32)
         data.loops.foreach_get("vertex_index", corner_vertices)
-    return Colors(values, linear, corner_vertices)
+    return Colors(values, corner_vertices)
+
+
+def _read_bytes(collection) -> np.ndarray:
+    """(N, 4) uint8 sRGB of byte colours.
+
+    foreach_get calls a function for each of them: a second for ten million. They lie side by side,
+    four bytes each, so that they can be copied whole; that this is so is made sure of first.
+    """
+    count = len(collection)
+    if count == 0:
+        return np.zeros((0, 4), np.uint8)
+    picks = np.unique(np.linspace(0, count - 1, 16).astype(np.int64))
+    begin = collection[0].as_pointer()
+    side_by_side = all(collection[int(i)].as_pointer() == begin + 4 * int(i) for i in picks)
+    if side_by_side:
+        buffer = (ctypes.c_uint8 * (4 * count)).from_address(begin)
+        values = np.frombuffer(buffer, np.uint8).reshape(-1, 4)
+        expected = np.array([collection[int(i)].color_srgb for i in picks])
+        if np.array_equal(np.rint(255 * expected), values[picks]):
+            return values.copy()
+    return np.rint(255 * _read(collection, "color_srgb", 4)).astype(np.uint8)

@@ -35,11 +35,10 @@ SIZE_TOLERANCE = 0.02
 
 @dataclass(frozen=True, eq=False)
 class Colors:
-    """values: (M, 4) float32; linear: scene-linear, otherwise sRGB; corner_vertices: (M,) int32
-    vertex of each value when they are one per face corner, else None (one per point)."""
+    """values: (M, 4), scene-linear float32 or sRGB uint8, as Blender keeps them; corner_vertices:
+    (M,) int32 vertex of each value when they are one per face corner, else None (one per point)."""
 
     values: np.ndarray
-    linear: bool
     corner_vertices: np.ndarray | None = None
 
 
@@ -185,7 +184,8 @@ def to_task_frame(points: np.ndarray, linear: np.ndarray) -> tuple[np.ndarray, n
 
 
 def transform_normals(normals: np.ndarray | None, linear: np.ndarray) -> np.ndarray | None:
-    """(N, 3) float32 local -> unit normals in the task frame, or None when some have no direction.
+    """(N, 3) float32 local -> unit normals in the task frame, zero where there is no direction; or
+    None when none has one.
 
     Normals go with the inverse transpose, which keeps them at right angles to the surface.
     """
@@ -196,23 +196,25 @@ def transform_normals(normals: np.ndarray | None, linear: np.ndarray) -> np.ndar
     for chunk in _chunks(len(normals)):
         turned = normals[chunk].astype(np.float64) @ inverse
         length = np.linalg.norm(turned, axis=1, keepdims=True)
-        if not np.isfinite(length).all() or (length <= 0).any():
-            return None
-        result[chunk] = turned / length
-    return result
+        pointing = (length > 0) & np.isfinite(length)
+        result[chunk] = np.divide(turned, length, out=np.zeros_like(turned), where=pointing)
+    return result if result.any() else None
 
 
 def srgb_per_point(colors: Colors, count: int) -> np.ndarray:
     """-> (count, 4) uint8 sRGB + alpha; the mean of the corners where there is one per corner."""
-    values = colors.values
+    values, linear = colors.values, colors.values.dtype != np.uint8
     if colors.corner_vertices is not None:
-        values = _mean_at(colors.corner_vertices, values, count)
+        values = _mean_at(colors.corner_vertices, values, count, 1 if linear else 255)
+    elif not linear:
+        return values
     result = np.zeros((count, 4), np.uint8)
     for chunk in _chunks(count):
         part = np.nan_to_num(values[chunk])
-        if colors.linear:
-            part = np.concatenate([srgb_from_linear(part[:, :3]), part[:, 3:]], axis=1)
-        result[chunk] = np.rint(np.clip(part, 0, 1) * 255)
+        if linear:
+            rgb = srgb_from_linear(part[:, :3])
+            part = 255 * np.clip(np.concatenate([rgb, part[:, 3:]], axis=1), 0, 1)
+        result[chunk] = np.rint(part)
     return result
 
 
@@ -222,11 +224,11 @@ def srgb_from_linear(linear: np.ndarray) -> np.ndarray:
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
-def _mean_at(index: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
+def _mean_at(index: np.ndarray, values: np.ndarray, count: int, white: int) -> np.ndarray:
     share = np.bincount(index, minlength=count)
     sums = [np.bincount(index, values[:, k], minlength=count) for k in range(values.shape[1])]
     mean = np.stack(sums, axis=1) / np.maximum(share, 1)[:, None]
-    mean[share == 0] = 1.0  # a point of no face: white, opaque
+    mean[share == 0] = white  # a point of no face: white, opaque
     return mean
 
 

@@ -47,6 +47,30 @@ def cube(name="Cube", size=(1.0, 1.0, 1.0), location=(0.0, 0.0, 0.0)):
     return created
 
 
+def to_point_cloud() -> bool:
+    """Convert the active mesh; False where this Blender has no such objects (before 4.3)."""
+    try:
+        bpy.ops.object.convert(target="POINTCLOUD")
+    except TypeError:
+        return False
+    return True
+
+
+def add_nodes(item, *steps: str) -> None:
+    """A geometry nodes modifier. steps: the type of a node, the name of its input, and so on."""
+    group = bpy.data.node_groups.new("Nodes", "GeometryNodeTree")
+    for way in ("INPUT", "OUTPUT"):
+        group.interface.new_socket("Geometry", in_out=way, socket_type="NodeSocketGeometry")
+    last = group.nodes.new("NodeGroupInput").outputs[0]
+    for kind, socket in zip(steps[::2], steps[1::2], strict=True):
+        node = group.nodes.new(kind)
+        group.links.new(last, node.inputs[socket])
+        last = node.outputs[0]
+    group.links.new(last, group.nodes.new("NodeGroupOutput").inputs[0])
+    item.modifiers.new("Nodes", "NODES").node_group = group
+    bpy.context.view_layer.update()
+
+
 def select(*items) -> None:
     """Select these objects, the first one active."""
     bpy.context.view_layer.update()
