@@ -110,6 +110,14 @@ def fit_points(
     return Field(_as_distance(values, cloud), inverse(to_cube), report)
 
 
+def bytes_for_points(count: int, resolution: int) -> int:
+    """Memory that `fit_points` takes at its peak, a little more than was measured.
+
+    The volumes of the solver at the finest level, the grid that finds the outside, the points.
+    """
+    return 42 * resolution**3 + 700 * 2**20 + 160 * count
+
+
 def _usable(normals: np.ndarray | None) -> np.ndarray | None:
     """Normals with zeros for those that are not numbers; None when a tenth of them is of no use."""
     if normals is None:
@@ -292,6 +300,24 @@ def fit_voxels(
     return Field(values.numpy(), to_source @ to_index @ nodes, report)
 
 
+def bytes_for_voxels(occupancy: np.ndarray, resolution: int) -> int:
+    """Memory that `fit_voxels` takes at its peak, a little more than was measured."""
+    _, cropped = _cropped(occupancy)
+    side = max(cropped.shape) + 2 * PADDING
+    refined = side
+    for _ in range(_doublings(side, resolution)):
+        refined = 2 * refined - 16
+    return 28 * side**3 + 14 * refined**3 + 200 * 2**20
+
+
+def _doublings(side: int, resolution: int) -> int:
+    """How often a grid of `side` nodes is refined to come near `resolution`."""
+    doublings = 0
+    while (side << doublings) * 1.41 < resolution:
+        doublings += 1
+    return doublings
+
+
 def _cropped(occupancy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(lowest indices (3,), the box of `occupancy` that holds all occupied voxels)."""
     box: list[slice] = []
@@ -346,9 +372,7 @@ def _refined(
 
     Synthesis averages a little; what a centre loses by it beyond its bounds is added back.
     """
-    doublings = 0
-    while (len(values) << doublings) * 1.41 < resolution:
-        doublings += 1
+    doublings = _doublings(len(values), resolution)
     # Node j becomes node 2 j - 8 each time, so four nodes are lost at either end.
     step = 1 << doublings
     shift = 8 * (step - 1)

@@ -14,7 +14,7 @@ from ..geometry.pointcloud import nearest_colors
 from ..geometry.transforms import apply_to_points, inverse
 from ..models import wavelet_fit
 from ..protocol import MeshResult, PointsToMesh, Progress, Result, Task
-from . import Context
+from . import Context, memory
 from .stages import Stages
 
 
@@ -22,6 +22,7 @@ def points_to_mesh(task: Task, context: Context) -> Iterator[Progress | Result]:
     """Fit, extract, colour. Vertices come back in the frame of `task.points`."""
     assert isinstance(task, PointsToMesh)  # noqa: S101 - the table of pipelines says so
     device = torch.device(devices.pick(context.device))
+    memory.require(wavelet_fit.bytes_for_points(len(task.points), task.resolution), device.type)
     stages = Stages(context)
     field = yield from stages.of(
         wavelet_fit.fit_points(

@@ -9,13 +9,14 @@ import numpy as np
 from ..geometry.transforms import apply_to_faces, apply_to_points
 from ..models import wavelet_fit
 from ..protocol import MeshResult, Progress, Result, Task, VoxelsToMesh
-from . import Context
+from . import Context, memory
 from .stages import Stages
 
 
 def voxels_to_mesh(task: Task, context: Context) -> Iterator[Progress | Result]:
     """Fit and extract. Vertices come back in the frame of `task.origin`. Runs on the CPU."""
     assert isinstance(task, VoxelsToMesh)  # noqa: S101 - the table of pipelines says so
+    memory.require(wavelet_fit.bytes_for_voxels(task.occupancy, task.resolution), "cpu")
     stages = Stages(context)
     field = yield from stages.of(
         wavelet_fit.fit_voxels(
