@@ -33,10 +33,18 @@ class Facts:
     has_faces: bool = False
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a result was made from. way: as `_way` says; members: (name, session_uid) of objects."""
+
+    way: str
+    members: tuple[tuple[str, int], ...]
+
+
 # ------------------------------------------------------------------------------------------- facts
 
 _known: dict[tuple, Facts] = {}
-_sources: dict[int, tuple[str, int]] = {}
+_origins: dict[int, Origin] = {}
 
 
 def forget_facts(*_) -> None:
@@ -52,7 +60,7 @@ def _scene_changed(*_) -> None:
 @persistent
 def _file_loaded(*_) -> None:
     forget_facts()
-    _sources.clear()
+    _origins.clear()
 
 
 _HANDLERS = {
@@ -87,8 +95,8 @@ def facts(context) -> Facts:
 def source_object(context) -> bpy.types.Object | None:
     """The pinned object, or the active one when it is selected.
 
-    A mesh that was just made from points stands for those points: one wants to change a setting
-    and click Generate again, without selecting the source anew.
+    A mesh that was just made stands for its source: one wants to change a setting and click
+    Generate again, without selecting the source anew.
     """
     settings = context.scene.fieldforge
     if settings.source == "PINNED":
@@ -96,26 +104,59 @@ def source_object(context) -> bpy.types.Object | None:
     active = context.view_layer.objects.active
     if active is None or not active.select_get():
         return None
-    if settings.use_as == "POINTS" and not settings.take_vertices:
-        return _source_of_result(context, active) or active
-    return active
+    made_from = _members_of_result(context, active)
+    return made_from[0] if made_from else active
 
 
-def remember_result(result, source) -> None:
-    """`result` was made from `source`; kept until another file is opened."""
-    _sources[result.session_uid] = (source.name, source.session_uid)
+def source_objects(context) -> list[bpy.types.Object]:
+    """The objects that the source consists of: several when each cube is a voxel."""
+    if _way(context.scene.fieldforge) == "CUBES":
+        return _cubes(context)
+    source = source_object(context)
+    return [source] if source else []
 
 
-def _source_of_result(context, result) -> bpy.types.Object | None:
-    name, uid = _sources.get(result.session_uid, ("", 0))
-    source = context.view_layer.objects.get(name) if uid else None
-    return source if source is not None and source.session_uid == uid else None
+def _cubes(context) -> list[bpy.types.Object]:
+    """The selected boxes, the active one first: the frame and the name are its."""
+    active = context.view_layer.objects.active
+    cubes = [item for item in context.selected_objects if _may_be_box(item)]
+    if not cubes and active is not None and active.select_get():
+        cubes = _members_of_result(context, active)
+    return sorted(cubes, key=lambda item: item != active)
+
+
+def origin(context) -> Origin:
+    """What results of the chosen source are going to stand for."""
+    members = [(item.name, item.session_uid) for item in source_objects(context)]
+    return Origin(_way(context.scene.fieldforge), tuple(members))
+
+
+def remember_result(result, origin: Origin) -> None:
+    """Kept until another file is opened."""
+    _origins[result.session_uid] = origin
+
+
+def _members_of_result(context, result) -> list[bpy.types.Object]:
+    """What is left of what `result` was made from; nothing when something else is wanted now."""
+    made_from = _origins.get(result.session_uid)
+    if made_from is None or made_from.way != _way(context.scene.fieldforge):
+        return []
+    objects = context.view_layer.objects
+    found = [(objects.get(name), uid) for name, uid in made_from.members]
+    return [item for item, uid in found if item is not None and item.session_uid == uid]
+
+
+def _way(settings) -> str:
+    """How the source is read: "POINTS", "VERTICES", "MESH" or "CUBES"."""
+    if settings.use_as == "VOXELS":
+        return settings.voxels_from
+    return "VERTICES" if settings.take_vertices else "POINTS"
 
 
 def _look(context, source) -> Facts:
     settings = context.scene.fieldforge
-    if settings.use_as == "VOXELS" and settings.voxels_from == "CUBES":
-        return _cubes_facts(context, source)
+    if _way(settings) == "CUBES":
+        return _cubes_facts(context)
     if source is None:
         return _nothing(settings)
     if settings.use_as == "VOXELS":
@@ -203,15 +244,15 @@ def _mesh_facts(context, source) -> Facts:
     return Facts(text, has_faces=True)
 
 
-def _cubes_facts(context, source) -> Facts:
-    cubes = [item for item in context.selected_objects if _may_be_box(item)]
-    others = len(context.selected_objects) - len(cubes)
+def _cubes_facts(context) -> Facts:
+    cubes = _cubes(context)
     if not cubes:
         return Facts(
             "No cubes are selected.",
             "No cubes are selected",
             "Select the cubes that stand for voxels, or choose Mesh.",
         )
+    others = len(context.selected_objects) - len(cubes) if cubes[0].select_get() else 0
     ignored = f", {_counted(others, 'other object')} left out" if others else ""
     return Facts(f"{_counted(len(cubes), 'cube')}{ignored}")
 
@@ -250,22 +291,13 @@ def capture(context) -> Capture:
     found = facts(context)
     if found.reason:
         raise BadInput(f"{found.reason}.", found.advice)
+    if _way(settings) == "CUBES":
+        return _capture_cubes(_cubes(context))
     source = source_object(context)
-    if settings.use_as == "VOXELS" and settings.voxels_from == "CUBES":
-        return _capture_cubes(context, source)
     with _ReadableData(context, source, settings.use_modifiers) as data:
         if settings.use_as == "VOXELS":
             return _capture_mesh(source, data, settings.voxel_size)
         return _capture_points(source, data)
-
-
-def source_objects(context) -> list[bpy.types.Object]:
-    """The objects that the source consists of, for "hide source"."""
-    settings = context.scene.fieldforge
-    if settings.use_as == "VOXELS" and settings.voxels_from == "CUBES":
-        return [item for item in context.selected_objects if _may_be_box(item)]
-    source = source_object(context)
-    return [source] if source else []
 
 
 def _capture_points(source, data) -> PointCapture:
@@ -291,11 +323,7 @@ def _capture_mesh(source, data, voxel_size: float) -> MeshCapture:
     )
 
 
-def _capture_cubes(context, source) -> CubesCapture:
-    cubes = [item for item in context.selected_objects if _may_be_box(item)]
-    if source in cubes:  # the frame and the name are those of the active cube
-        cubes.remove(source)
-        cubes.insert(0, source)
+def _capture_cubes(cubes: list[bpy.types.Object]) -> CubesCapture:
     boxes: dict[int, np.ndarray] = {}
     centres, edges = np.zeros((len(cubes), 3)), np.zeros((len(cubes), 3, 3))
     for index, cube in enumerate(cubes):
@@ -310,7 +338,8 @@ def _capture_cubes(context, source) -> CubesCapture:
 
 
 def _may_be_box(item) -> bool:
-    return item.type == "MESH" and len(item.data.vertices) == 8
+    is_result = item.session_uid in _origins
+    return item.type == "MESH" and len(item.data.vertices) == 8 and not is_result
 
 
 def _box_of(cube) -> np.ndarray:

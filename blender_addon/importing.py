@@ -12,6 +12,7 @@ from mathutils import Matrix
 from .compose import PlacedMesh
 
 COLOR_NAME = "Color"
+MATERIAL_NAME = "Fieldforge Colors"
 
 
 @dataclass(eq=False)
@@ -45,7 +46,26 @@ def mesh_from_arrays(name: str, placed: PlacedMesh) -> bpy.types.Mesh:
         attribute = mesh.color_attributes.new(COLOR_NAME, "BYTE_COLOR", "POINT")
         attribute.data.foreach_set("color_srgb", placed.colors.ravel())
         mesh.color_attributes.active_color_index = mesh.color_attributes.find(COLOR_NAME)
+        mesh.materials.append(color_material())
     return mesh
+
+
+def color_material() -> bpy.types.Material:
+    """Shows the colour attribute in Material Preview and in renders; one for all results."""
+    found = bpy.data.materials.get(MATERIAL_NAME)
+    if found is not None:
+        return found
+    material = bpy.data.materials.new(MATERIAL_NAME)
+    if material.node_tree is None:  # before Blender 5.0
+        material.use_nodes = True
+    nodes = material.node_tree.nodes
+    shader = next(node for node in nodes if node.type == "BSDF_PRINCIPLED")
+    shader.inputs["Roughness"].default_value = 0.7
+    color = nodes.new("ShaderNodeVertexColor")
+    color.layer_name = COLOR_NAME
+    color.location = (shader.location.x - 220, shader.location.y)
+    material.node_tree.links.new(color.outputs["Color"], shader.inputs["Base Color"])
+    return material
 
 
 def _set(mesh, attribute: str, prop: str, values: np.ndarray) -> None:

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import queue
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,9 +36,10 @@ from ..backend.errors import (
 )
 from ..backend.protocol import Task, decode_result, encode_task
 from .backend_process import Backend, Settings
-from .capture import remember_result
+from .capture import Origin, remember_result
 from .client import Client, Record, gone
-from .compose import Capture, Choices, PlacedMesh, Placement, compose, place, with_seed
+from .compose import Capture, Choices, Placement, compose, place, with_seed
+from .history import HistoryFile, Job, history_file, read_history
 from .importing import Destination, add_mesh, push_undo
 
 log = logging.getLogger(__name__)
@@ -49,62 +48,10 @@ TICK_SECONDS = 0.1
 TICK_BUDGET = 0.02
 FOLLOW_SECONDS = 1.0
 REDRAW_SECONDS = 0.5
-KEPT_JOBS = 50
 KEPT_NOTICES = 3
 
-ACTIVE = frozenset(
-    {"preparing", "connecting", "sending", "queued", "running", "fetching", "placing"}
-)
-STAGES = {
-    "preparing": "Preparing the points",
-    "connecting": "Connecting",
-    "sending": "Sending",
-    "queued": "Waiting for its turn",
-    "running": "Working",
-    "fetching": "Fetching the mesh",
-    "placing": "Placing the mesh",
-}
 # What the server says of a job that is not over yet; the states of its end are ours to tell.
 SERVER_STATES = frozenset({"queued", "running"})
-
-
-@dataclass(eq=False)
-class Job:
-    """One job. The fields up to `error` are kept in the history file."""
-
-    name: str
-    kind: str
-    model: str
-    resolution: int
-    seed: int
-    destination: Destination
-    placement: Placement = field(default_factory=Placement)
-    source: str = ""
-    key: str = field(default_factory=lambda: uuid.uuid4().hex)
-    job_id: str = ""
-    server: str = ""
-    state: str = "preparing"
-    created: float = field(default_factory=time.time)
-    seconds: float = 0.0
-    file: str = ""
-    error: dict[str, str] | None = None
-
-    stage: str = ""
-    fraction: float = 0.0
-    started: float = field(default_factory=time.monotonic)
-    source_uid: int = 0
-    file_serial: int = -1
-    placed: PlacedMesh | None = field(default=None, repr=False)
-    unwanted: threading.Event = field(default_factory=threading.Event, repr=False)
-
-    @property
-    def active(self) -> bool:
-        return self.state in ACTIVE
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since it began, or how long it took."""
-        return time.monotonic() - self.started if self.active else self.seconds
 
 
 @dataclass(frozen=True)
@@ -140,8 +87,7 @@ class Jobs:
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
-        self._saving = threading.Lock()
-        self._saved = 0
+        self._history = HistoryFile()
         self._file_serial = 0
         self._followed = self._redrawn = 0.0
         self._changed = False
@@ -158,7 +104,7 @@ class Jobs:
             job.unwanted.set()
         with contextlib.suppress(ValueError):
             bpy.app.timers.unregister(self._timer)
-        self._in_thread_save(self._history(), time.monotonic_ns())
+        self._history.save(self.jobs, wait=True)
         self.backend.process.close()
 
     # ----------------------------------------------------------------------------- what is asked
@@ -171,8 +117,9 @@ class Jobs:
         destination: Destination,
         source: bpy.types.Object | None = None,
         kind: str = "points-to-mesh",
+        origin: Origin | None = None,
     ) -> list[Job]:
-        """Begin one job for each seed."""
+        """Begin one job for each seed. origin: what the results stand for while selected."""
         jobs = []
         for seed in seeds:
             suffix = f", seed {seed}" if len(seeds) > 1 else ""
@@ -187,6 +134,7 @@ class Jobs:
                 source_uid=source.session_uid if source else 0,
                 file=bpy.data.filepath,
                 file_serial=self._file_serial,
+                origin=origin,
             )
             jobs.append(job)
         self.jobs[:0] = jobs
@@ -208,6 +156,7 @@ class Jobs:
             state="connecting",
             file=bpy.data.filepath,
             file_serial=self._file_serial,
+            origin=job.origin,
         )
         self.jobs.insert(0, again)
         self._in_background(self._in_thread_run_again, again, job.job_id, self._settings())
@@ -270,7 +219,7 @@ class Jobs:
         """Another file is open: what was begun in the old one does not belong into it."""
         self._file_serial += 1
         for job in self.jobs:
-            job.source_uid = 0  # ids of the old session may name other objects now
+            job.source_uid, job.origin = 0, None  # the old ids may name other objects now
             if job.file and job.file == bpy.data.filepath:
                 job.file_serial = self._file_serial
 
@@ -358,9 +307,9 @@ class Jobs:
             log.exception("placing %s", job.name)
             self._fail(job, _unforeseen(error))
             return
-        if source is not None:
-            remember_result(created, source)
-        job.stage = ""
+        if job.origin is not None:
+            remember_result(created, job.origin)
+        job.stage, job.faces = "", len(placed.triangles)
         self._end(job, "done")
 
     def _end(self, job: Job, state: str) -> None:
@@ -570,25 +519,7 @@ class Jobs:
     # ------------------------------------------------------------------------------------ history
 
     def _save(self) -> None:
-        """Write the history in a thread; the last call wins."""
-        arguments = (self._history(), time.monotonic_ns())
-        threading.Thread(
-            target=self._in_thread_save, args=arguments, name="fieldforge-save"
-        ).start()
-
-    def _history(self) -> str:
-        del self.jobs[KEPT_JOBS:]
-        return json.dumps({"jobs": [to_record(job) for job in self.jobs]})
-
-    def _in_thread_save(self, text: str, moment: int) -> None:
-        with self._saving:
-            if moment < self._saved:
-                return
-            self._saved = moment
-            try:
-                write_history(history_file(), text)
-            except OSError as error:
-                log.warning("the history cannot be written: %s", error)
+        self._history.save(self.jobs)
 
     def _in_thread_load(self) -> None:
         jobs = read_history(history_file())
@@ -610,61 +541,6 @@ def ended_with_the_backend(record: Record) -> bool:
     """True when a job failed for no fault of its own."""
     code = (record.get("error") or {}).get("code")
     return record["state"] == "failed" and code == WorkerDied.code
-
-
-def history_file() -> Path:
-    return environment.home() / "blender" / "history.json"
-
-
-def write_history(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def read_history(path: Path) -> list[Job]:
-    """The jobs of earlier sessions; one that was under way then is lost, and can be fetched."""
-    try:
-        records = list(json.loads(path.read_text(encoding="utf-8"))["jobs"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    jobs = []
-    for record in records:
-        try:
-            job = from_record(record)
-        except (KeyError, TypeError, ValueError):
-            continue
-        if job.active and not job.job_id:
-            continue
-        if job.active:
-            job.state = "lost"
-        jobs.append(job)
-    return jobs
-
-
-_KEPT = (
-    *("name", "kind", "model", "resolution", "seed", "source", "key", "job_id", "server"),
-    *("state", "created", "seconds", "file", "error"),
-)
-
-
-def to_record(job: Job) -> dict[str, Any]:
-    """JSON-able form of what the history keeps of a job; `from_record` is its inverse."""
-    record = {name: getattr(job, name) for name in _KEPT}
-    destination = dataclasses.asdict(job.destination)
-    destination["matrix_world"] = job.destination.matrix_world.tolist()
-    return record | {"placement": job.placement.to_dict(), "destination": destination}
-
-
-def from_record(record: dict[str, Any]) -> Job:
-    destination = dict(record["destination"])
-    destination["matrix_world"] = np.array(destination["matrix_world"], float).reshape(4, 4)
-    return Job(
-        **{name: record[name] for name in _KEPT},
-        placement=Placement.from_dict(record["placement"]),
-        destination=Destination(**destination),
-    )
 
 
 def _unforeseen(error: Exception) -> InternalError:

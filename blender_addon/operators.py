@@ -8,10 +8,10 @@ from bpy.props import StringProperty
 
 from ..backend.errors import FieldforgeError
 from . import backend_process, preferences, session
-from .capture import capture, facts, source_object, source_objects
-from .compose import Choices
+from .capture import capture, facts, origin, source_object, source_objects
+from .compose import Choices, CubesCapture
+from .history import Job
 from .importing import Destination
-from .jobs import Job
 from .preferences import Checks
 from .properties import chosen_model, task_kind
 
@@ -56,23 +56,23 @@ class FIELDFORGE_OT_generate(bpy.types.Operator):
         model = chosen_model(settings)
         count = settings.variations if model.get("samples") else 1
         seed = settings.seed if model.get("samples") else 0
-        cubes = settings.use_as == "VOXELS" and settings.voxels_from == "CUBES"
-        source = source_object(context)
+        several = isinstance(captured, CubesCapture)
         jobs.generate(
             captured,
             Choices(model["id"], int(settings.resolution)),
             [seed + step for step in range(count)],
-            _destination(context, captured.name, source),
-            source=None if cubes else source,
+            _destination(context, captured.name),
+            source=None if several else source_object(context),
             kind=task_kind(settings),
+            origin=origin(context),
         )
         return {"FINISHED"}
 
 
-def _destination(context, name: str, source) -> Destination:
+def _destination(context, name: str) -> Destination:
     settings = context.scene.fieldforge
     sources = source_objects(context)
-    beside = source if source is not None else sources[0]
+    beside = sources[0]
     inside = {context.scene.collection, *context.scene.collection.children_recursive}
     collection = next((item for item in beside.users_collection if item in inside), None)
     return Destination(
@@ -201,7 +201,7 @@ class _InstallOperator:
     @classmethod
     def disabled_reason(cls) -> str:
         state = Checks.installed.state if Checks.installed else "missing"
-        if Checks.installation is not None and not Checks.installation.done:
+        if preferences.installing():
             return "An installation is under way"
         if state not in cls.needs:
             return {
@@ -210,7 +210,7 @@ class _InstallOperator:
                 "external": "FIELDFORGE_PYTHON says which Python is used",
             }.get(state, "The backend is installed already")
         if cls.needs_network and not bpy.app.online_access:
-            return preferences.OFFLINE.rstrip(".")
+            return preferences.OFFLINE
         return ""
 
     def execute(self, context):
@@ -314,7 +314,7 @@ def watch_installation() -> float | None:
     from .jobs import redraw
 
     redraw()
-    if Checks.installation is not None and not Checks.installation.done:
+    if preferences.installing():
         return 0.3
     preferences.refresh()
     return None

@@ -6,12 +6,16 @@ import bpy
 
 from . import preferences, session
 from .capture import facts
-from .jobs import STAGES, Job
+from .history import STAGES, Job
 from .operators import disabled_reason
 from .properties import chosen_model
 from .wrapping import paragraph
 
 SHOWN_HISTORY = 10
+WHAT_IS_INSTALLED = (
+    "It computes the meshes, beside Blender. It is downloaded once: about 1 GB, into a folder of "
+    "its own."
+)
 
 _STATE_ICONS = {
     "done": "CHECKMARK",
@@ -46,6 +50,8 @@ class FIELDFORGE_PT_main(_Sidebar, bpy.types.Panel):
         layout = self.layout
         layout.use_property_decorate = False
         draw_notices(layout, context)
+        if preferences.backend_missing(preferences.current_settings()):
+            draw_setup(layout, context)
         draw_source(layout, context)
         draw_choices(layout, context)
         draw_generate(layout, context)
@@ -86,6 +92,32 @@ def draw_notices(layout, context) -> None:
             again.key = job.key
         elif job is not None and job.state == "failed" and job.job_id:
             box.operator("fieldforge.run_again", icon="LOOP_BACK").key = job.key
+
+
+def draw_setup(layout, context) -> None:
+    """What is missing before anything can be generated, and the button that mends it."""
+    chosen = preferences.current_settings()
+    reason, advice = preferences.backend_missing(chosen)
+    box = layout.box()
+    paragraph(box, [f"{reason}."], context, icon="INFO", indent=14)
+    if chosen.mode != "INSTALLED":
+        paragraph(box, [advice], context, indent=14)
+        box.operator("fieldforge.open_preferences", icon="PREFERENCES")
+        return
+    if preferences.installing():
+        preferences.draw_installation(box, context)
+        return
+    paragraph(box, [WHAT_IS_INSTALLED], context, indent=14)
+    preferences.draw_offline(box, context)
+    row = box.row()
+    row.scale_y = 1.4
+    if preferences.Checks.installed and preferences.Checks.installed.state == "incomplete":
+        row.operator("fieldforge.repair", icon="FILE_REFRESH")
+    else:
+        row.operator("fieldforge.install", icon="IMPORT")
+    if preferences.Checks.installation is not None and preferences.Checks.installation.error:
+        paragraph(box, [str(preferences.Checks.installation.error)], context, "ERROR", indent=14)
+    box.operator("fieldforge.open_preferences", text="Other Ways", icon="PREFERENCES")
 
 
 def draw_source(layout, context) -> None:
@@ -136,19 +168,27 @@ def draw_choices(layout, context) -> None:
 
 
 def draw_generate(layout, context) -> None:
-    reason = disabled_reason(context)
     row = layout.row()
     row.scale_y = 1.6
     row.operator("fieldforge.generate", icon="MOD_REMESH")
+    reason = disabled_reason(context)
     if reason:
-        paragraph(layout, [f"{reason[0]}."], context, icon="ERROR")
-        paragraph(layout, [reason[1]], context, icon="BLANK1")
-        if preferences.backend_missing(preferences.current_settings()):
-            layout.operator("fieldforge.open_preferences", icon="PREFERENCES")
+        words = [f"{part.rstrip('.')}." for part in reason]
+        if words[0] == facts(context).text:  # the source's box says it already
+            del words[0]
+        paragraph(layout, words[:1], context, icon="ERROR")
+        paragraph(layout, words[1:], context, icon="BLANK1")
         return
+    last = next(iter(session.jobs().jobs), None)
     connection = session.jobs().connection
-    if connection.state == "ready":
+    if last is not None and last.recent and last.state == "done" and last.faces:
+        paragraph(layout, [result_words(last)], context, icon="CHECKMARK")
+    elif connection.state == "ready":
         paragraph(layout, [connection.words], context, icon="CHECKMARK")
+
+
+def result_words(job: Job) -> str:
+    return f"{job.destination.name}: {job.faces:,} faces in {duration(job.seconds)}"
 
 
 def draw_progress(layout, job: Job, context) -> None:
@@ -177,6 +217,8 @@ def draw_history_entry(layout, job: Job, context) -> None:
 def history_words(job: Job) -> str:
     """One line about a job that is over."""
     words = f"{_STATE_WORDS[job.state]}, {duration(job.seconds)}, resolution {job.resolution}"
+    if job.faces:
+        words += f", {job.faces:,} faces"
     if job.stage:
         words += f". {job.stage}."
     if job.error:

@@ -70,11 +70,10 @@ def backend_missing(settings: Settings) -> tuple[str, str] | None:
         if not settings.python:
             return "No Python is set for the backend", "Choose one in Preferences."
     else:
-        installation = Checks.installation
-        if installation is not None and not installation.done:
-            return "The backend is being installed", "Its progress is shown in Preferences."
+        if installing():
+            return "The backend is being installed", "Wait until it is done."
         if Checks.installed is None or Checks.installed.python is None:
-            return "The backend is not installed yet", "Install it in Preferences."
+            return "The backend is not installed yet", "Click Install first."
     return None
 
 
@@ -178,13 +177,8 @@ class FieldforgePreferences(bpy.types.AddonPreferences):
     def _draw_installed(self, layout, context) -> None:
         box = layout.box()
         installation = Checks.installation
-        if installation is not None and not installation.done:
-            row = box.row()
-            row.progress(
-                factor=installation.fraction, text=f"{installation.title}: {installation.stage}"
-            )
-            row.operator("fieldforge.cancel_install", text="", icon="X")
-            paragraph(box, list(installation.lines)[-1:], context)
+        if installing():
+            draw_installation(box, context)
             return
         found = Checks.installed
         state = found.state if found else "missing"
@@ -199,8 +193,7 @@ class FieldforgePreferences(bpy.types.AddonPreferences):
         row.operator("fieldforge.install", icon="IMPORT")
         row.operator("fieldforge.repair", icon="FILE_REFRESH")
         row.operator("fieldforge.remove", icon="TRASH")
-        if not bpy.app.online_access:
-            paragraph(box, [OFFLINE], context, icon="INTERNET_OFFLINE")
+        draw_offline(box, context)
         if installation is not None and installation.error is not None:
             paragraph(box, [str(installation.error)], context, icon="ERROR")
 
@@ -243,10 +236,34 @@ class FieldforgePreferences(bpy.types.AddonPreferences):
             paragraph(box, [str(backend_process.log_file()), *Checks.log], context)
 
 
-OFFLINE = (
-    "Blender is set to stay offline. To install, turn on Allow Online Access in "
-    "Preferences > System."
-)
+OFFLINE = "Blender is set to stay offline. Allow Online Access (Preferences > System) to install"
+
+
+def installing() -> bool:
+    return Checks.installation is not None and not Checks.installation.done
+
+
+def draw_installation(layout, context) -> None:
+    """The progress of the installation that is under way."""
+    installation = Checks.installation
+    row = layout.row(align=True)
+    row.progress(factor=installation.fraction, text=f"{installation.fraction:.0%}")
+    row.operator("fieldforge.cancel_install", text="", icon="X")
+    paragraph(layout, [f"{installation.title}: {installation.stage}"], context)
+    paragraph(layout, list(installation.lines)[-1:], context)
+
+
+def draw_offline(layout, context) -> None:
+    """Nothing, or that Blender stays offline, with the switch that allows it to go online."""
+    if bpy.app.online_access:
+        return
+    if bpy.app.online_access_override:
+        words = "Blender was started in offline mode, so nothing can be installed."
+        paragraph(layout, [words], context, icon="INTERNET_OFFLINE")
+        return
+    paragraph(layout, ["Blender is set to stay offline."], context, icon="INTERNET_OFFLINE")
+    system = context.preferences.system
+    layout.prop(system, "use_online_access", text="Allow Online Access")
 
 
 def register() -> None:

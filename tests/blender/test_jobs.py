@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fake_backend import TOKEN, FakeBackend
 from fieldforge.backend import errors
-from fieldforge.blender_addon import capture, client, jobs, operators, preferences, session
+from fieldforge.blender_addon import capture, client, history, jobs, operators, preferences, session
 from fieldforge.blender_addon.backend_process import Settings
 from scenes import cloud, cube, local_points, palette, select, tick_until, world_points
 
@@ -380,6 +380,44 @@ def test_generate_again_needs_no_new_selection(running):
     assert "faces" in capture.facts(bpy.context).reason
 
 
+def test_cubes_can_be_generated_again_at_once(running):
+    """The result stands for all of them, hidden or not, and only where cubes are asked for."""
+    settings = bpy.context.scene.fieldforge
+    settings.use_as, settings.voxels_from, settings.hide_source = "VOXELS", "CUBES", True
+    cubes = [cube(location=(step, 0, 0)) for step in range(3)]
+    select(*cubes)
+    (job,) = generate()
+    finish(running, job)
+    assert bpy.context.object.name == "Cube mesh"
+    assert capture.facts(bpy.context).text == "3 cubes"
+    (again,) = generate()
+    finish(running, again)
+    assert len(result_objects(*cubes)) == 2
+    bpy.data.objects.remove(cubes[1])
+    bpy.context.view_layer.update()
+    assert capture.facts(bpy.context).text == "2 cubes"
+    settings.voxels_from = "MESH"
+    assert capture.facts(bpy.context).text.startswith("Cube mesh.001: ")
+
+
+def test_coloured_results_share_a_material_that_shows_the_colours(running):
+    cloud("Plain")
+    (job,) = generate()
+    finish(running, job)
+    assert not bpy.context.object.data.materials
+    made = []
+    for name in ("One", "Two"):
+        cloud(name, colors="BYTE_COLOR")
+        (job,) = generate()
+        finish(running, job)
+        made.append(bpy.context.object.data)
+    (material,) = made[0].materials
+    assert material == made[1].materials[0]
+    shader = next(node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED")
+    (link,) = shader.inputs["Base Color"].links
+    assert link.from_node.layer_name == made[0].color_attributes.active_color.name
+
+
 def test_in_edit_mode_the_result_waits(running):
     source = cloud()
     bpy.ops.object.mode_set(mode="EDIT")
@@ -428,7 +466,7 @@ def test_the_history_outlives_blender(running, extension):
     assert again is not running
     tick_until(again, lambda: len(again.jobs) == 1)
     kept = again.jobs[0]
-    assert jobs.to_record(kept) == jobs.to_record(job)
+    assert history.to_record(kept) == history.to_record(job)
     bpy.ops.fieldforge.import_again(key=kept.key)
     finish(again, kept)
     newest = bpy.data.objects["Armchair_scan mesh.001"]
@@ -436,7 +474,7 @@ def test_the_history_outlives_blender(running, extension):
 
 
 def test_what_was_under_way_when_blender_closed_can_be_fetched(tmp_path):
-    job = jobs.Job(
+    job = history.Job(
         name="Scan",
         kind="points-to-mesh",
         model="wavelet-fit",
@@ -446,11 +484,11 @@ def test_what_was_under_way_when_blender_closed_can_be_fetched(tmp_path):
         job_id="abc",
         state="running",
     )
-    unsent = jobs.from_record(jobs.to_record(job) | {"job_id": "", "key": "2"})
+    unsent = history.from_record(history.to_record(job) | {"job_id": "", "key": "2"})
     path = tmp_path / "history.json"
-    text = {"jobs": [jobs.to_record(job), jobs.to_record(unsent), {"broken": 1}]}
-    jobs.write_history(path, json.dumps(text))
-    (read,) = jobs.read_history(path)
+    text = {"jobs": [history.to_record(job), history.to_record(unsent), {"broken": 1}]}
+    history.write_history(path, json.dumps(text))
+    (read,) = history.read_history(path)
     assert (read.state, read.job_id) == ("lost", "abc")
 
 
@@ -458,7 +496,7 @@ def test_what_was_under_way_when_blender_closed_can_be_fetched(tmp_path):
 def test_a_spoilt_history_is_an_empty_one(tmp_path, text):
     path = tmp_path / "history.json"
     path.write_text(text)
-    assert jobs.read_history(path) == []
+    assert history.read_history(path) == []
 
 
 def test_no_tick_holds_the_main_thread(running, fake):
@@ -522,7 +560,7 @@ def test_a_disabled_generate_says_why(running, server):
     server.update(mode="PYTHON")
     assert "No Python" in reason()
     server.update(mode="INSTALLED")
-    assert "Install it in Preferences" in reason()
+    assert "Click Install first" in reason()
 
 
 def test_offline_nothing_but_this_computer_is_contacted(running, server, monkeypatch):

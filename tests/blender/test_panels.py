@@ -7,7 +7,15 @@ import bpy
 import pytest
 from fake_backend import TOKEN
 from fieldforge.backend import environment, errors
-from fieldforge.blender_addon import backend_process, jobs, panels, preferences, session, wrapping
+from fieldforge.blender_addon import (
+    backend_process,
+    history,
+    jobs,
+    panels,
+    preferences,
+    session,
+    wrapping,
+)
 from fieldforge.blender_addon.backend_process import Settings
 from fieldforge.blender_addon.operators import CLASSES as OPERATORS
 from scenes import cloud, cube, select
@@ -64,13 +72,16 @@ def _check_icon(icon: str) -> None:
     assert icon in ICONS, f"Blender has no icon {icon}"
 
 
+SYSTEM = SimpleNamespace(ui_scale=1.0, bl_rna=bpy.types.PreferencesSystem.bl_rna)
+
+
 def _context(width=260):
     return SimpleNamespace(
         scene=bpy.context.scene,
         view_layer=bpy.context.view_layer,
         mode=bpy.context.mode,
         selected_objects=bpy.context.selected_objects,
-        preferences=SimpleNamespace(system=SimpleNamespace(ui_scale=1.0)),
+        preferences=SimpleNamespace(system=SYSTEM),
         region=SimpleNamespace(width=width),
         evaluated_depsgraph_get=bpy.context.evaluated_depsgraph_get,
     )
@@ -100,7 +111,7 @@ def _job(**fields):
         "seed": 0,
         "destination": jobs.Destination("Scan mesh", np.eye(4)),
     }
-    return jobs.Job(**values | fields)
+    return history.Job(**values | fields)
 
 
 def test_the_panel_says_what_is_selected(running):
@@ -112,10 +123,57 @@ def test_the_panel_says_what_is_selected(running):
 
 
 def test_a_disabled_generate_says_why_below_it(running):
-    page = draw()
-    assert "Nothing is selected. Select a point cloud or a mesh in the viewport." in page.words()
+    words = draw().words()
+    assert words.count("Nothing is selected.") == 1
+    assert words.endswith("Select a point cloud or a mesh in the viewport.")
     cloud(count=3)
     assert "3 points are too few" in draw().words()
+
+
+def test_what_was_made_is_said_below_generate(running):
+    cloud()
+    running.connection = jobs.Connection("ready", "Backend 1 ready")
+    assert draw().words().endswith("Backend 1 ready")
+    done = _job(state="done", seconds=12.4, faces=225300)
+    running.jobs = [done]
+    assert "faces" not in draw().words()  # of an earlier session
+    done.file_serial = 0
+    assert draw().words().endswith("Scan mesh: 225,300 faces in 12 s")
+
+
+def test_before_the_backend_is_there_the_panel_leads_to_it(extension, monkeypatch):
+    """The first minutes: what is missing comes first, with the button that mends it."""
+    monkeypatch.setattr(preferences, "current_settings", Settings)
+    cloud()
+    page = draw()
+    words = page.words()
+    assert words.startswith("The backend is not installed yet.")
+    assert "Blender is set to stay offline." in words
+    assert page.has("prop", "use_online_access")
+    assert page.has("operator", "fieldforge.install")
+    assert words.endswith("The backend is not installed yet. Click Install first.")
+    interrupted = SimpleNamespace(state="incomplete", python=None)
+    monkeypatch.setattr(preferences.Checks, "installed", interrupted)
+    assert draw().has("operator", "fieldforge.repair")
+    installation = backend_process.Installation("Installing", lambda report: None)
+    installation.stage, installation.fraction = "Downloading torch", 0.3
+    monkeypatch.setattr(preferences.Checks, "installation", installation)
+    page = draw()
+    assert "30% Installing: Downloading torch" in page.words()
+    assert page.has("operator", "fieldforge.cancel_install")
+    assert not page.has("operator", "fieldforge.install")
+    installation.done, installation.error = True, errors.StorageFailed("The disk is full.")
+    page = draw()
+    assert "The disk is full." in page.words()
+    assert page.has("operator", "fieldforge.repair")
+
+
+def test_a_server_that_is_not_set_leads_to_preferences(extension, monkeypatch):
+    monkeypatch.setattr(preferences, "current_settings", lambda: Settings(mode="SERVER"))
+    page = draw()
+    assert page.words().startswith("No server is set. Enter its address in Preferences.")
+    assert page.has("operator", "fieldforge.open_preferences")
+    assert not page.has("operator", "fieldforge.install")
 
 
 def test_take_vertices_is_offered_where_it_matters(running):
@@ -243,7 +301,7 @@ def _draw_preferences(mode, **fields) -> Layout:
 def test_preferences_of_an_installed_backend(running, monkeypatch):
     page = _draw_preferences("INSTALLED")
     assert "not installed yet" in page.words()
-    assert "Allow Online Access" in page.words()
+    assert page.has("prop", "use_online_access")
     for name in ("install", "repair", "remove", "test_connection"):
         assert page.has("operator", f"fieldforge.{name}")
     installation = backend_process.Installation("Installing", lambda report: None)
@@ -251,7 +309,7 @@ def test_preferences_of_an_installed_backend(running, monkeypatch):
     installation.lines.append("Collecting torch")
     monkeypatch.setattr(preferences.Checks, "installation", installation)
     page = _draw_preferences("INSTALLED")
-    assert "Installing: Downloading torch Collecting torch" in page.words()
+    assert "30% Installing: Downloading torch Collecting torch" in page.words()
     assert page.has("operator", "fieldforge.cancel_install")
 
 
