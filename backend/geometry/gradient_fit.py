@@ -258,7 +258,28 @@ def _parts(tree: Tree) -> list[torch.Tensor]:
 
 def _dot(a: Tree, b: Tree) -> float:
     pairs = zip(_parts(a), _parts(b), strict=True)
-    return float(sum(torch.dot(x.flatten(), y.flatten()).double() for x, y in pairs))
+    return sum(_dot_of(x.flatten(), y.flatten()) for x, y in pairs)
+
+
+def _dot_of(x: torch.Tensor, y: torch.Tensor) -> float:
+    """On the CPU in pieces that do not depend on the number of threads, as torch.dot's do."""
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return float(torch.dot(x, y).double())
+    pieces = np.zeros(-(-len(x) // _PIECE))
+    in_chunks(_dot_pieces, len(pieces), x.numpy(), y.numpy(), pieces)
+    return float(pieces.sum())
+
+
+_PIECE = 1 << 15
+
+
+@numba.njit("void(i8, i8, f4[::1], f4[::1], f8[::1])", cache=True, nogil=True, fastmath=True)
+def _dot_pieces(begin, end, x, y, out):
+    for piece in range(begin, end):
+        total = np.float32(0)
+        for i in range(piece * _PIECE, min((piece + 1) * _PIECE, len(x))):
+            total += x[i] * y[i]
+        out[piece] = total
 
 
 def _add(tree: Tree, other: Tree, factor: float) -> Tree:
