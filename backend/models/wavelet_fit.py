@@ -113,9 +113,10 @@ def fit_points(
 def bytes_for_points(count: int, resolution: int) -> int:
     """Memory that `fit_points` takes at its peak, a little more than was measured.
 
-    The volumes of the solver at the finest level, the grid that finds the outside, the points.
+    The volumes of the solver at the finest level, or before that the grid that finds the outside;
+    and copies of the points.
     """
-    return 42 * resolution**3 + 700 * 2**20 + 160 * count
+    return max(41 * resolution**3, 900 * 2**20) + 50 * count
 
 
 def _usable(normals: np.ndarray | None) -> np.ndarray | None:
@@ -307,7 +308,7 @@ def bytes_for_voxels(occupancy: np.ndarray, resolution: int) -> int:
     refined = side
     for _ in range(_doublings(side, resolution)):
         refined = 2 * refined - 16
-    return 28 * side**3 + 14 * refined**3 + 200 * 2**20
+    return max(28 * side**3, 8 * refined**3) + 400 * 2**20
 
 
 def _doublings(side: int, resolution: int) -> int:
