@@ -276,9 +276,11 @@ _PIECE = 1 << 15
 @numba.njit("void(i8, i8, f4[::1], f4[::1], f8[::1])", cache=True, nogil=True, fastmath=True)
 def _dot_pieces(begin, end, x, y, out):
     for piece in range(begin, end):
+        # Slices, not indices from `piece`: only so does the compiler vectorise the loop.
+        xs, ys = x[piece * _PIECE : (piece + 1) * _PIECE], y[piece * _PIECE : (piece + 1) * _PIECE]
         total = np.float32(0)
-        for i in range(piece * _PIECE, min((piece + 1) * _PIECE, len(x))):
-            total += x[i] * y[i]
+        for i in range(len(xs)):
+            total += xs[i] * ys[i]
         out[piece] = total
 
 

@@ -120,6 +120,21 @@ def test_a_splat_of_nothing_near() -> None:
     assert not _splatted(far, np.ones((2, 3)), np.ones(2), 16).any()
 
 
+# --- dot products
+
+
+@pytest.mark.parametrize("count", [1, 1000, (1 << 15) - 1, (1 << 15) + 1, 3_000_001])
+def test_dot_products_are_precise(count: int) -> None:
+    """float32 sums of millions of squares are off in the fourth digit when added up in order."""
+    generator = torch.Generator().manual_seed(count)
+    x, y = torch.randn(count, generator=generator), torch.rand(count, generator=generator)
+    for first, second in ((x, y), (x, x), (y, y)):
+        exact = float(torch.dot(first.double(), second.double()))
+        assert gradient_fit._dot_of(first, second) == pytest.approx(exact, rel=1e-6, abs=1e-2)
+    wide = gradient_fit._dot_of(x.double(), y.double())
+    assert wide == pytest.approx(float(torch.dot(x.double(), y.double())), rel=1e-12)
+
+
 # --- preconditioner
 
 
