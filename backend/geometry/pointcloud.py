@@ -228,25 +228,30 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 # -------------------------------------------------------------------------------------- orientation
 
-CLEARANCE = 2.0
+CLEARANCES = (2.2, 2.8, 3.5)
 """Empty space counts as such this many spacings away from all points. Random samples leave a hole
-that a ball of this size passes through once in exp(-pi 2^2) x N ~ N / 290,000 points."""
-
+that a ball of 2.2 passes through once in about 300,000 points; if that has happened, too many
+points cannot tell their sides apart, and the next larger ball is tried."""
 
 WEAK = 0.05
-"""A pull below this share of a one-sided point's pull does not tell the sides apart."""
+FEEBLE = 0.45
+"""A pull below the share WEAK of a one-sided point's does not tell the sides apart; many below
+FEEBLE mean that something is open which should not be."""
+
+ROUGH = 0.3
+"""Roughness above which a cloud counts as noisy."""
 
 ENCLOSED = 0.8
 """Share of directions in which a room must see a wall for its opening to count as a hole."""
 
 
 def orient(
-    points: np.ndarray, near: Neighbourhoods, spacings: np.ndarray, max_side: int = 320
+    points: np.ndarray, near: Neighbourhoods, spacings: np.ndarray, max_side: int = 288
 ) -> np.ndarray:
     """Unit outward normals (N, 3) float32 of points that came without.
 
-    Space at least CLEARANCE spacings from every point is either reached from the border of the
-    cube (outside) or not (inside). Each point is pulled to the outside space around it and pushed
+    Space some spacings away from every point is either reached from the border of the cube
+    (outside) or not (inside). Each point is pulled to the outside space around it and pushed
     off the inside, Gaussian-weighted. No side is handed on from neighbour to neighbour, so loose
     parts, thin legs and both sides of a sheet come out right: seen from the upper side of a
     sheet, the outside above is nearer than the outside below. Where that does not tell (a scan
@@ -254,49 +259,76 @@ def orient(
     takes the side of its neighbours along a minimum spanning tree (Hoppe et al. 1992).
     """
     axes = principal_normals(points, near)
-    openness = signed_openness(points, spacings, _grid_side(spacings, max_side))
-    directions, strength = _outward(openness, points, spacings, 0.7)
-    if (strength < 0.45).mean() > 0.02 and _close_cavities(openness, points, spacings, strength):
-        directions, strength = _outward(openness, points, spacings, 0.7)
-    normals = _settle(points, near, spacings, axes, directions, strength)
-    if roughness(points, normals, near) > 0.3:
-        directions, strength = _outward(openness, points, spacings, 1.0)
-        normals = _settle(points, near, spacings, axes, directions, strength)
-    return normals
+    space, directions, strength = _seen_space(points, near, spacings, max_side)
+    noisy = roughness(points, directions, near) > ROUGH
+    if noisy and space.has_inside():
+        # Noise makes pulls feeble too, and blurs what tells a thin wall from a single layer.
+        directions, strength = _outward(space, points, spacings, 1.0)
+    elif (strength < FEEBLE).mean() > 0.02 and _close_cavities(space, points, spacings, strength):
+        directions, strength = _outward(space, points, spacings, 1.0 if noisy else 0.7)
+    sides = _sides(axes, directions, strength < (WEAK / 10 if noisy else WEAK), near)
+    planes = same_side_normals(points, axes * sides[:, None], spacings, near)
+    # The planes through neighbours are sharp and the pull is steady: noise needs the steady one.
+    return unit(planes * np.float32(0.3 if noisy else 1) + directions)
 
 
-def _settle(
-    points: np.ndarray,
-    near: Neighbourhoods,
-    spacings: np.ndarray,
-    axes: np.ndarray,
-    directions: np.ndarray,
-    strength: np.ndarray,
+@dataclass(frozen=True, eq=False)
+class Space:
+    """openness: (n, n, n) float32 on nodes 2 i / n - 1: 1 outside, -1 inside, 0 within `clearance`
+    spacings of the points. A ramp one cell wide instead of a step makes mean directions smooth."""
+
+    openness: np.ndarray
+    clearance: float
+
+    def has_inside(self) -> bool:
+        """Whether more than a sliver of the space is inside."""
+        inside = np.count_nonzero(self.openness < 0)
+        return bool(inside > 0.01 * np.count_nonzero(self.openness == 0))
+
+
+def _seen_space(
+    points: np.ndarray, near: Neighbourhoods, spacings: np.ndarray, max_side: int
+) -> tuple[Space, np.ndarray, np.ndarray]:
+    """The space around the points, with what `_outward` makes of it: directions and strength."""
+    best = None
+    side = _grid_side(spacings, max_side)
+    for clearance in CLEARANCES:
+        space = empty_space(points, spacings, side, clearance)
+        directions, strength = _outward(space, points, spacings, 0.7)
+        undecided = float((strength < FEEBLE).mean())
+        if best is None or undecided < best[0] - 0.1:
+            best = undecided, (space, directions, strength)
+        if undecided < 0.25 or (space.has_inside() and roughness(points, directions, near) > ROUGH):
+            break
+    if best is None:
+        raise ValueError("no clearances")
+    return best[1]
+
+
+def _sides(
+    axes: np.ndarray, directions: np.ndarray, weak: np.ndarray, near: Neighbourhoods
 ) -> np.ndarray:
-    """Sides from `directions`, shapes of the planes from `axes`; the mean of both estimates."""
+    """+1 or -1 (N,) float32 for each axis; sets weak `directions`, worth nothing, to zero."""
     sides = np.sign(np.einsum("nc,nc->n", axes, directions)).astype(np.float32)
     sides[sides == 0] = 1
-    weak = strength < WEAK
     if weak.any():
         sides = _spread_sides(axes, sides, weak, near)
-        # An undecided direction is worth nothing as a normal either.
-        directions = np.where(weak[:, None], 0, directions)
-    planes = same_side_normals(points, axes * sides[:, None], spacings, near)
-    return unit(planes + directions)
+        directions[weak] = 0
+    return sides
 
 
 def _outward(
-    openness: np.ndarray, points: np.ndarray, spacings: np.ndarray, reach: float
+    space: Space, points: np.ndarray, spacings: np.ndarray, reach: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Unit directions (N, 3) to the outside and their strength (N,): 1 = as if one-sided."""
-    cells = np.float32(openness.shape[0] / 2)
+    cells = np.float32(space.openness.shape[0] / 2)
     sigmas = spacings * cells * np.float32(reach)
     pull = np.zeros_like(points)
-    in_chunks(_pull, len(points), openness, (points + 1) * cells, sigmas, pull)
+    in_chunks(_pull, len(points), space.openness, (points + 1) * cells, sigmas, pull)
     length = np.linalg.norm(pull, axis=1)
     # A Gaussian's moment beyond a plane at the clearance, sigma^4 2 pi exp(-c^2 / 2 sigma^2):
     # what a point on a flat surface feels that is open to one side only.
-    flat = 2 * np.pi * sigmas**4 * np.exp(-0.5 * (CLEARANCE / reach) ** 2)
+    flat = 2 * np.pi * sigmas**4 * np.exp(-0.5 * (space.clearance / reach) ** 2)
     return pull / np.maximum(length, 1e-20)[:, None], length / flat
 
 
@@ -305,57 +337,90 @@ def _grid_side(spacings: np.ndarray, max_side: int) -> int:
     return int(np.clip(16 * np.ceil(wanted / 16), 64, max_side))
 
 
-def signed_openness(points: np.ndarray, spacings: np.ndarray, side: int) -> np.ndarray:
-    """(side,)^3 float32 on nodes 2 i / side - 1: 1 outside, -1 inside, 0 near the points.
-
-    A ramp one cell wide instead of a step makes the mean directions smooth.
-    """
-    limit = CLEARANCE + 2
+def empty_space(points: np.ndarray, spacings: np.ndarray, side: int, clearance: float) -> Space:
+    """Fill the space that is `clearance` spacings away from all points from the border inwards."""
+    limit = clearance + 1
     squares = np.full((side,) * 3, limit * limit, np.float32)
     cells = np.float32(side / 2)
     _relative_distances((points + 1) * cells, spacings * cells, np.float32(limit), squares)
-    distance = np.sqrt(squares, out=squares)
-    outside, inside = _connected_to_border(distance >= CLEARANCE)
-    ramp_width = 1 / float(np.median(spacings) * cells)
-    ramp = np.clip((distance - CLEARANCE) / ramp_width + 0.5, 0, 1)
-    outside = ndimage.binary_dilation(outside)
-    inside = ndimage.binary_dilation(inside) & ~outside
-    return np.where(outside, ramp, np.where(inside, -ramp, 0)).astype(np.float32)
+    labels, reached = _border_labels(squares >= clearance**2)
+    cell = 1 / (np.median(spacings) * cells)
+    openness = np.zeros(squares.shape, np.float32)
+    in_chunks(
+        _ramp, side, squares, labels, reached, np.float32(clearance), np.float32(cell), openness
+    )
+    return Space(openness, clearance)
 
 
-def _connected_to_border(free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split free space into what is 6-connected to the border of the grid and what is not."""
+@numba.njit(cache=True, nogil=True)
+def _ramp(begin, end, squares, labels, reached, clearance, cell, out):
+    """+1 in reached space, -1 in other free space, rising over one cell at their borders."""
+    side = squares.shape[0]
+    low = max(clearance - 0.5 * cell, 0.0) ** 2
+    high = (clearance + 0.5 * cell) ** 2
+    for x in range(begin, end):
+        for y in range(side):
+            for z in range(side):
+                square = squares[x, y, z]
+                if square <= low:
+                    continue
+                label = labels[x, y, z]
+                if label:
+                    sign = 1 if reached[label] else -1
+                else:
+                    sign = 0
+                    for a, b, c in (
+                        (-1, 0, 0),
+                        (1, 0, 0),
+                        (0, -1, 0),
+                        (0, 1, 0),
+                        (0, 0, -1),
+                        (0, 0, 1),
+                    ):
+                        p, q, r = x + a, y + b, z + c
+                        if 0 <= p < side and 0 <= q < side and 0 <= r < side:
+                            near = labels[p, q, r]
+                            if near:
+                                sign = max(sign, 1) if reached[near] else (sign if sign else -1)
+                height = 1.0
+                if square < high:
+                    height = (np.sqrt(square) - clearance) / cell + 0.5
+                out[x, y, z] = sign * height
+
+
+def _border_labels(free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(6-connected rooms of free space numbered from 1, which of them reach the border)."""
     labels, count = ndimage.label(free)
     reached = np.zeros(count + 1, bool)
     for axis in range(3):
         for end in (0, -1):
             reached[np.unique(labels.take(end, axis))] = True
     reached[0] = False
-    outside = reached[labels]
-    return outside, free & ~outside
+    return labels, reached
 
 
 def _close_cavities(
-    openness: np.ndarray, points: np.ndarray, spacings: np.ndarray, strength: np.ndarray
+    space: Space, points: np.ndarray, spacings: np.ndarray, strength: np.ndarray
 ) -> bool:
     """Call cavities inside that the outside enters by a hole in a single layer of points.
 
     With ever larger balls, look for rooms that the ball cannot reach. A room whose walls cannot
     tell their two sides apart has walls of one layer: the hole is a hole in the scan. (The wall of
-    a vase has two layers, which do tell.) Changes `openness` in place; True if it did.
+    a vase has two layers, which do tell.) Changes `space` in place; True if it did.
     """
+    openness = space.openness
     side = openness.shape[0]
     step = max(1, side // 80)
     coarse = openness[::step, ::step, ::step]
     cell = 2 * step / side
     distance = ndimage.distance_transform_edt(coarse > 0) * cell
     walls = tuple(np.clip(((points + 1) / cell).round().astype(np.intp), 0, len(coarse) - 1).T)
-    base = CLEARANCE * float(np.median(spacings))
+    base = space.clearance * float(np.median(spacings))
     cavity = np.zeros(coarse.shape, bool)
     radius = 1.5 * base
     while radius < 0.35:
-        _, rooms = _connected_to_border(distance >= radius)
-        labels, count = ndimage.label(rooms & ~cavity)
+        rooms, reached = _border_labels(distance >= radius)
+        labels, count = ndimage.label((rooms > 0) & ~reached[rooms] & ~cavity)
         if count:
             away, nearest = ndimage.distance_transform_edt(labels == 0, return_indices=True)
             away *= cell
@@ -374,7 +439,7 @@ def _close_cavities(
 
 def _rooms_of_one_layer(owners: np.ndarray, strength: np.ndarray, count: int) -> np.ndarray:
     """(count + 1,) bool: rooms with at least 50 points around, most of them pulled feebly."""
-    weak = np.bincount(owners, weights=strength < 0.45, minlength=count + 1)
+    weak = np.bincount(owners, weights=strength < FEEBLE, minlength=count + 1)
     every = np.bincount(owners, minlength=count + 1)
     return (every >= 50) & (weak > 0.5 * every)
 

@@ -37,7 +37,7 @@ def points_to_mesh(task: Task, context: Context) -> Iterator[Progress | Result]:
             "Recalculate the normals of the cloud, or remove them: they are then estimated.",
         )
     points = apply_to_points(inverse(field.to_source), task.points)
-    vertices, faces = supported(vertices, faces, points)
+    vertices, faces = supported(vertices, faces, points, least=min(8 + len(points) // 2000, 24))
     colors = None
     if task.colors is not None:
         yield stages.at("Carrying the colours over", 0.95)
