@@ -16,6 +16,7 @@ from functools import cache
 import numba
 import numpy as np
 import torch
+from scipy import fft
 
 from . import wavelets
 from .threads import in_chunks
@@ -181,6 +182,10 @@ def _cosines(side: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _solve_low(low: torch.Tensor, depth: int) -> torch.Tensor:
     basis, inverse = (part.to(low.device) for part in _cosines(low.shape[0]))
+    if low.device.type == "cpu" and low.dtype == torch.float32:
+        # So small a transform gains nothing from torch's threads, and loses by waiting for them.
+        spectrum = fft.dctn(low.numpy(), norm="ortho") * inverse.numpy() * np.float32(4.0**depth)
+        return torch.from_numpy(fft.idctn(spectrum, norm="ortho"))
     return _along_axes(basis.T, _along_axes(basis, low) * inverse * 4.0**depth)
 
 
