@@ -5,6 +5,7 @@ All functions take points (N, 3) float32 in the cube [-1, 1]^3 and know nothing 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numba
@@ -246,7 +247,11 @@ ENCLOSED = 0.8
 
 
 def orient(
-    points: np.ndarray, near: Neighbourhoods, spacings: np.ndarray, max_side: int = 288
+    points: np.ndarray,
+    near: Neighbourhoods,
+    spacings: np.ndarray,
+    max_side: int = 288,
+    check: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Unit outward normals (N, 3) float32 of points that came without.
 
@@ -256,17 +261,20 @@ def orient(
     parts, thin legs and both sides of a sheet come out right: seen from the upper side of a
     sheet, the outside above is nearer than the outside below. Where that does not tell (a scan
     that is open to one side), cavities behind a hole are closed, and what is still undecided
-    takes the side of its neighbours along a minimum spanning tree (Hoppe et al. 1992).
+    takes the side of its neighbours along a minimum spanning tree (Hoppe et al. 1992). check is
+    called now and then and may raise.
     """
     axes = principal_normals(points, near)
-    space, directions, strength = _seen_space(points, near, spacings, max_side)
+    space, directions, strength = _seen_space(points, near, spacings, max_side, check)
     noisy = roughness(points, directions, near) > ROUGH
     if noisy and space.has_inside():
         # Noise makes pulls feeble too, and blurs what tells a thin wall from a single layer.
         directions, strength = _outward(space, points, spacings, 1.0)
     elif (strength < FEEBLE).mean() > 0.02 and _close_cavities(space, points, spacings, strength):
         directions, strength = _outward(space, points, spacings, 1.0 if noisy else 0.7)
+    check()
     sides = _sides(axes, directions, strength < (WEAK / 10 if noisy else WEAK), near)
+    check()
     planes = same_side_normals(points, axes * sides[:, None], spacings, near)
     # The planes through neighbours are sharp and the pull is steady: noise needs the steady one.
     return unit(planes * np.float32(0.3 if noisy else 1) + directions)
@@ -287,13 +295,19 @@ class Space:
 
 
 def _seen_space(
-    points: np.ndarray, near: Neighbourhoods, spacings: np.ndarray, max_side: int
+    points: np.ndarray,
+    near: Neighbourhoods,
+    spacings: np.ndarray,
+    max_side: int,
+    check: Callable[[], None],
 ) -> tuple[Space, np.ndarray, np.ndarray]:
     """The space around the points, with what `_outward` makes of it: directions and strength."""
     best = None
     side = _grid_side(spacings, max_side)
     for clearance in CLEARANCES:
+        check()
         space = empty_space(points, spacings, side, clearance)
+        check()
         directions, strength = _outward(space, points, spacings, 0.7)
         undecided = float((strength < FEEBLE).mean())
         if best is None or undecided < best[0] - 0.1:

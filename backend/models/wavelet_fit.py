@@ -86,7 +86,7 @@ def fit_points(
     to_cube, points, normals, dropped = _placed(points, normals, 0.75 / resolution)
     check()
     yield "Finding the outside" if normals is None else "Measuring the density", 0.05
-    cloud = _prepared(points, normals)
+    cloud = _prepared(points, normals, check)
     values = torch.empty(0)
     sides = [side for side in ITERATIONS if COARSEST <= side <= resolution]
     work = np.cumsum([0.0] + [float(side) ** 3 for side in sides])
@@ -94,6 +94,7 @@ def fit_points(
         start = torch.zeros((side,) * 3, device=device) if not index else _doubled(values)
         values = start
         target, active = _data(cloud, side, device)
+        check()
         for step, state in enumerate(
             gradient_fit.fit(target, start, ITERATIONS[side], active, check), 1
         ):
@@ -172,12 +173,13 @@ def _thinned(
         cell *= 1.26
 
 
-def _prepared(points: np.ndarray, normals: np.ndarray | None) -> Cloud:
+def _prepared(points: np.ndarray, normals: np.ndarray | None, check: Callable[[], None]) -> Cloud:
     near = pointcloud.Neighbourhoods.of(points)
+    check()
     area = pointcloud.areas(near)
     spacings = pointcloud.spacing(area, near)
     if normals is None:
-        normals = pointcloud.orient(points, near, spacings)
+        normals = pointcloud.orient(points, near, spacings, check=check)
     rough = pointcloud.roughness(points, normals, near)
     return Cloud(points, normals, area, spacings, rough)
 
