@@ -214,6 +214,45 @@ def test_noise_without_any_surface_still_gives_a_closed_mesh() -> None:
     assert np.isfinite(result.vertices).all()
 
 
+def _lattice() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 5, (400, 3)).astype(np.float32)
+
+
+def _nearly_flat() -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(300, 3)) * [1, 1, 1e-3]
+
+
+def _nearly_a_line() -> np.ndarray:
+    random = np.random.default_rng(2)
+    return random.random((300, 1)) * [1, 2, 3] + random.normal(size=(300, 3)) * 3e-3
+
+
+def _heavy_tails() -> np.ndarray:
+    return np.random.default_rng(3).standard_cauchy((500, 3))
+
+
+@pytest.mark.parametrize("cloud", [_lattice, _nearly_flat, _nearly_a_line, _heavy_tails])
+@pytest.mark.parametrize("given_normals", [False, True], ids=["no normals", "random normals"])
+def test_clouds_that_are_no_surface_give_a_closed_mesh(
+    cloud: Callable[[], np.ndarray], given_normals: bool
+) -> None:
+    points = cloud()
+    normals = np.random.default_rng(5).normal(size=points.shape) if given_normals else None
+    result = _mesh(points, normals)
+    assert is_closed(result)
+    assert volume(result) > 0
+    # Inside the cube of the fit, which is a ninth longer than the box of the points.
+    reach = np.abs(result.vertices - result.to_source[:3, 3]).max()
+    assert reach <= 1.01 * result.to_source[0, 0]
+
+
+def test_half_precision_points() -> None:
+    body = BODIES["torus"]
+    result = _mesh(body.points.astype(np.float16), body.normals.astype(np.float16))
+    assert is_closed(result)
+    assert volume(result) == pytest.approx(body.volume, rel=0.01)
+
+
 # --- colours
 
 
