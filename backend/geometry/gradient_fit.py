@@ -93,7 +93,10 @@ def _splat(points, vectors, sigmas, volume):
 
 
 def laplacian(volume: torch.Tensor) -> torch.Tensor:
-    """D^T D of `volume` (n, n, n): the negative Laplacian with free edges, in units of nodes."""
+    """D^T D of `volume` (X, Y, Z), at least 2 nodes along each axis.
+
+    The negative Laplacian with free edges, in units of nodes.
+    """
     if volume.device.type == "cpu" and volume.dtype == torch.float32:
         planes = np.empty(volume.shape, np.float32)
         in_chunks(_laplacian_planes, len(planes), volume.contiguous().numpy(), planes)
@@ -115,12 +118,12 @@ def laplacian(volume: torch.Tensor) -> torch.Tensor:
     boundscheck=False,
 )
 def _laplacian_planes(begin, end, volume, out):
-    side = volume.shape[0]
+    width, height, side = volume.shape
     for x in range(begin, end):
-        below, above = volume[max(x - 1, 0)], volume[min(x + 1, side - 1)]
-        for y in range(side):
+        below, above = volume[max(x - 1, 0)], volume[min(x + 1, width - 1)]
+        for y in range(height):
             row = volume[x, y]
-            left, right = volume[x, max(y - 1, 0)], volume[x, min(y + 1, side - 1)]
+            left, right = volume[x, max(y - 1, 0)], volume[x, min(y + 1, height - 1)]
             under, over = below[y], above[y]
             target = out[x, y]
             for z in range(1, side - 1):

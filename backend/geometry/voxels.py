@@ -108,6 +108,23 @@ def _interpolated(field: np.ndarray, places: np.ndarray, axis: int) -> np.ndarra
     return field.take(low, axis) * (1 - part) + field.take(low + 1, axis) * part
 
 
+def squared_distances(occupancy: np.ndarray, reach: int) -> np.ndarray:
+    """Squared distance, in voxels, from each centre to the nearest occupied one: (X, Y, Z) uint8.
+
+    Exact up to `reach` (at most 9) voxels, reach^2 + 1 beyond. One axis after another.
+    """
+    squares = np.where(occupancy, 0, reach * reach + 1).astype(np.uint8)
+    for axis in range(3):
+        source = np.moveaxis(squares, axis, 0)
+        nearest = source.copy()
+        for step in range(1, min(reach, len(source) - 1) + 1):
+            away = source + np.uint8(step * step)
+            np.minimum(nearest[step:], away[:-step], out=nearest[step:])
+            np.minimum(nearest[:-step], away[step:], out=nearest[:-step])
+        squares = np.moveaxis(nearest, 0, axis)
+    return np.ascontiguousarray(np.minimum(squares, np.uint8(reach * reach + 1)))
+
+
 def iou(first: np.ndarray, second: np.ndarray) -> float:
     """Intersection over union of two occupancies of one shape; 1 where both are empty."""
     union = int(np.count_nonzero(first | second))

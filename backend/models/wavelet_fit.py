@@ -10,14 +10,14 @@ finest coefficients are unknowns only around points.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from ..errors import BadInput
-from ..geometry import gradient_fit, pointcloud, wavelets
+from ..geometry import gradient_fit, pointcloud, voxels, wavelets
 from ..geometry.isosurface import marching_cubes
 from ..geometry.transforms import apply_to_normals, apply_to_points, fit_to_cube, inverse
 
@@ -33,8 +33,10 @@ Steps = Generator[tuple[str, float], None, "Field"]
 class Field:
     """A truncated signed distance field that was fitted.
 
-    values: (n, n, n) float32, positive outside, in cube units; node i lies at 2 i / n - 1.
-    to_source: (4, 4) float64 similarity from the cube to the frame of the source.
+    values: (n, n, n) float32, positive outside, in cube units (voxels: (X, Y, Z), in voxels, and n
+    is the longest side); node i lies at 2 i / n - 1.
+    to_source: (4, 4) float64 from the cube to the frame of the source; a similarity, unless the
+    voxels are no cubes.
     report: facts for the person.
     """
 
@@ -50,7 +52,7 @@ class Field:
     def surface(self) -> tuple[np.ndarray, np.ndarray]:
         """Vertices (V, 3) float32 in the cube and faces (F, 3) int32; watertight."""
         vertices, faces = marching_cubes(self.values, closed=True)
-        return vertices * np.float32(2 / len(self.values)) - np.float32(1), faces
+        return vertices * np.float32(2 / max(self.values.shape)) - np.float32(1), faces
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,13 +251,12 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
 
 # ------------------------------------------------------------------------------------------- voxels
 
-ROUNDS = 24
-MARGIN = 0.12
+ROUNDS = 48
+MARGIN = 0.08
 """Voxels by which the centre of every voxel stays on its side of the surface."""
-TRUNCATION = 2.0
+REACH = 6
+"""Voxels from the surface up to which distances bound the field."""
 PADDING = 8
-KEPT = (0.35, 0.75)
-"""Share of the finest and the second finest coefficients that a round of smoothing keeps."""
 
 
 def fit_voxels(
@@ -269,23 +270,24 @@ def fit_voxels(
 
     occupancy (X, Y, Z) bool, origin and voxel_size (3,) as in VoxelsToMesh. The centre of every
     voxel keeps its side. A voxel tells the distance of its centre to the surface up to one voxel;
-    among the fields within these bounds, alternating projections look for one whose finest
-    coefficients are small. The grid has one node per voxel and is then refined by synthesis with
-    zero coefficients: the scaling function itself interpolates.
+    among the fields within these bounds the one of least curvature (the integral of the squared
+    Laplacian) is approached by accelerated projected gradients (Beck and Teboulle 2009). The grid
+    has one node per voxel and is then refined by wavelet synthesis with zero fine coefficients:
+    the scaling function itself interpolates.
     """
     yield "Reading the voxels", 0.0
     low, cropped = _cropped(occupancy)
-    side = max(cropped.shape) + 2 * PADDING
-    signs = np.full((side,) * 3, 1, np.int8)
-    inner = tuple(slice(PADDING, PADDING + size) for size in cropped.shape)
-    signs[inner][cropped] = -1
-    least, most = _distance_bounds(signs)
-    values = torch.from_numpy((least + most) / 2)
-    bounds = torch.from_numpy(least), torch.from_numpy(most)
+    check()
+    bounds = _distance_bounds(np.pad(cropped, PADDING))
+    values = (bounds[0] + bounds[1]) / 2
+    previous = values
     for turn in range(ROUNDS):
         check()
         yield "Smoothing", 0.05 + 0.75 * turn / ROUNDS
-        values = torch.clamp(_smoothed(values), *bounds)
+        ahead = torch.lerp(previous, values, 1 + turn / (turn + 3))
+        # 144 is the largest eigenvalue of the squared Laplacian.
+        ahead -= gradient_fit.laplacian(gradient_fit.laplacian(ahead)) / 144
+        previous, values = values, torch.clamp(ahead, *bounds, out=ahead)
     yield "Refining", 0.8
     values, to_index = _refined(values, bounds, resolution, check)
     start = np.asarray(origin) + (low - PADDING + 0.5) * voxel_size
@@ -294,8 +296,8 @@ def fit_voxels(
     to_source[:3, 3] = start
     # Field.surface gives cube coordinates; from these to nodes, to voxels, to the source.
     nodes = np.eye(4)
-    nodes[:3, :3] *= len(values) / 2
-    nodes[:3, 3] = len(values) / 2
+    nodes[:3, :3] *= max(values.shape) / 2
+    nodes[:3, 3] = max(values.shape) / 2
     report: dict[str, float | int | str] = {
         "voxels": int(np.count_nonzero(occupancy)),
         "nodes per voxel": round(1 / to_index[0, 0]),
@@ -306,11 +308,14 @@ def fit_voxels(
 def bytes_for_voxels(occupancy: np.ndarray, resolution: int) -> int:
     """Memory that `fit_voxels` takes at its peak, a little more than was measured."""
     _, cropped = _cropped(occupancy)
-    side = max(cropped.shape) + 2 * PADDING
-    refined = side
-    for _ in range(_doublings(side, resolution)):
+    sides = [size + 2 * PADDING for size in cropped.shape]
+    doublings = _doublings(max(sides), resolution)
+    if not doublings:
+        return 34 * int(np.prod(sides)) + 400 * 2**20
+    refined = max(sides)
+    for _ in range(doublings):
         refined = 2 * refined - 16
-    return max(28 * side**3, 8 * refined**3) + 400 * 2**20
+    return max(34 * max(sides) ** 3, 8 * refined**3) + 400 * 2**20
 
 
 def _doublings(side: int, resolution: int) -> int:
@@ -333,41 +338,28 @@ def _cropped(occupancy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array(low), np.asarray(occupancy[tuple(box)], bool)
 
 
-def _distance_bounds(signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _distance_bounds(occupancy: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Least and most signed distance, in voxels, that the field may have at each centre.
 
     The surface lies between a centre and the nearest one of the other side, at distance d: it is
-    at most d away, and at least d - 1. Signed (n, n, n) float32, truncated.
+    at most d away, and at least d - 1. Both (X, Y, Z) float32, up to REACH.
     """
-    near = np.full(signs.shape, TRUNCATION, np.float32)
-    for step in np.ndindex(3, 3, 3):
-        offset = np.array(step) - 1
-        length = np.float32(np.sqrt((offset**2).sum()))
-        if length == 0:
-            continue
-        here = tuple(slice(max(-o, 0), signs.shape[0] - max(o, 0)) for o in offset)
-        there = tuple(slice(max(o, 0), signs.shape[0] - max(-o, 0)) for o in offset)
-        opposite = signs[here] != signs[there]
-        view = near[here]
-        view[opposite] = np.minimum(view[opposite], length)
-    closest = np.maximum(near - 1, MARGIN)
-    return np.where(signs > 0, closest, -near), np.where(signs > 0, near, -closest)
-
-
-def _smoothed(values: torch.Tensor) -> torch.Tensor:
-    """`values` with smaller coefficients on the two finest levels."""
-    tree = wavelets.forward(values, 2)
-    second, finest = tree.highs
-    highs = tuple(
-        None if high is None else high.mul_(share)
-        for high, share in ((second, KEPT[1]), (finest, KEPT[0]))
+    squares = np.where(
+        occupancy,
+        voxels.squared_distances(~occupancy, REACH),
+        voxels.squared_distances(occupancy, REACH),
     )
-    return wavelets.inverse(wavelets.Tree(tree.low, highs), len(values))
+    distance = np.sqrt(squares, dtype=np.float32)
+    least = np.maximum(distance - 1, np.float32(MARGIN))
+    return (
+        torch.from_numpy(np.where(occupancy, -distance, least)),
+        torch.from_numpy(np.where(occupancy, -least, distance)),
+    )
 
 
 def _refined(
     values: torch.Tensor,
-    bounds: tuple[torch.Tensor, torch.Tensor],
+    bounds: Sequence[torch.Tensor],
     resolution: int,
     check: Callable[[], None],
 ) -> tuple[torch.Tensor, np.ndarray]:
@@ -375,7 +367,10 @@ def _refined(
 
     Synthesis averages a little; what a centre loses by it beyond its bounds is added back.
     """
-    doublings = _doublings(len(values), resolution)
+    doublings = _doublings(max(values.shape), resolution)
+    if not doublings:
+        return values, np.eye(4)
+    values, *bounds = (_cubic(part) for part in (values, *bounds))
     # Node j becomes node 2 j - 8 each time, so four nodes are lost at either end.
     step = 1 << doublings
     shift = 8 * (step - 1)
@@ -395,6 +390,14 @@ def _refined(
     to_index = np.diag([1 / step] * 3 + [1.0])
     to_index[:3, 3] = shift / step
     return fine, to_index
+
+
+def _cubic(volume: torch.Tensor) -> torch.Tensor:
+    """`volume` grown at its high ends to a cube, by its value there, which is outside."""
+    side = max(volume.shape)
+    cube = volume.new_full((side,) * 3, float(volume.flatten()[-1]))
+    cube[tuple(slice(size) for size in volume.shape)] = volume
+    return cube
 
 
 def _synthesized(values: torch.Tensor, doublings: int) -> torch.Tensor:

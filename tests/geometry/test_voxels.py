@@ -7,6 +7,7 @@ import pytest
 import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from backend.errors import BadInput, NotFound
 from backend.geometry import decimation, voxels
@@ -124,3 +125,11 @@ def test_decimation_of_few_faces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pymeshlab", None)
     with pytest.raises(NotFound, match="PyMeshLab is not installed"):
         decimation.decimate(box.vertices, box.faces, 8)
+
+
+@pytest.mark.parametrize("reach", [1, 6])
+def test_squared_distances_are_those_of_scipy(reach: int) -> None:
+    occupancy = np.random.default_rng(7).random((9, 20, 14)) < 0.01
+    exact = ndimage.distance_transform_edt(~occupancy) ** 2
+    expected = np.where(exact > reach**2 + 0.5, reach**2 + 1, np.rint(exact))
+    assert np.array_equal(voxels.squared_distances(occupancy, reach), expected)

@@ -289,13 +289,13 @@ def test_progress_grows_and_the_report_has_the_facts() -> None:
 
 
 def test_the_distances_that_voxels_allow() -> None:
-    signs = np.where(_one(9, 4, 4, 4), -1, 1).astype(np.int8)
-    least, most = wavelet_fit._distance_bounds(signs)
+    occupancy = _one(9, 4, 4, 4)
+    least, most = wavelet_fit._distance_bounds(occupancy)
     assert (least <= most).all()
     assert most[4, 4, 4] < 0 < least[4, 4, 5]
     assert (least[4, 4, 4], most[4, 4, 4]) == pytest.approx((-1, -wavelet_fit.MARGIN))
     assert (least[4, 5, 5], most[4, 5, 5]) == pytest.approx((2**0.5 - 1, 2**0.5))
-    assert most[0, 0, 0] == wavelet_fit.TRUNCATION
-    flipped = wavelet_fit._distance_bounds(-signs)
+    assert most[0, 0, 0] == pytest.approx((wavelet_fit.REACH**2 + 1) ** 0.5)
+    flipped = wavelet_fit._distance_bounds(~occupancy)
     np.testing.assert_array_equal(flipped[0], -most)
     np.testing.assert_array_equal(flipped[1], -least)
