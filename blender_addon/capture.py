@@ -6,6 +6,7 @@ something in the scene changes. `capture` reads the coordinates, once, with fore
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from dataclasses import dataclass
 
@@ -180,6 +181,8 @@ def _points_facts(context, source) -> Facts:
     settings = context.scene.fieldforge
     if source.type not in {"MESH", "POINTCLOUD"}:
         return _wrong_type(source)
+    if settings.use_modifiers and _is_hidden_until_shown(context, source):
+        return Facts(f"{source.name}: hidden; its modifiers make the points")
     data = _data_for_counting(context, source)
     if data is None:
         return _evaluates_to_something_else(source)
@@ -269,9 +272,15 @@ def _wrong_type(source, wanted="point cloud or a mesh") -> Facts:
 
 
 def _evaluates_to_something_else(source) -> Facts:
+    if not source.visible_get():
+        return Facts(
+            f"{source.name}: not in the viewport",
+            "What its modifiers make is not known while it is not in the viewport",
+            "Show it (in the Outliner), or turn off Use Modifiers.",
+        )
     return Facts(
-        f"{source.name}: its modifiers make another kind of object",
-        "The modifiers leave no points",
+        f"{source.name}: its modifiers make something else of it",
+        "The modifiers leave neither points nor a mesh",
         "Turn off Use Modifiers, or apply them.",
     )
 
@@ -294,7 +303,7 @@ def capture(context) -> Capture:
     if _way(settings) == "CUBES":
         return _capture_cubes(_cubes(context))
     source = source_object(context)
-    with _ReadableData(context, source, settings.use_modifiers) as data:
+    with _readable_data(context, source, settings.use_modifiers) as data:
         if settings.use_as == "VOXELS":
             return _capture_mesh(source, data, settings.voxel_size)
         return _capture_points(source, data)
@@ -360,33 +369,66 @@ def _box_of(cube) -> np.ndarray:
 # ---------------------------------------------------------------------------------------- the data
 
 
-class _ReadableData:
+@contextlib.contextmanager
+def _readable_data(context, source, use_modifiers: bool):
     """The mesh or point cloud to read: with modifiers when asked, in Edit Mode what is edited."""
-
-    def __init__(self, context, source, use_modifiers: bool) -> None:
-        self._context, self._source, self._owner = context, source, None
-        self._evaluate = use_modifiers and _is_changed_by_evaluation(source)
-
-    def __enter__(self):
-        source, depsgraph = self._source, None
-        editing = source.type == "MESH" and source.mode == "EDIT"
-        if editing:
-            source.update_from_editmode()
-        if self._evaluate:
-            depsgraph = self._context.evaluated_depsgraph_get()
-            source = source.evaluated_get(depsgraph)
-            made = _evaluated_data(self._source, depsgraph)
-            if made is not None and not isinstance(made, type(self._source.data)):
-                return made
-        if source.type != "MESH" or not (editing or self._evaluate):
-            return source.data
+    editing = source.type == "MESH" and source.mode == "EDIT"
+    if editing:
+        source.update_from_editmode()
+    if not (use_modifiers and _is_changed_by_evaluation(source)):
         # A copy: attributes cannot be read from a mesh that is being edited.
-        self._owner = source
-        return source.to_mesh(preserve_all_data_layers=self._evaluate, depsgraph=depsgraph)
+        with _copied_mesh(source) if editing else contextlib.nullcontext(source.data) as data:
+            yield data
+        return
+    with _shown(context, source):
+        depsgraph = context.evaluated_depsgraph_get()
+        made = _evaluated_data(source, depsgraph)
+        if made is None:
+            found = _evaluates_to_something_else(source)
+            raise BadInput(f"{found.reason}.", found.advice)
+        if not isinstance(made, bpy.types.Mesh) or not isinstance(source.data, bpy.types.Mesh):
+            yield made
+            return
+        with _copied_mesh(source.evaluated_get(depsgraph), depsgraph) as data:
+            yield data
 
-    def __exit__(self, *_) -> None:
-        if self._owner is not None:
-            self._owner.to_mesh_clear()
+
+@contextlib.contextmanager
+def _copied_mesh(owner, depsgraph=None):
+    try:
+        yield owner.to_mesh(preserve_all_data_layers=depsgraph is not None, depsgraph=depsgraph)
+    finally:
+        owner.to_mesh_clear()
+
+
+@contextlib.contextmanager
+def _shown(context, source):
+    """Show a hidden source while its points are read, where that is needed."""
+    if not _is_hidden_until_shown(context, source):
+        yield
+        return
+    source.hide_set(False)
+    try:
+        context.view_layer.update()
+        yield
+    finally:
+        source.hide_set(True)
+
+
+def _is_hidden_until_shown(context, source) -> bool:
+    """Blender works out what modifiers make of a hidden object, but shows no instances of it, and
+    only there can points made by geometry nodes be had."""
+    if source.visible_get() or all(modifier.type != "NODES" for modifier in source.modifiers):
+        return False
+    if _is_disabled(source):
+        return False
+    data = source.evaluated_get(context.evaluated_depsgraph_get()).data
+    return not isinstance(data, type(source.data)) or _count(data) == 0
+
+
+def _is_disabled(source) -> bool:
+    """Hidden by other means than the eye in the Outliner: Blender passes over its modifiers."""
+    return not source.visible_get() and (source.hide_viewport or not source.hide_get())
 
 
 def _is_changed_by_evaluation(source) -> bool:
@@ -402,14 +444,16 @@ def _data_for_counting(context, source):
 
 
 def _evaluated_data(source, depsgraph):
-    """What the modifiers make of a source: a mesh, a point cloud, or None when it is neither.
+    """What the modifiers make of a source: a mesh, a point cloud, or None when nodes make neither.
 
     Geometry nodes may turn a mesh into points, or points into a mesh. The evaluated object keeps
     its type, with nothing in it, and what was made of it shows as an instance of itself.
     """
     evaluated = source.evaluated_get(depsgraph)
+    if _is_disabled(source):
+        return None
     data = evaluated.data if isinstance(evaluated.data, type(source.data)) else None
-    empty = data is None or not _count(data)
+    empty = data is None or _count(data) == 0
     if not empty or all(modifier.type != "NODES" for modifier in source.modifiers):
         return data
     for instance in depsgraph.object_instances:
@@ -418,7 +462,7 @@ def _evaluated_data(source, depsgraph):
             itself = shown.original == source and instance.matrix_world == source.matrix_world
             if itself and isinstance(shown.data, bpy.types.Mesh | bpy.types.PointCloud):
                 return shown.data
-    return data
+    return None
 
 
 def _count(data) -> int:

@@ -88,12 +88,13 @@ def add_mesh(placed: PlacedMesh, destination: Destination) -> bpy.types.Object:
 
 
 def push_undo(message: str) -> None:
-    """One step for the whole import. In a timer the context has no window; undo wants one."""
-    windows = bpy.context.window_manager.windows
-    if not windows:
-        return
-    with bpy.context.temp_override(window=windows[0]):
-        bpy.ops.ed.undo_push(message=message)
+    """One step for the whole import.
+
+    Not under temp_override, though a timer's context has no window: with an override, Blender
+    looks things up in a Python dictionary while the operator runs, and with Python 3.11 it does so
+    without Python's lock when another thread happens to hold it. That crashes, now and then.
+    """
+    bpy.ops.ed.undo_push(message=message)
 
 
 def _shown_scene() -> bpy.types.Scene:

@@ -48,7 +48,7 @@ def cube(name="Cube", size=(1.0, 1.0, 1.0), location=(0.0, 0.0, 0.0)):
 
 
 def to_point_cloud() -> bool:
-    """Convert the active mesh; False where this Blender has no such objects (before 4.3)."""
+    """Convert the active mesh; False where this Blender has no such objects."""
     try:
         bpy.ops.object.convert(target="POINTCLOUD")
     except TypeError:

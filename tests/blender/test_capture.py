@@ -127,7 +127,7 @@ def test_a_pointcloud_object(settings):
     source = cloud(colors="BYTE_COLOR", normals="normal")
     points = local_points(source)
     if not to_point_cloud():
-        assert bpy.app.version < (4, 3)  # there, only geometry nodes make point clouds
+        assert bpy.app.version < (5, 0)  # there, only geometry nodes make point clouds
         return
     assert bpy.context.object.type == "POINTCLOUD"
     assert "200 points, with normals, with colors" in capture.facts(bpy.context).text
@@ -158,12 +158,32 @@ def test_a_mesh_that_geometry_nodes_turn_into_points(settings):
     assert "faces" in capture.facts(bpy.context).reason
 
 
+def test_points_of_geometry_nodes_are_read_while_they_are_hidden(settings):
+    """A source that was hidden once its mesh was there can be generated from again."""
+    source = cloud(colors="BYTE_COLOR")
+    add_nodes(source, "GeometryNodeMeshToPoints", "Mesh")
+    source.hide_set(True)
+    settings.source, settings.pinned = "PINNED", source
+    bpy.context.view_layer.update()
+    found = capture.facts(bpy.context)
+    assert (found.text, found.reason) == (
+        "Armchair_scan: hidden; its modifiers make the points",
+        "",
+    )
+    assert np.array_equal(capture.capture(bpy.context).points, local_points(source))
+    assert source.hide_get()
+    source.hide_viewport = True  # another way to hide, that stays
+    bpy.context.view_layer.update()
+    assert "not in the viewport" in capture.facts(bpy.context).reason
+    with pytest.raises(BadInput, match="not in the viewport"):
+        capture.capture(bpy.context)
+
+
 def test_what_geometry_nodes_instance_is_not_the_source(settings):
     """Instances of something else are no points: their places alone would be misleading."""
     source = cloud()
     add_nodes(source, "GeometryNodeMeshToPoints", "Mesh", "GeometryNodeInstanceOnPoints", "Points")
-    assert "0 points" in capture.facts(bpy.context).text
-    assert capture.facts(bpy.context).reason
+    assert "neither points nor a mesh" in capture.facts(bpy.context).reason
 
 
 def test_byte_colours_of_millions_of_points_are_read_at_once(settings):

@@ -1,3 +1,4 @@
+import threading
 import time
 
 import bpy
@@ -209,3 +210,25 @@ def test_a_collection_that_is_gone_is_no_loss(empty_scene):
     destination = importing.Destination("Chair mesh", np.eye(4), "gone", "gone", ["gone"])
     created = importing.add_mesh(_grid(5), destination)
     assert created.name in bpy.context.scene.collection.objects
+
+
+def test_undo_steps_are_safe_while_threads_run(extension, tmp_path):
+    """Under temp_override this ends Blender with a segmentation fault, within a few attempts."""
+    over = threading.Event()
+
+    def write():
+        while not over.is_set():
+            (tmp_path / "file").write_text("text")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for number in range(100):
+            cloud(f"Cloud {number}", count=8)
+            importing.push_undo("A cloud")
+    finally:
+        over.set()
+        thread.join()
+    bpy.ops.ed.undo()
+    assert "Cloud 98" in bpy.data.objects
+    assert "Cloud 99" not in bpy.data.objects

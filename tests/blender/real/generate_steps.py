@@ -6,47 +6,27 @@ Imports `gui_steps`, which the harness puts on the path: it opens tabs, finds an
 with the mouse, and takes pictures (shot-NAME.png).
 """
 
-import sys
-
 import bpy
 import gui_steps as gui
 import numpy as np
+import stage
+from stage import jobs
 
-# ruff: noqa: SIM118  (what Blender keeps by name iterates over its values)
-ARGUMENTS = sys.argv[sys.argv.index("--") + 1 :]
-SCAN = ARGUMENTS[0]
-OPTIONS = dict(zip(ARGUMENTS[1::2], ARGUMENTS[2::2], strict=True))
-MODULE = next(n for n in bpy.context.preferences.addons.keys() if n.endswith("fieldforge"))
+(SCAN,), OPTIONS = stage.arguments()
 
 seen = {}
 
 
-def jobs():
-    return sys.modules[f"{MODULE}.blender_addon.session"].jobs()
-
-
-def world_bounds(item):
-    values = np.zeros(3 * len(item.data.vertices), np.float32)
-    item.data.vertices.foreach_get("co", values)
-    matrix = np.array(item.matrix_world)
-    points = values.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3]
-    return np.stack([points.min(axis=0), points.max(axis=0)])
-
-
 def choose_backend():
-    chosen = bpy.context.preferences.addons[MODULE].preferences
-    if "--python" in OPTIONS:
-        chosen.mode, chosen.python = "PYTHON", OPTIONS["--python"]
-    elif "--url" in OPTIONS:
-        chosen.mode, chosen.url, chosen.token = "SERVER", OPTIONS["--url"], OPTIONS["--token"]
+    stage.choose_backend(OPTIONS)
 
 
 def make_scan():
     """The scan, turned, stretched and moved, selected in an empty scene."""
-    for item in list(bpy.data.objects):
-        bpy.data.objects.remove(item)
+    stage.clear_scene()
     with gui.override(gui.find_area()):
         bpy.ops.wm.ply_import(filepath=SCAN)
+    show_points_in_colour(bpy.context.view_layer.objects.active)
     (scan,) = bpy.data.objects
     scan.name = f"{scan.name.capitalize()}_scan"
     scan.rotation_euler.z = 0.6
@@ -54,28 +34,39 @@ def make_scan():
     scan.location = (0.2, 0.1, 0.0)
     seen["scan"] = scan.name
     bpy.context.scene.fieldforge.hide_source = True
-    with gui.override():  # a person's own actions leave undo steps, a script's do not
-        bpy.ops.ed.undo_push(message="The scan")
+    stage.push_undo("The scan")
     yield 0.2
-    frame()
-    yield 0.5
 
 
-def frame():
-    area = gui.find_area()
-    region = next(r for r in area.regions if r.type == "WINDOW")
-    with gui.override(area, region):
-        bpy.ops.view3d.view_axis(type="FRONT")
-        bpy.ops.view3d.view_orbit(angle=0.6, type="ORBITRIGHT")
-        bpy.ops.view3d.view_orbit(angle=0.35, type="ORBITUP")
-        bpy.ops.view3d.view_selected()
-    area.spaces.active.shading.color_type = "VERTEX"
+def show_points_in_colour(item):
+    """Geometry nodes that draw the vertices as coloured balls; Blender itself shows no colours."""
+    material = bpy.data.materials.new("Scan")
+    material.use_nodes = True
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    shader = next(node for node in nodes if node.type == "BSDF_PRINCIPLED")
+    shader.inputs["Roughness"].default_value = 0.9
+    colour = nodes.new("ShaderNodeAttribute")
+    colour.attribute_name = item.data.color_attributes[0].name
+    links.new(colour.outputs["Color"], shader.inputs["Base Color"])
+    group = bpy.data.node_groups.new("Coloured points", "GeometryNodeTree")
+    for way in ("INPUT", "OUTPUT"):
+        group.interface.new_socket("Geometry", in_out=way, socket_type="NodeSocketGeometry")
+    start, end = group.nodes.new("NodeGroupInput"), group.nodes.new("NodeGroupOutput")
+    points = group.nodes.new("GeometryNodeMeshToPoints")
+    points.inputs["Radius"].default_value = 0.003 * max(item.dimensions)
+    paint = group.nodes.new("GeometryNodeSetMaterial")
+    paint.inputs["Material"].default_value = material
+    group.links.new(start.outputs[0], points.inputs["Mesh"])
+    group.links.new(points.outputs[0], paint.inputs["Geometry"])
+    group.links.new(paint.outputs[0], end.inputs[0])
+    item.modifiers.new("Coloured points", "NODES").node_group = group
 
 
 def open_tab():
-    seen["area"], seen["region"] = yield from gui.open_sidebar("Fieldforge")
+    seen["area"], seen["region"] = yield from gui.open_sidebar(stage.TAB)
     yield 0.3
-    frame()
+    stage.look_at([bpy.data.objects[seen["scan"]]], 66, 12, "MATERIAL", 0.62)
+    yield 12  # the shaders are compiled
     yield from gui.shot("before")
 
 
@@ -92,12 +83,15 @@ def see_the_mesh():
     yield from gui.wait_until(lambda: not jobs().jobs[0].active, 150, "the end of the job")
     job = jobs().jobs[0]
     assert job.state == "done", (job.state, job.error)
-    yield 0.3
+    yield 5
     scan, mesh = bpy.data.objects[seen["scan"]], bpy.data.objects[f"{seen['scan']} mesh"]
     assert bpy.context.view_layer.objects.active == mesh
-    assert mesh.matrix_world == scan.matrix_world
-    size = np.ptp(world_bounds(scan), axis=0).max()
-    assert np.abs(world_bounds(mesh) - world_bounds(scan)).max() < 0.03 * size
+    assert np.allclose(mesh.matrix_world, scan.matrix_world, atol=1e-6)
+    points = stage.world_points(scan)
+    distances = np.abs(stage.distances_to(points, mesh))
+    size = np.ptp(points, axis=0).max()
+    print("distance of the points", distances.mean() / size, distances.max() / size, "of the size")
+    assert distances.mean() < 0.003 * size
     assert len(mesh.data.color_attributes) == 1
     yield from gui.shot("after")
 

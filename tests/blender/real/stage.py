@@ -45,6 +45,7 @@ def choose_backend(options: dict[str, str]) -> None:
 def clear_scene() -> None:
     for item in list(bpy.data.objects):
         bpy.data.objects.remove(item)
+    bpy.context.view_layer.update()
 
 
 def select(*items) -> None:
