@@ -243,9 +243,9 @@ def _check_spread(points: np.ndarray) -> None:
     spread = np.sqrt(np.maximum(np.linalg.eigvalsh(centred.T @ centred / len(centred)), 0))
     flat = int((spread < 1e-4 * spread[-1]).sum())
     if flat:
-        shape = "a plane" if flat == 1 else "a line"
+        shape = "in a plane" if flat == 1 else "on a line"
         raise BadInput(
-            f"All points lie in {shape}, which has no inside.",
+            f"All points lie {shape}, which has no inside.",
             "Select points that were taken from all around an object.",
         )
 
@@ -356,7 +356,7 @@ class MeshResult:
     vertices: (V, 3) float32; faces: (F, 3) int32, counter-clockwise from outside.
     colors: (V, 4) uint8 sRGB + alpha, or None.
     to_source: (4, 4) float64, from the cube [-1, 1]^3 of the models to the frame of the source
-    (a similarity; `vertices` have it applied already).
+    (a similarity unless voxels are no cubes; `vertices` have it applied already).
     report: seconds per stage, device, model, seed and whatever else the pipeline measured.
     """
 

@@ -97,7 +97,7 @@ def _told_plainly(path: Path) -> Iterator[None]:
     """Whatever a parser trips over is the file's fault, and is told so."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"There is no file {path}.", "Check the name and the folder.") from None
     except OSError as error:
         raise BadInput(

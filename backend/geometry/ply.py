@@ -95,10 +95,10 @@ def read_ply(path: Path) -> Mesh:
     vertices: Columns = {}
     faces = np.zeros((0, 3), np.int32)
     for element in elements:
-        if element.rows * element.least_row(text=not order) > body.remaining():
-            raise _truncated(path, element)
         if element.name == "vertex":
             check_count(element.rows)
+        if element.rows * element.least_row(text=not order) > body.remaining():
+            raise _truncated(path, element)
         columns, lists = body.read(element)
         if element.name == "vertex":
             vertices = columns

@@ -603,6 +603,11 @@ def _cell_of(places: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     return corner, np.clip(places - corner, 0, 1).astype(np.float32)
 
 
+def nearest(places: np.ndarray, tree: cKDTree) -> np.ndarray:
+    """Index (M,) of the point of `tree` nearest to each of places (M, 3)."""
+    return tree.query(places, workers=thread_count())[1]
+
+
 def nearest_colors(places: np.ndarray, points: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Colours (M, 4) uint8 at places (M, 3): the mean of the three nearest points' colours (N, 4),
     nearer ones counting more."""

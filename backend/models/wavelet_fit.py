@@ -26,6 +26,9 @@ ITERATIONS = {64: 4, 128: 4, 256: 3, 512: 2}
 SMOOTHING = ((0.10, 0.45), (0.25, 0.5))
 """Roughness of the cloud -> width of the Gaussian around each point, in spacings."""
 
+MOST_ORIENTED = 120_000
+"""Points whose sides are found one by one; more of them say nothing new about what is outside."""
+
 Steps = Generator[tuple[str, float], None, "Field"]
 
 
@@ -181,9 +184,32 @@ def _prepared(points: np.ndarray, normals: np.ndarray | None, check: Callable[[]
     area = pointcloud.areas(near)
     spacings = pointcloud.spacing(area, near)
     if normals is None:
-        normals = pointcloud.orient(points, near, spacings, check=check)
+        normals = _oriented(points, near, spacings, check)
     rough = pointcloud.roughness(points, normals, near)
     return Cloud(points, normals, area, spacings, rough)
+
+
+def _oriented(
+    points: np.ndarray,
+    near: pointcloud.Neighbourhoods,
+    spacings: np.ndarray,
+    check: Callable[[], None],
+) -> np.ndarray:
+    """Outward unit normals (N, 3): all at once, or for huge clouds by those of a thinner one."""
+    if len(points) <= MOST_ORIENTED:
+        return pointcloud.orient(points, near, spacings, check=check)
+    fewer, cell = points, 0.004
+    while len(fewer) > MOST_ORIENTED:
+        (fewer,) = pointcloud.thin(points, cell)
+        cell *= 1.26
+    around = pointcloud.Neighbourhoods.of(fewer)
+    wide = pointcloud.spacing(pointcloud.areas(around), around)
+    coarse = pointcloud.orient(fewer, around, wide, check=check)
+    check()
+    guides = coarse[pointcloud.nearest(points, around.tree)]
+    axes = pointcloud.principal_normals(points, near)
+    sides = np.where(np.einsum("nc,nc->n", axes, guides) < 0, -1, 1).astype(np.float32)
+    return pointcloud.unit(axes * sides[:, None] + guides)
 
 
 def _data(

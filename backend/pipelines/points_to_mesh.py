@@ -10,7 +10,7 @@ import torch
 from .. import device as devices
 from ..errors import BadInput
 from ..geometry.components import supported
-from ..geometry.pointcloud import nearest_colors
+from ..geometry.pointcloud import nearest_colors, thin
 from ..geometry.transforms import apply_to_points, inverse
 from ..models import wavelet_fit
 from ..protocol import MeshResult, PointsToMesh, Progress, Result, Task
@@ -41,7 +41,7 @@ def points_to_mesh(task: Task, context: Context) -> Iterator[Progress | Result]:
     colors = None
     if task.colors is not None:
         yield stages.at("Carrying the colours over", 0.95)
-        colors = nearest_colors(vertices, points, task.colors)
+        colors = _carried_over(vertices, points, task.colors, task.resolution)
     context.check_cancelled()
     yield MeshResult(
         name=task.name,
@@ -60,3 +60,14 @@ def points_to_mesh(task: Task, context: Context) -> Iterator[Progress | Result]:
             "resolution": task.resolution,
         },
     )
+
+
+def _carried_over(
+    vertices: np.ndarray, points: np.ndarray, colors: np.ndarray, resolution: int
+) -> np.ndarray:
+    """The colours (V, 4) uint8 of the points nearest to each vertex."""
+    if len(points) > 500_000:
+        # More than a few points per vertex add time and memory, and no colour.
+        points, thinned = thin(points, 0.5 / resolution, colors)
+        colors = np.rint(thinned).astype(np.uint8)
+    return nearest_colors(vertices, points, colors)
