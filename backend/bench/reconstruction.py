@@ -85,7 +85,7 @@ def sample(truth: Truth, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]
     random = np.random.default_rng(seed)
     a, b, c = (truth.vertices[truth.faces[:, corner]] for corner in range(3))
     normals = np.cross(b - a, c - a)
-    area = np.linalg.norm(normals, axis=1)
+    area = np.maximum(np.linalg.norm(normals, axis=1), 1e-20)
     chosen = random.choice(len(area), count, p=area / area.sum())
     u, v = np.sqrt(random.random((count, 1))), random.random((count, 1))
     points = (1 - u) * a[chosen] + u * (1 - v) * b[chosen] + u * v * c[chosen]
