@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
+from requests.auth import AuthBase
 
 from . import errors
 from .protocol import (
@@ -20,6 +23,7 @@ from .protocol import (
 )
 
 _POLL_SECONDS = 0.3
+_PATIENCE_SECONDS = 15.0  # how long the backend may be silent while it has the job
 _TIMEOUT = (10, 300)  # seconds to connect, and between two bytes of an answer
 
 
@@ -37,9 +41,9 @@ def run(task: Task, url: str, token: str | None) -> Iterator[Progress | Result]:
             stage = record.get("stage") or "Waiting"
             yield Progress(stage, float(record.get("fraction") or 0.0))
             time.sleep(_POLL_SECONDS)
-            record = server.json("GET", path)
+            record = server.patient_json(path)
     except (GeneratorExit, KeyboardInterrupt):
-        server.json("POST", f"{path}/cancel")
+        server.cancel(path)
         raise
     if record["state"] == "cancelled":
         raise errors.Cancelled("The job was cancelled on the server.", "Run it again.")
@@ -48,19 +52,28 @@ def run(task: Task, url: str, token: str | None) -> Iterator[Progress | Result]:
     yield decode_result(server.call("GET", f"{path}/result").content)
 
 
+class _Bearer(AuthBase):
+    """Given as `auth`, so that a .netrc file cannot put another header in its place."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
 class _Server:
     def __init__(self, url: str, token: str | None) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise errors.BadInput(
-                f"{url!r} is not the address of a backend.",
-                "It begins with http:// or https://, as `serve` prints it.",
-            )
-        self._base = url.rstrip("/") + "/v1"
+        self._url = _checked_url(url)
+        self._base = self._url + "/v1"
         self._session = requests.Session()
+        # A proxy stands between this computer and others, never between it and itself.
+        self._session.trust_env = not _is_loopback(self._url)
         self._session.headers["Content-Type"] = CONTENT_TYPE
         self._session.headers["X-Fieldforge-Protocol"] = str(PROTOCOL_VERSION)
         if token:
-            self._session.headers["Authorization"] = f"Bearer {token}"
+            self._session.auth = _Bearer(_checked_token(token))
 
     def json(self, method: str, path: str, data: bytes | None = None) -> dict[str, Any]:
         answer = self.call(method, path, data)
@@ -72,15 +85,39 @@ class _Server:
             raise self._stranger()
         return record
 
+    def patient_json(self, path: str) -> dict[str, Any]:
+        """GET `path`, again and again for a while when nobody answers: a job is at stake."""
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                return self.json("GET", path)
+            except errors.Unreachable:
+                if time.monotonic() >= end:
+                    raise errors.Unreachable(
+                        f"The backend at {self._url} has gone away while the job was running.",
+                        "Nothing was written. Check that it runs (its log tells why it ended), "
+                        "then run this again.",
+                    ) from None
+            time.sleep(_POLL_SECONDS)
+
+    def cancel(self, path: str) -> None:
+        """Tell the backend that the job is not wanted; when nobody listens, so be it."""
+        try:
+            self.call("POST", f"{path}/cancel")
+        except errors.FieldforgeError:
+            return
+
     def call(self, method: str, path: str, data: bytes | None = None) -> requests.Response:
         try:
-            answer = self._session.request(method, self._base + path, data=data, timeout=_TIMEOUT)
-        except requests.RequestException:
+            answer = self._session.request(
+                method, self._base + path, data=data, timeout=_TIMEOUT, allow_redirects=False
+            )
+        except (requests.RequestException, UnicodeError):
             raise errors.Unreachable(
-                f"The backend at {self._base} does not answer.",
+                f"The backend at {self._url} does not answer.",
                 "Check the address, and that it runs: python3 -m backend serve",
             ) from None
-        if answer.ok:
+        if answer.status_code < 300:
             return answer
         raise self._error_of(answer)
 
@@ -92,5 +129,38 @@ class _Server:
 
     def _stranger(self) -> errors.FieldforgeError:
         return errors.Unreachable(
-            f"What answers at {self._base} is not Fieldforge.", "Check the address and the port."
+            f"What answers at {self._url} is not Fieldforge.", "Check the address and the port."
         )
+
+
+def _checked_url(url: str) -> str:
+    """`url` without its last slash. Raises BadInput."""
+    url = url.rstrip("/")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+        _ = parts.port  # raises when it is no number
+    except ValueError:
+        usable = False
+    if not usable:
+        raise errors.BadInput(
+            f"{url!r} is not the address of a backend.",
+            "It begins with http:// or https://, as `serve` prints it.",
+        )
+    return url
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _checked_token(token: str) -> str:
+    if not token.isascii() or not token.isprintable():
+        raise errors.BadInput(
+            "The token has letters that cannot be sent.", "Copy it again, as `serve` printed it."
+        )
+    return token

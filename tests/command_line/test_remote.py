@@ -59,6 +59,7 @@ class Handler(BaseHTTPRequestHandler):
 def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Backend]]:
     started: list[Backend] = []
     monkeypatch.setattr(remote, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "_PATIENCE_SECONDS", 0.3)
 
     def start(**answers: list[tuple[int, Any]]) -> Backend:
         paths = {"post": "POST /v1/jobs", "get": "GET /v1/jobs/j1"}
@@ -170,8 +171,66 @@ def test_a_server_that_is_gone_in_the_middle(
     )
     ended.join()
     assert done.code == 1
-    assert "does not answer" in done.err
-    assert not (tmp_path / "a.glb").exists()
+    assert f"The backend at {server.url} has gone away while the job was running." in done.err
+    assert "Nothing was written." in done.err
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_short_silence_costs_nothing(backend: Callable[..., Backend]) -> None:
+    answers = [(200, RUNNING), (502, b"<html>"), (502, b""), (200, {**RUNNING, "state": "done"})]
+    server = backend(post=[(202, RUNNING)], get=answers, result=[(200, encode_result(a_result()))])
+    *_, result = remote.run(PointsToMesh(points=ball()), server.url, None)
+    assert result.name == "Chair"
+
+
+def test_another_version_of_the_backend_is_told_with_the_remedy(
+    command: Callable[..., Any], backend: Callable[..., Backend], tmp_path: Path
+) -> None:
+    newer = encode_result(a_result()).replace(b'\\"protocol\\": 1', b'\\"protocol\\": 2')
+    done = {**RUNNING, "state": "done"}
+    server = backend(post=[(202, done)], result=[(200, newer)])
+    source = write_ply(tmp_path / "a.ply", ball())
+    told = command(
+        "run", "points-to-mesh", source, "-o", tmp_path / "a.ply", "--server", server.url
+    )
+    assert (told.code, told.out) == (2, "")
+    assert "speaks protocol 2, this one 1" in told.err
+    assert "same version" in told.err
+    assert len(source.read_bytes()) > 2000  # what was there is still there
+
+
+def test_no_proxy_and_no_netrc_come_between_a_computer_and_itself(
+    backend: Callable[..., Backend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password else\n", encoding="utf-8")
+    monkeypatch.setenv("NETRC", str(netrc))
+    server = backend(post=[(202, {**RUNNING, "state": "cancelled"})])
+    with pytest.raises(errors.Cancelled):
+        list(remote.run(PointsToMesh(points=ball()), server.url, "secret"))
+    assert server.asked[0][1] == "Bearer secret"
+
+
+def test_a_redirection_does_not_take_the_task_elsewhere(backend: Callable[..., Backend]) -> None:
+    server = backend(post=[(307, b"")])
+    with pytest.raises(errors.Unreachable, match="not Fieldforge"):
+        list(remote.run(PointsToMesh(points=ball()), server.url, "secret"))
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[x", "http://host:port", "127.0.0.1:80", "x"])
+def test_an_address_that_is_none(url: str) -> None:
+    with pytest.raises(errors.BadInput, match="not the address of a backend"):
+        list(remote.run(PointsToMesh(points=ball()), url, None))
+
+
+@pytest.mark.parametrize("token", ["schlüssel", "点", "a\nb"])
+def test_a_token_that_cannot_be_sent(token: str) -> None:
+    with pytest.raises(errors.BadInput, match="letters that cannot be sent"):
+        list(remote.run(PointsToMesh(points=ball()), "http://127.0.0.1:9", token))
 
 
 def test_a_bad_input_never_reaches_the_server(
