@@ -15,6 +15,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 (an older Python gets a message, n
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -33,6 +34,7 @@ TASKS = {
     "voxels-to-mesh": "a smooth surface around voxels (.json .npz .npy)",
 }
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 _INSIDE = "FIELDFORGE_INSIDE"
 
 
@@ -56,10 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if rest and options.command != "test":
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         options.rest = rest
-        return COMMANDS[options.command](options, arguments)
+        code = COMMANDS[options.command](options, arguments)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output (`head`, a pager) has seen enough. What is still in the buffer
+        # goes nowhere, so that the end of Python does not stumble over it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except Exception as error:  # every way out is a message, never a traceback
         if os.environ.get("FIELDFORGE_DEBUG"):
             raise
@@ -232,7 +241,18 @@ def _clean_up_when_ended() -> None:
 
 # ----------------------------------------------------------------------------------------- errors
 
-_DISK_ERRORS = {13: "it may not be written", 28: "the disk is full", 30: "it is read-only"}
+_DISK_ERRORS = {
+    errno.EACCES: "it may not be used",
+    errno.EPERM: "it may not be used",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the disk does not take a file this large",
+    errno.EROFS: "it is read-only",
+    errno.EEXIST: "there is a file of that name",
+    errno.ENOTDIR: "a part of its path is a file",
+    errno.EISDIR: "it is a folder",
+    errno.ENAMETOOLONG: "its name is too long",
+}
 
 
 def _in_words(error: Exception) -> FieldforgeError:
@@ -246,8 +266,8 @@ def _in_words(error: Exception) -> FieldforgeError:
         )
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return StorageFailed(
-            f"{error.filename or 'A file'} cannot be written: {_DISK_ERRORS[error.errno]}.",
-            "Make room, or choose another folder.",
+            f"{error.filename or 'A file'} cannot be used: {_DISK_ERRORS[error.errno]}.",
+            "Make room, or choose another name or folder.",
         )
     return InternalError(
         f"This should not have happened: {type(error).__name__}: {error}.",

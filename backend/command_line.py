@@ -48,8 +48,6 @@ def read_task(options: argparse.Namespace) -> Task:
             "Run it once for each file.",
         )
     (path,) = options.input
-    if not path.is_file():
-        raise NotFound(f"There is no file {path}.", "Check the name and the folder.")
     shared = {
         "name": path.stem[:255] or "Fieldforge",
         "model": options.model,
@@ -157,7 +155,7 @@ def writer_for(output: Path) -> Writer:
             f"The output {output.name!r} has a suffix that is not known.",
             f"Use one of {', '.join(WRITERS)}.",
         )
-    if output.is_dir():
+    if os.path.isdir(output):  # a name that cannot be is no folder either
         raise BadInput(f"{output} is a folder.", "Give the name of a file in it.")
     return WRITERS[suffix]
 
@@ -200,26 +198,38 @@ WRITERS: dict[str, Writer] = {
 
 @contextlib.contextmanager
 def replaced_when_done(output: Path) -> Iterator[Path]:
-    """A path beside `output` to write to; it becomes `output` at the end, or is removed.
+    """A path to write to, of the same name in a new folder beside `output`; it becomes `output` at
+    the end, or is removed.
 
     Raises NotFound or StorageFailed at once when nothing can be written there.
     """
-    if not output.parent.is_dir():
+    if not os.path.isdir(output.parent):
         raise NotFound(f"There is no folder {output.parent}.", "Make it, or choose another one.")
     try:
-        handle, name = tempfile.mkstemp(output.suffix, f".{output.stem[:80]}-", output.parent)
-        os.close(handle)
+        os.stat(output)  # a name that no file can have is told now, not after the work
+    except (FileNotFoundError, PermissionError):
+        pass
+    except OSError as error:
+        raise BadInput(
+            f"{output.name} cannot be the name of a file ({error.strerror}).", "Choose another."
+        ) from None
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=".fieldforge-", dir=output.parent)
     except OSError as error:
         raise StorageFailed(
             f"Nothing can be written to {output.parent} ({error.strerror}).",
             "Choose a folder of your own for the output.",
         ) from error
-    partial = Path(name)
-    try:
+    with folder as place:
+        partial = Path(place) / output.name
         yield partial
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
+        try:
+            os.replace(partial, output)
+        except OSError as error:
+            raise StorageFailed(
+                f"{output} cannot be replaced ({error.strerror}).",
+                "Close the program that uses it, or choose another name.",
+            ) from error
 
 
 # ------------------------------------------------------------------------------------------ others

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,8 +18,9 @@ import numpy as np
 import pytest
 import trimesh
 
-from backend import blender_process, command_line
+from backend import blender_process, command_line, device
 from backend.errors import BadInput, InternalError
+from backend.geometry import mesh_files
 from backend.protocol import Progress
 from tests.command_line.input_files import (
     ball,
@@ -176,9 +179,35 @@ def test_points_that_have_no_surface(
     refused(command, "points-to-mesh", write_ply(tmp_path / "in.ply", points()), words)
 
 
+def million_fold(path: Path, millions: int) -> None:
+    """A file of that many millions of points that takes no room on the disk."""
+    write_ply(path, ball(0), claimed=millions * 1_000_000)
+    with path.open("ab") as file:
+        file.truncate(path.stat().st_size + 12 * millions * 1_000_000)
+
+
+def cut(path: Path, count: int) -> None:
+    path.write_bytes(path.read_bytes()[:-count])
+
+
+def odd_ply(path: Path) -> None:
+    head = b"ply\nformat ascii 1.0\nelement vertex 60\nproperty float x\n"
+    path.write_bytes(head + b"property quaternion w\nend_header\n" + b"1 2\n" * 60)
+
+
+def flat_ply(path: Path) -> None:
+    head = b"ply\nformat ascii 1.0\nelement vertex 60\nproperty float x\nproperty float y\n"
+    path.write_bytes(head + b"end_header\n" + b"1 2\n" * 60)
+
+
 BAD_FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "truncated": ("cut.ply", lambda p: write_ply(p, ball(100), claimed=5000), "5,000"),
     "200 million": ("huge.ply", lambda p: write_ply(p, ball(9), claimed=200_000_000), "200,000,0"),
+    "200 million, all there": ("all.ply", lambda p: million_fold(p, 200), "200,000,000 points; 50"),
+    "cut in a row": ("cut2.ply", lambda p: cut(write_ply(p, ball(900)), 5), "900 rows"),
+    "cut in the header": ("cut3.ply", lambda p: p.write_bytes(b"ply\nformat asc"), "beginning"),
+    "odd properties": ("odd.ply", odd_ply, "property quaternion w"),
+    "no coordinates": ("flat.ply", flat_ply, "no coordinate z"),
     "a picture": ("photo.ply", lambda p: p.write_bytes(png()), "PNG"),
     "empty file": ("empty.ply", lambda p: p.write_bytes(b""), "empty"),
     "unknown suffix": ("cloud.xyzzy", lambda p: p.write_bytes(b"1 2 3"), ".xyzzy"),
@@ -243,7 +272,18 @@ def test_a_file_that_is_not_there(command: Callable[..., Any], tmp_path: Path) -
 
 def test_a_folder_is_no_input(command: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "folder.ply").mkdir()
-    refused(command, "points-to-mesh", tmp_path / "folder.ply", "folder.ply")
+    refused(command, "points-to-mesh", tmp_path / "folder.ply", "folder.ply is a folder")
+
+
+def test_names_that_no_file_can_have(command: Callable[..., Any], tmp_path: Path) -> None:
+    long = "a" * 300
+    refused(command, "points-to-mesh", tmp_path / f"{long}.ply", "name too long")
+    source = write_ply(tmp_path / "a.ply", ball())
+    done = command("run", "points-to-mesh", source / "b.ply", "-o", tmp_path / "a.glb")
+    assert (done.code, "There is no file" in done.err) == (2, True)
+    done = command("run", "points-to-mesh", source, "-o", tmp_path / f"{long}.glb")
+    assert (done.code, done.out) == (2, "")
+    assert "cannot be the name of a file" in done.err
 
 
 @pytest.mark.usefixtures("quick")
@@ -323,7 +363,7 @@ def failing(error: BaseException) -> Callable[..., Iterator[Any]]:
         (BadInput("The cloud is odd.", "Mend it."), 2, "The cloud is odd. Mend it."),
         (InternalError("It broke.", "Report it."), 1, "It broke. Report it."),
         (MemoryError(), 1, "not enough memory"),
-        (OSError(28, "No space", "/x/y"), 1, "/x/y cannot be written: the disk is full"),
+        (OSError(28, "No space", "/x/y"), 1, "/x/y cannot be used: the disk is full"),
         (ValueError("negative dimensions"), 1, "ValueError: negative dimensions"),
         (KeyboardInterrupt(), 130, "Interrupted."),
     ],
@@ -345,6 +385,37 @@ def test_failures_have_an_exit_code_and_leave_nothing(
     assert "Traceback" not in done.err
     assert everything_below(tmp_path) == {source, output}
     assert output.read_bytes() == b"an earlier result"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_disk_that_is_full_is_told_with_the_name_that_was_given(
+    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: Any, mode: str) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source, output = write_ply(tmp_path / "a.ply", ball()), tmp_path / "my chair.glb"
+    output.write_bytes(b"an earlier result")
+    monkeypatch.setattr(mesh_files, "open", full, raising=False)
+    done = command("run", "points-to-mesh", source, "-o", output)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("The disk is full; my chair.glb was not written.")
+    assert output.read_bytes() == b"an earlier result"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ply", "my chair.glb"]
+
+
+def test_a_result_larger_than_memory_is_told_before_the_work(
+    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    little = device.Device("cpu", "Abacus", 1 << 20, 1 << 21)
+    monkeypatch.setattr(device, "describe", lambda wanted: little)
+    source = write_ply(tmp_path / "a.ply", ball())
+    arguments = ["--resolution", 512, "--device", "cpu"]
+    done = command("run", "points-to-mesh", source, "-o", tmp_path / "a.glb", *arguments)
+    assert (done.code, done.out) == (1, "")
+    assert re.match(r"This job needs about \d+\.\d GB of main memory; 0\.0 GB are free\.", done.err)
+    assert "lower resolution" in done.err
+    assert list(tmp_path.iterdir()) == [source]
 
 
 def test_a_developer_gets_the_traceback(
@@ -419,14 +490,14 @@ def test_a_process_that_is_interrupted_ends_at_once_and_leaves_nothing(tmp_path:
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "working\n"
-        assert len(everything_below(tmp_path)) == 2  # the source and the partial output
+        assert len(list(tmp_path.iterdir())) == 2  # the source and the folder of what is partial
         sent = time.monotonic()
         process.send_signal(number)
         _, err = process.communicate(timeout=20)
         assert time.monotonic() - sent < 5
         assert process.returncode == 130
         assert err.strip().endswith("Interrupted.")
-        assert everything_below(tmp_path) == {source}
+        assert list(tmp_path.iterdir()) == [source]
 
 
 def test_it_works_from_any_folder_as_a_process(tmp_path: Path) -> None:
