@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -315,6 +316,40 @@ def test_patterns_mean_what_they_mean_in_gitignore(
 ) -> None:
     patterns = ["/*", "!/__init__.py", "!/backend/", "__pycache__/", "*.pyc", ".*"]
     assert extension_zip.is_excluded(path, is_folder, patterns) is excluded
+
+
+def test_what_run_left_in_this_folder_is_no_part_of_the_extension(tmp_path: Path) -> None:
+    (tmp_path / "backend").mkdir()
+    for name in ("backend/kept.json", "scan.ply", "chair.glb", "chair.blend", "a.npz", "a.json"):
+        (tmp_path / name).write_text("x", encoding="utf-8")
+    manifest = tomllib.loads((ROOT / "blender_manifest.toml").read_text(encoding="utf-8"))
+    patterns = manifest["build"]["paths_exclude_pattern"]
+    assert list(extension_zip.packed_files(tmp_path, patterns)) == ["backend/kept.json"]
+
+
+def test_a_folder_for_the_extension_that_cannot_be(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    done = command("build-extension", "-o", tmp_path / "file" / "x")
+    assert (done.code, done.out) == (1, "")
+    assert "a part of its path is a file. Make room, or choose another" in done.err
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "backend", "models", "list"],
+        cwd=ROOT,
+        env={**os.environ, "FIELDFORGE_INSIDE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()  # long before Python has started
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        assert process.wait(20) == 141
 
 
 def test_without_a_manifest_there_is_no_extension(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from backend.__main__ import make_parser
+from tests.test_boundaries import tracked_files
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,6 +49,19 @@ def test_the_tree_is_read_at_all() -> None:
 @pytest.mark.parametrize("path", files_of_the_tree())
 def test_every_file_of_the_tree_is_there(path: str) -> None:
     assert (ROOT / path).exists()
+
+
+def test_every_file_of_the_program_is_in_the_tree() -> None:
+    named = set(files_of_the_tree())
+    files = [path.relative_to(ROOT).as_posix() for path in tracked_files() if path.suffix == ".py"]
+    program = [path for path in files if path.startswith(("backend/", "blender_addon/"))]
+    missing = [
+        path
+        for path in program
+        if not path.endswith("/__init__.py") and path not in named and "/bench/" not in path
+    ]
+    assert len(program) > 40
+    assert missing == []
 
 
 @pytest.mark.parametrize("path", LINKS)
