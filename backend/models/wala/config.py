@@ -1,0 +1,264 @@
+"""What the sizes of a WaLa model are: one frozen dataclass per network.
+
+`from_args` reads the names that the published args.json uses. There, a missing key means null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...sampling import Diffusion, Prediction, Variance
+
+LATENT_SIDE = 12
+HIDDEN = 128
+"""Width of the autoencoder and of the voxel encoder, the same in every published model."""
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The VQ-VAE between packed wavelet trees and latents.
+
+    volume_channels: of the packed tree, 8^levels; latent_channels, codes: of the codebook.
+    encoder_blocks, decoder_blocks: transformer blocks at 12^3. commitment: beta of the loss.
+    normalized: latents and codes are L2-normalised over channels.
+    """
+
+    volume_channels: int = 64
+    latent_channels: int = 4
+    codes: int = 1024
+    encoder_blocks: int = 0
+    decoder_blocks: int = 0
+    commitment: float = 0.25
+    normalized: bool = False
+    dropout: float = 0.0
+
+    @staticmethod
+    def from_args(args: Mapping[str, Any]) -> AutoencoderConfig:
+        """From a model's args.json."""
+        return AutoencoderConfig(
+            volume_channels=8 ** int(args.get("max_training_level") or 2),
+            latent_channels=args["e_dim"],
+            codes=args["n_e"],
+            encoder_blocks=args.get("encoder_num_tran") or 0,
+            decoder_blocks=args.get("decoder_num_tran") or 0,
+            commitment=args.get("beta") or 0.25,
+            normalized=args.get("normalize_latent") == "l2_norm",
+            dropout=args.get("dropout") or 0.0,
+        )
+
+
+@dataclass(frozen=True)
+class UVitConfig:
+    """The denoiser.
+
+    width, depth, heads: of the transformer; patch: side of a token in latent cells, divides 12.
+    channels, residual_blocks: of the convolutions before and (as many) after the transformer.
+    context_channels: of the condition tokens, None for an unconditional model.
+    cross_attention: tokens attend to the condition in every block ("cross_dit").
+    time_condition: the pooled condition is added to the time embedding.
+    residual_condition: width of the pooled condition that scales the residual blocks, or None.
+    skip_reduction: bottleneck of the learnable skip gates, None for plain skips.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    channels: int
+    residual_blocks: int
+    patch: int = 2
+    latent_channels: int = 4
+    context_channels: int | None = None
+    cross_attention: bool = False
+    registers: int = 0
+    time_condition: bool = False
+    residual_condition: int | None = None
+    skip_reduction: int | None = None
+
+    def __post_init__(self) -> None:
+        if LATENT_SIDE % self.patch:
+            raise ValueError(f"patch {self.patch} does not divide the latent side {LATENT_SIDE}")
+        needs_context = self.cross_attention or self.time_condition or self.residual_condition
+        if needs_context and self.context_channels is None:
+            raise ValueError("a conditional U-ViT needs context_channels")
+
+    @staticmethod
+    def from_args(args: Mapping[str, Any]) -> UVitConfig:
+        """From a model's args.json. Raises ValueError for the plain transformer "latent_dit"."""
+        if args.get("network_type") == "latent_dit":
+            raise ValueError("network_type latent_dit is not a U-ViT")
+        return UVitConfig(
+            width=args["att_hidden_size"],
+            depth=args["transformer_num_blocks"],
+            heads=args["transformer_num_heads"],
+            channels=args["unet_model_channels"],
+            residual_blocks=args["unet_num_res_blocks"][0],
+            patch=args["att_patch_size"],
+            latent_channels=args["e_dim"],
+            context_channels=_context_channels(args),
+            cross_attention=args["dit_block_type"] == "cross_dit",
+            registers=args.get("transformer_add_num_register") or 0,
+            time_condition=bool(args.get("add_condition_time_ch")),
+            residual_condition=args.get("add_condition_res_ch"),
+            skip_reduction=args.get("learnable_skip_r"),
+        )
+
+
+@dataclass(frozen=True)
+class PointEncoderConfig:
+    """PointNet with learned queries: `queries` tokens of `channels`. large: the larger variant."""
+
+    channels: int
+    width: int
+    queries: int
+    large: bool = False
+
+    @staticmethod
+    def from_args(args: Mapping[str, Any]) -> PointEncoderConfig:
+        """From a model's args.json."""
+        return PointEncoderConfig(
+            channels=args["pc_output_dim"],
+            width=args["pc_dims"],
+            queries=args["num_inds"],
+            large=args.get("pc_encoder_type") != "PointNet_Simple",
+        )
+
+
+@dataclass(frozen=True)
+class VoxelEncoderConfig:
+    """Occupancy of R^3 (16^3) -> (R / 2)^3 tokens of `channels`."""
+
+    channels: int
+
+    @staticmethod
+    def from_args(args: Mapping[str, Any]) -> VoxelEncoderConfig:
+        """From a model's args.json."""
+        return VoxelEncoderConfig(channels=args["voxel_context_dim"])
+
+
+@dataclass(frozen=True)
+class ImageEncoderConfig:
+    """DINOv2 with registers; the defaults are ViT-L/14, which the published image models use.
+
+    position_side: patches along a side of the images that the position table was trained on.
+    """
+
+    width: int = 1024
+    depth: int = 24
+    heads: int = 16
+    registers: int = 4
+    patch: int = 14
+    position_side: int = 37
+
+
+@dataclass(frozen=True)
+class ConditionConfig:
+    """Condition tokens on their way into the denoiser.
+
+    tokens, channels: of one view. mapping_layers: learned layers before the position is added.
+    cameras: rows of the camera table, None for none.
+    training_views: the published cameras of the views, in the order in which views must be given;
+    empty where the camera is looked up by number.
+    """
+
+    tokens: int
+    channels: int
+    mapping_layers: int = 0
+    cameras: int | None = None
+    training_views: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.training_views and self.cameras != len(self.training_views):
+            raise ValueError(f"{self.cameras} cameras for views {self.training_views}")
+
+    @staticmethod
+    def from_args(args: Mapping[str, Any]) -> ConditionConfig:
+        """From a model's args.json."""
+        views = tuple(args.get("training_views") or ())
+        with_camera = args.get("use_camera_index") or args.get("use_multiple_views_grids")
+        channels = _context_channels(args)
+        if channels is None:
+            raise ValueError("an unconditional model has no condition tokens")
+        return ConditionConfig(
+            tokens=_context_tokens(args),
+            channels=channels,
+            mapping_layers=args.get("cond_num_mapping_layers") or 0,
+            cameras=(len(views) or args.get("max_images_num") or 55) if with_camera else None,
+            training_views=views if with_camera else (),
+        )
+
+
+@dataclass(frozen=True)
+class WalaConfig:
+    """A whole model. At most one of points, voxels, image is given; none: unconditional.
+
+    guided: trained with dropped conditions, so that classifier-free guidance works.
+    pre_quantised: the diffusion was trained on latents before the codebook.
+    """
+
+    autoencoder: AutoencoderConfig
+    denoiser: UVitConfig
+    diffusion: Diffusion
+    condition: ConditionConfig | None = None
+    points: PointEncoderConfig | None = None
+    voxels: VoxelEncoderConfig | None = None
+    image: ImageEncoderConfig | None = None
+    guided: bool = True
+    pre_quantised: bool = True
+
+    @staticmethod
+    def from_args(args: Mapping[str, Any]) -> WalaConfig:
+        """From a model's args.json."""
+        conditional = _context_channels(args) is not None
+        points = args.get("use_pointcloud_conditions")
+        voxels = args.get("use_voxel_conditions")
+        return WalaConfig(
+            autoencoder=AutoencoderConfig.from_args(args),
+            denoiser=UVitConfig.from_args(args),
+            diffusion=diffusion_from_args(args),
+            condition=ConditionConfig.from_args(args) if conditional else None,
+            points=PointEncoderConfig.from_args(args) if points else None,
+            voxels=VoxelEncoderConfig.from_args(args) if voxels else None,
+            image=ImageEncoderConfig() if conditional and not points and not voxels else None,
+            guided=args.get("dp_cond") is not None,
+            pre_quantised=bool(args.get("pre_quant")),
+        )
+
+
+_PREDICTIONS = {
+    "START_X": Prediction.START,
+    "EPSILON": Prediction.NOISE,
+    "PREVIOUS_X": Prediction.PREVIOUS,
+}
+_VARIANCES = {"FIXED_SMALL": Variance.SMALL, "FIXED_LARGE": Variance.LARGE}
+
+
+def diffusion_from_args(args: Mapping[str, Any]) -> Diffusion:
+    """The noise schedule and what the network predicts."""
+    return Diffusion(
+        schedule=args["diffusion_beta_schedule"],
+        steps=args["diffusion_step"],
+        scale=args.get("diffusion_scale_ratio") or 1.0,
+        prediction=_PREDICTIONS[args["diffusion_model_mean_type"]],
+        variance=_VARIANCES[args["diffusion_model_var_type"]],
+    )
+
+
+def _context_channels(args: Mapping[str, Any]) -> int | None:
+    if args.get("use_pointcloud_conditions"):
+        return args["pc_output_dim"]
+    if args.get("use_voxel_conditions"):
+        return args["voxel_context_dim"]
+    if args.get("use_image_conditions") or args.get("use_depth_conditions"):
+        # Published runs overwrite it with the width of the image encoder.
+        return args.get("cond_grid_emb_size") or ImageEncoderConfig().width
+    return None
+
+
+def _context_tokens(args: Mapping[str, Any]) -> int:
+    if args.get("use_pointcloud_conditions"):
+        return args["num_inds"]
+    if args.get("use_voxel_conditions"):
+        return args["voxel_dim"] ** 3
+    return args.get("cond_grid_size") or 256
