@@ -98,12 +98,40 @@ def _main_memory() -> tuple[int, int]:
     found = dict(re.findall(r"(\w+):\s+(\d+) kB", _read("/proc/meminfo")))
     if "MemTotal" in found:
         total = int(found["MemTotal"]) << 10
-        return int(found.get("MemAvailable", 0)) << 10, total
+        return _within_container(int(found.get("MemAvailable", 0)) << 10, total)
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError):
         return 0, 0
     return total, total
+
+
+# Files of a control group, version 2 and 1: the limit, what is used, and the names in memory.stat
+# of what is only kept because there is room.
+_CONTROL_GROUPS = (
+    ("memory.max", "memory.current", "memory.stat", ("active_file", "inactive_file")),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        ("total_active_file", "total_inactive_file"),
+    ),
+)
+
+
+def _within_container(
+    free: int, total: int, folder: Path = Path("/sys/fs/cgroup")
+) -> tuple[int, int]:
+    """Free and total bytes where a container allows less than the machine has."""
+    for limit_file, used_file, stat_file, kept_names in _CONTROL_GROUPS:
+        limit, used = _read(str(folder / limit_file)), _read(str(folder / used_file))
+        if not limit.strip().isdecimal() or not used.strip().isdecimal():
+            continue  # there is no such file, or its word is "max"
+        kept = dict(re.findall(r"(\w+) (\d+)", _read(str(folder / stat_file))))
+        really_used = int(used) - sum(int(kept.get(name, 0)) for name in kept_names)
+        left = max(0, int(limit) - max(0, really_used))
+        return min(free, left), min(total, int(limit))
+    return free, total
 
 
 def _main_memory_of_windows() -> tuple[int, int]:

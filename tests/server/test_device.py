@@ -49,6 +49,41 @@ def test_the_processor_is_described_in_words() -> None:
     assert found.in_words().endswith(" GB free")
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, (50, 100)),
+        ({"memory.max": "max\n", "memory.current": "7\n"}, (50, 100)),
+        ({"memory.max": "80\n", "memory.current": "10\n"}, (50, 80)),
+        ({"memory.max": "40\n", "memory.current": "30\n"}, (10, 40)),
+        (
+            {
+                "memory.max": "40\n",
+                "memory.current": "30\n",
+                "memory.stat": "anon 8\nactive_file 5\ninactive_file 16\nfile 22\n",
+            },
+            (31, 40),
+        ),
+        (
+            {
+                "memory/memory.limit_in_bytes": "40\n",
+                "memory/memory.usage_in_bytes": "39\n",
+                "memory/memory.stat": "active_file 1\ntotal_active_file 2\n",
+            },
+            (3, 40),
+        ),
+        ({"memory.max": "40\n", "memory.current": "60\n"}, (0, 40)),
+    ],
+)
+def test_a_container_may_have_less_than_the_machine(
+    tmp_path: Path, files: dict[str, str], expected: tuple[int, int]
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert device._within_container(50, 100, tmp_path) == expected
+
+
 def test_words_without_known_memory() -> None:
     assert device.Device("cpu", "Abacus", 0, 0).in_words() == "Abacus"
     assert device.Device("cuda", "H", 3 << 30, 4 << 30).in_words() == "H, 3.0 of 4.0 GB free"
