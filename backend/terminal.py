@@ -76,12 +76,14 @@ class ProgressBar:
             bar = "#" * filled + "-" * (_WIDTH - filled)
             text = f"[{bar}] {self._fraction:4.0%} {minutes}:{seconds:02} {self._stage}"
             columns = shutil.get_terminal_size().columns - 1
-            self._stream.write("\r\x1b[K" + text[:columns])
+            # Blanks and no control sequence wipe what was there: every console knows them.
+            self._stream.write("\r" + text[:columns].ljust(columns))
             self._stream.flush()
 
     def _clear(self) -> None:
         with self._lock:
             if self._terminal and self._drawn_at >= 0:
-                self._stream.write("\r\x1b[K")
+                columns = shutil.get_terminal_size().columns - 1
+                self._stream.write("\r" + " " * columns + "\r")
                 self._stream.flush()
                 self._drawn_at = -1.0
