@@ -415,6 +415,74 @@ def test_tasks_that_cannot_be_worked_on_are_refused_at_once(talk: Threaded) -> N
     assert list((talk.store.folder / "incoming").iterdir()) == []
 
 
+def _cloud() -> np.ndarray:
+    return np.random.default_rng(5).normal(size=(200, 3)).astype(np.float32)
+
+
+def _with(value: float) -> np.ndarray:
+    points = _cloud()
+    points[7, 1] = value
+    return points
+
+
+POINTS_WITHOUT_A_SURFACE = {
+    "empty": (np.zeros((0, 3), np.float32), "0 points are too few"),
+    "49": (_cloud()[:49], "49 points are too few"),
+    "NaN": (_with(np.nan), "1 of 200 points have coordinates that are not numbers"),
+    "infinite": (_with(-np.inf), "1 of 200 points have coordinates that are not numbers"),
+    "plane": (_cloud() * np.float32([1, 1, 0]), "All points lie in a plane"),
+    "line": (_cloud()[:, :1] * np.float32([1, 2, 3]), "All points lie on a line"),
+    "one place": (np.ones((200, 3), np.float32), "All points are at the same place"),
+    "two columns": (_cloud()[:, :2].copy(), "expected N x 3"),
+}
+
+
+@pytest.mark.parametrize("case", POINTS_WITHOUT_A_SURFACE)
+def test_points_that_have_no_surface_are_refused(talk: Threaded, case: str) -> None:
+    points, words = POINTS_WITHOUT_A_SURFACE[case]
+    body = protocol.encode_task(protocol.PointsToMesh(points=points))
+    error = error_of(talk.http.post("/v1/jobs", content=body), 422, "bad-input")
+    assert words in error["cause"]
+    assert error["remedy"]
+    assert list((talk.store.folder / "incoming").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("occupancy", "status", "words"),
+    [
+        (np.zeros((9, 9, 9), bool), 422, "All voxels are empty"),
+        (np.ones((9, 9, 9), bool), 422, "All voxels are full"),
+        (np.eye(7)[None].astype(bool), 422, "too small"),
+        (np.zeros((513, 1, 1), bool), 413, "larger than accepted"),
+    ],
+)
+def test_voxels_that_have_no_surface_are_refused(
+    talk: Threaded, occupancy: np.ndarray, status: int, words: str
+) -> None:
+    body = protocol.encode_task(protocol.VoxelsToMesh(occupancy=occupancy))
+    code = {413: "too-large", 422: "bad-input"}[status]
+    error = error_of(talk.http.post("/v1/jobs", content=body), status, code)
+    assert words in error["cause"]
+    assert error["remedy"]
+
+
+def test_200_million_points_are_refused_by_their_announced_size(tmp_path: Path) -> None:
+    """With the limits of every server; nothing of the body is sent."""
+    assert server.MAX_BODY_BYTES < 200_000_000 * 12
+    with threaded_server(tmp_path) as talk:
+        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(talk.url).port, timeout=5)
+        connection.putrequest("POST", "/v1/jobs")
+        connection.putheader("Authorization", f"Bearer {TOKEN}")
+        connection.putheader("Content-Length", str(200_000_000 * 12))
+        connection.endheaders()
+        answer = connection.getresponse()
+        assert answer.status == 413
+        error = json.loads(answer.read())["error"]
+        assert "2,048 MB" in error["cause"]
+        assert error["remedy"] == "Select fewer points, for example after Merge by Distance."
+        connection.close()
+
+
 def test_another_version_of_the_protocol_is_refused(talk: Threaded) -> None:
     newer = protocol.pack({}, {"protocol": 2, "kind": "points-to-mesh"})
     error_of(talk.http.post("/v1/jobs", content=newer), 409, "version-mismatch")
