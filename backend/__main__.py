@@ -79,7 +79,7 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="python3 -m backend",
         description="Fieldforge: meshes from what is in the viewport. Without Blender, too.",
-        epilog="The first command that needs it installs the backend's packages (about 1 GB).",
+        epilog="The first command that needs it installs the backend's packages (1.5 GB or more).",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     _add_run(commands)
