@@ -20,12 +20,13 @@ HIDDEN = 128
 class AutoencoderConfig:
     """The VQ-VAE between packed wavelet trees and latents.
 
-    volume_channels: of the packed tree, 8^levels; latent_channels, codes: of the codebook.
+    levels: of the wavelet tree, coarsest first, that are coded; latent_channels, codes: of the
+    codebook.
     encoder_blocks, decoder_blocks: transformer blocks at 12^3. commitment: beta of the loss.
     normalized: latents and codes are L2-normalised over channels.
     """
 
-    volume_channels: int = 64
+    levels: int = 2
     latent_channels: int = 4
     codes: int = 1024
     encoder_blocks: int = 0
@@ -34,11 +35,16 @@ class AutoencoderConfig:
     normalized: bool = False
     dropout: float = 0.0
 
+    @property
+    def volume_channels(self) -> int:
+        """Of the packed tree: 64 for two levels."""
+        return 8**self.levels
+
     @staticmethod
     def from_args(args: Mapping[str, Any]) -> AutoencoderConfig:
         """From a model's args.json."""
         return AutoencoderConfig(
-            volume_channels=8 ** int(args.get("max_training_level") or 2),
+            levels=args["max_training_level"],
             latent_channels=args["e_dim"],
             codes=args["n_e"],
             encoder_blocks=args.get("encoder_num_tran") or 0,
@@ -194,7 +200,8 @@ class WalaConfig:
     """A whole model. At most one of points, voxels, image is given; none: unconditional.
 
     guided: trained with dropped conditions, so that classifier-free guidance works.
-    pre_quantised: the diffusion was trained on latents before the codebook.
+    pre_quantised: the diffusion was trained on latents before the codebook. Either way, generated
+    latents go through it.
     """
 
     autoencoder: AutoencoderConfig
