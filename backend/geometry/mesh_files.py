@@ -10,6 +10,7 @@ and no size is believed before the file is long enough for it.
 from __future__ import annotations
 
 import ast
+import codecs
 import contextlib
 import errno
 import io
@@ -207,7 +208,10 @@ def _lines(path: Path) -> Iterator[bytes]:
     separators = bytes.maketrans(b",;\t\r", b"   \n")
     tail = b""
     with path.open("rb") as file:
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
         while block := file.read(_BLOCK_BYTES):
+            _check_decimal_points(path, block)
             text = tail + block.translate(separators)
             end = text.rfind(b"\n") + 1
             if not end and len(text) > 4 * _BLOCK_BYTES:
@@ -218,6 +222,21 @@ def _lines(path: Path) -> Iterator[bytes]:
             tail = text[end:]
             yield _without_comments(text[:end])
     yield _without_comments(tail)
+
+
+_DECIMAL_COMMAS = re.compile(
+    rb"(?:[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?[ \t;]+){2,}[-+]?\d+,\d+(?:[eE][-+]?\d+)?\s*$"
+)
+
+
+def _check_decimal_points(path: Path, block: bytes) -> None:
+    """ "0,5 1,25 2,0" would be six whole numbers: commas are taken for separators."""
+    for line in block[:4096].split(b"\n")[:4]:
+        if _DECIMAL_COMMAS.match(line.strip()):
+            raise BadInput(
+                f"{path.name} has commas in its numbers: {line[:60].decode('latin-1').strip()!r}.",
+                "Export it again with decimal points (1.5 and not 1,5).",
+            )
 
 
 def _without_comments(text: bytes) -> bytes:

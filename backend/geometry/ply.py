@@ -137,9 +137,9 @@ def _read_header(path: Path) -> tuple[str, list[_Element], int]:
 def _property_of(path: Path, words: list[str]) -> _Property:
     types = [_TYPES.get(word) for word in words]
     if len(words) == 3 and types[1]:
-        return _Property(words[2], types[1])
+        return _Property(words[2].lower(), types[1])
     if len(words) == 5 and words[1] == "list" and types[2] and types[3] and types[2][0] != "f":
-        return _Property(words[4], types[3], types[2])
+        return _Property(words[4].lower(), types[3], types[2])
     raise _odd_line(path, " ".join(words))
 
 

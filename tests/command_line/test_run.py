@@ -145,6 +145,28 @@ def test_an_output_gets_the_permissions_of_any_new_file(
     assert output.stat().st_mode == ordinary.stat().st_mode
 
 
+@pytest.mark.parametrize(
+    ("name", "head", "row"),
+    [
+        ("bom.xyz", "\ufeff", "{:.6f} {:.6f} {:.6f}"),
+        ("commas.xyz", "x,y,z\n", "{:.6f},{:.6f},{:.6f}"),
+        ("commas and blanks.txt", "", "{:.6f}, {:.6f}, {:.6f}"),
+        ("semicolons.txt", "", "{:.6f};{:.6f};{:.6f}"),
+        (
+            "capitals.ply",
+            "ply\nformat ascii 1.0\nelement vertex 80\n"
+            "property float X\nproperty float Y\nproperty float Z\nend_header\n",
+            "{:.6f} {:.6f} {:.6f}",
+        ),
+    ],
+)
+def test_texts_as_other_programs_write_them(tmp_path: Path, name: str, head: str, row: str) -> None:
+    points = ball(80)
+    lines = "".join(row.format(*point) + "\n" for point in points.tolist())
+    (tmp_path / name).write_text(head + lines, encoding="utf-8")
+    np.testing.assert_allclose(mesh_files.read_points(tmp_path / name).points, points, atol=1e-6)
+
+
 # ---------------------------------------------------------------------------------------- bad input
 
 
@@ -212,6 +234,7 @@ BAD_FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty file": ("empty.ply", lambda p: p.write_bytes(b""), "empty"),
     "unknown suffix": ("cloud.xyzzy", lambda p: p.write_bytes(b"1 2 3"), ".xyzzy"),
     "no suffix": ("cloud", lambda p: p.write_bytes(b"1 2 3"), "suffix"),
+    "decimal commas": ("de.xyz", lambda p: p.write_text("0,5 -1,25 2,0e3\n" * 60), "1,25"),
     "text of words": ("words.xyz", lambda p: p.write_text("some words\n" * 60), "words.xyz"),
     "npy of objects": (
         "objects.npy",
