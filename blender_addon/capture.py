@@ -46,6 +46,7 @@ class Origin:
 
 _known: dict[tuple, Facts] = {}
 _origins: dict[int, Origin] = {}
+_seen: dict[int, str] = {}  # what was said of a cloud, for the case that it is hidden
 
 
 def forget_facts(*_) -> None:
@@ -62,6 +63,7 @@ def _scene_changed(*_) -> None:
 def _file_loaded(*_) -> None:
     forget_facts()
     _origins.clear()
+    _seen.clear()
 
 
 _HANDLERS = {
@@ -182,7 +184,8 @@ def _points_facts(context, source) -> Facts:
     if source.type not in {"MESH", "POINTCLOUD"}:
         return _wrong_type(source)
     if settings.use_modifiers and _is_hidden_until_shown(context, source):
-        return Facts(f"{source.name}: hidden; its modifiers make the points")
+        seen = _seen.get(source.session_uid, f"{source.name}: points made by its modifiers")
+        return Facts(f"{seen} (hidden)")
     data = _data_for_counting(context, source)
     if data is None:
         return _evaluates_to_something_else(source)
@@ -213,6 +216,7 @@ def _points_facts(context, source) -> Facts:
             "Thin the cloud out first, for example with Merge by Distance.",
             has_faces,
         )
+    _seen[source.session_uid] = text
     return Facts(text, has_faces=has_faces)
 
 

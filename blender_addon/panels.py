@@ -182,13 +182,11 @@ def draw_generate(layout, context) -> None:
     last = next(iter(session.jobs().jobs), None)
     connection = session.jobs().connection
     if last is not None and last.recent and last.state == "done" and last.faces:
-        paragraph(layout, [result_words(last)], context, icon="CHECKMARK")
+        paragraph(layout, [last.destination.name], context, icon="CHECKMARK")
+        words = f"{last.faces:,} faces in {duration(last.seconds)}"
+        paragraph(layout, [words], context, icon="BLANK1")
     elif connection.state == "ready":
         paragraph(layout, [connection.words], context, icon="CHECKMARK")
-
-
-def result_words(job: Job) -> str:
-    return f"{job.destination.name}: {job.faces:,} faces in {duration(job.seconds)}"
 
 
 def draw_progress(layout, job: Job, context) -> None:

@@ -162,6 +162,7 @@ def test_points_of_geometry_nodes_are_read_while_they_are_hidden(settings):
     """A source that was hidden once its mesh was there can be generated from again."""
     source = cloud(colors="BYTE_COLOR")
     add_nodes(source, "GeometryNodeMeshToPoints", "Mesh")
+    said = capture.facts(bpy.context).text
     source.hide_set(True)
     settings.source, settings.pinned = "PINNED", source
     bpy.context.view_layer.update()
@@ -450,7 +451,7 @@ def test_facts_in_words(settings):
     assert capture.facts(bpy.context).text == "Armchair_scan: 48,210 points, no normals"
     select()
     found = capture.facts(bpy.context)
-    assert found.text == "Nothing is selected."
+    assert found.text == said + " (hidden)"
     assert found.advice
 
 

@@ -138,7 +138,7 @@ def test_what_was_made_is_said_below_generate(running):
     running.jobs = [done]
     assert "faces" not in draw().words()  # of an earlier session
     done.file_serial = 0
-    assert draw().words().endswith("Scan mesh: 225,300 faces in 12 s")
+    assert draw().words().endswith("Scan mesh 225,300 faces in 12 s")
 
 
 def test_before_the_backend_is_there_the_panel_leads_to_it(extension, monkeypatch):

@@ -39,7 +39,7 @@ def make_scan():
 
 
 def show_points_in_colour(item):
-    """Geometry nodes that draw the vertices as coloured balls; Blender itself shows no colours."""
+    """Geometry nodes that draw the vertices as coloured balls, as Blender shows none."""
     material = bpy.data.materials.new("Scan")
     material.use_nodes = True
     nodes, links = material.node_tree.nodes, material.node_tree.links
@@ -53,7 +53,7 @@ def show_points_in_colour(item):
         group.interface.new_socket("Geometry", in_out=way, socket_type="NodeSocketGeometry")
     start, end = group.nodes.new("NodeGroupInput"), group.nodes.new("NodeGroupOutput")
     points = group.nodes.new("GeometryNodeMeshToPoints")
-    points.inputs["Radius"].default_value = 0.003 * max(item.dimensions)
+    points.inputs["Radius"].default_value = 0.006 * max(item.dimensions)
     paint = group.nodes.new("GeometryNodeSetMaterial")
     paint.inputs["Material"].default_value = material
     group.links.new(start.outputs[0], points.inputs["Mesh"])

@@ -50,6 +50,7 @@ def clear_scene() -> None:
 
 def select(*items) -> None:
     """Select these objects, the first one active."""
+    bpy.context.view_layer.update()  # an object that was just linked is not in it yet
     for item in bpy.context.view_layer.objects:
         item.select_set(item in items)
     bpy.context.view_layer.objects.active = items[0] if items else None

@@ -55,20 +55,29 @@ def installed(tmp_path_factory):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_from_a_click_to_a_mesh(installed):
+SCAN = str(ROOT / "examples" / "hen.ply")
+SHOTS = {
+    "first_start": ("first-cube", "first-scan", "first-online", "first-preferences"),
+    "generate": ("before", "during", "after", "nothing-selected", "lost", "preferences"),
+    "voxels": ("cubes-before", "cubes-after", "mesh-after", "cloud-after"),
+}
+
+
+@pytest.mark.parametrize("name", SHOTS)
+def test_in_the_window(installed, name):
+    """The steps of NAME_steps.py succeed, and their pictures are there to be looked at."""
     assert PYTHON, "FIELDFORGE_BACKEND_PYTHON is not set"
-    pictures = ROOT / "build" / "real-blender"
+    pictures = ROOT / "build" / "real-blender" / name
     pictures.mkdir(parents=True, exist_ok=True)
     shown = filter(None, os.environ.get("FIELDFORGE_REAL_BLENDER_BIND", "").split(os.pathsep))
     binds = [part for folder in shown for part in ("--bind", folder)]
-    script = Path(__file__).with_name("generate_steps.py")
-    scan = ROOT / "examples" / "hen.ply"
+    script = Path(__file__).with_name(f"{name}_steps.py")
     done = harness(
         *binds,
         *("gui", str(script), str(pictures), "--seconds", "400", "--"),
-        *(str(scan), "--python", PYTHON),
+        *(SCAN, "--python", PYTHON),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((pictures / "result.json").read_text())["ok"]
-    for name in ("before", "during", "after", "nothing-selected", "lost", "preferences"):
-        assert (pictures / f"shot-{name}.png").stat().st_size > 10_000
+    for shot in SHOTS[name]:
+        assert (pictures / f"shot-{shot}.png").stat().st_size > 10_000

@@ -1,6 +1,6 @@
 """Steps in a real Blender window: voxels of cubes and of a mesh, and a stretched, turned cloud.
 
-    --python PYTHON
+    SCAN.ply --python PYTHON     (the scan is not used)
 
 After each the source is shown with its result, and the distance between the two is measured.
 """
