@@ -246,6 +246,46 @@ def test_guidance_works_no_more_than_it_must(scale: float, batches: list[int]) -
     assert seen == batches
 
 
+# -------------------------------------------------------------------------------------- diffusers
+
+_OF_DIFFUSERS = {
+    "sample": Prediction.START,
+    "epsilon": Prediction.NOISE,
+    "v_prediction": Prediction.VELOCITY,
+    "fixed_small": Variance.SMALL,
+    "fixed_large": Variance.LARGE,
+}
+
+
+@pytest.mark.parametrize("prediction", ["sample", "epsilon", "v_prediction"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "scaled_linear"])
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
+def test_agrees_with_diffusers(prediction: str, schedule: str, variance: str) -> None:
+    """Its DDPMScheduler, at the same timesteps, with the same noise and network."""
+    recorded = json.loads((GOLDEN / "diffusers.json").read_text())
+    (case,) = (
+        case
+        for case in recorded["cases"]
+        if (case["prediction"], case["schedule"], case["variance"])
+        == (prediction, schedule, variance)
+    )
+    noise = iter(torch.tensor(recorded["noise"], dtype=torch.float64))
+
+    def denoise(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(0.7 * x + timesteps[:, None] / 1000)
+
+    steps = Diffusion(schedule).spaced(8)
+    assert list(reversed(steps.timesteps)) == recorded["timesteps"]
+    kinds = _OF_DIFFUSERS[prediction], _OF_DIFFUSERS[variance]
+    taken = list(sampling.ancestral(denoise, steps, noise, *kinds))
+    for step, start in zip(taken, case["starts"], strict=True):
+        expected = torch.tensor(start, dtype=torch.float64)
+        torch.testing.assert_close(step.start, expected, atol=1e-7, rtol=1e-6)
+    expected = torch.tensor(case["sample"], dtype=torch.float64)
+    torch.testing.assert_close(taken[-1].sample, expected, atol=1e-7, rtol=1e-6)
+    np.testing.assert_allclose(Diffusion(schedule).betas()[::111], case["betas"], rtol=1e-6)
+
+
 # --------------------------------------------------------------------------- the published sampler
 
 
