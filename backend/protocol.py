@@ -353,7 +353,8 @@ class Progress:
 class MeshResult:
     """A triangle mesh in the frame of its source.
 
-    vertices: (V, 3) float32; faces: (F, 3) int32, counter-clockwise from outside.
+    vertices: (V, 3) float32, or float64 where the source is so far from its origin that float32
+    would blur the shape; faces: (F, 3) int32, counter-clockwise from outside.
     colors: (V, 4) uint8 sRGB + alpha, or None.
     to_source: (4, 4) float64, from the cube [-1, 1]^3 of the models to the frame of the source
     (a similarity unless voxels are no cubes; `vertices` have it applied already).

@@ -260,7 +260,11 @@ def _linear_words(colors: np.ndarray) -> np.ndarray:
 def glb_bytes(mesh: Mesh, name: str = "Fieldforge") -> bytes:
     """`mesh` (Z-up) as one glTF node (Y-up); a cloud of points where it has no faces."""
     to_y_up = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float64)
-    points = (mesh.points @ to_y_up).astype("<f4")
+    # The format knows only float32, so what needs more is stored around its middle.
+    middle = np.zeros(3)
+    if mesh.points.dtype == np.float64:
+        middle = np.rint((mesh.points.min(axis=0) + mesh.points.max(axis=0)) / 2)
+    points = ((mesh.points - middle) @ to_y_up).astype("<f4")
     arrays = {"POSITION": points}
     if mesh.normals is not None:
         normals = np.where(mesh.normals.any(axis=1, keepdims=True), mesh.normals, [0.0, 0, 1])
@@ -305,7 +309,7 @@ def glb_bytes(mesh: Mesh, name: str = "Fieldforge") -> bytes:
         "asset": {"version": "2.0", "generator": "Fieldforge"},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0, "name": name}],
+        "nodes": [{"mesh": 0, "name": name, **_translation(middle @ to_y_up)}],
         "meshes": [{"name": name, "primitives": [primitive]}],
         "materials": [material],
         "accessors": accessors,
@@ -315,6 +319,10 @@ def glb_bytes(mesh: Mesh, name: str = "Fieldforge") -> bytes:
     if not len(mesh.faces):
         del document["materials"]
     return _glb(json.dumps(document, separators=(",", ":")).encode(), b"".join(blobs))
+
+
+def _translation(moved: np.ndarray) -> dict[str, list[float]]:
+    return {"translation": moved.tolist()} if moved.any() else {}
 
 
 def _glb(text: bytes, binary: bytes) -> bytes:

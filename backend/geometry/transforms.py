@@ -12,6 +12,7 @@ from ..errors import BadInput
 
 LONGEST_SIDE = 1.8  # of the bounding box in the cube; the rest is margin
 _BLOCK = 1 << 20
+_MAX_BLUR = 1e-5  # of the side of the cube
 
 
 def fit_to_cube(points: np.ndarray, longest_side: float = LONGEST_SIDE) -> np.ndarray:
@@ -92,6 +93,14 @@ def apply_to_points(
 ) -> np.ndarray:
     """Transformed (N, 3) points, rounded to `dtype` only at the end."""
     return _in_blocks(points, dtype, transform[:3, :3].T, transform[:3, 3])
+
+
+def fine_dtype(transform: np.ndarray) -> type[np.floating]:
+    """float32, or float64 where what comes out of the cube lies so far from the origin that
+    float32 would blur it, as surveyed scans in the metres of a map do."""
+    reach = float((np.abs(transform[:3, :3]).sum(axis=1) + np.abs(transform[:3, 3])).max())
+    blur = reach * float(np.finfo(np.float32).eps)
+    return np.float64 if blur > _MAX_BLUR * 2 * scale_of(transform) else np.float32
 
 
 def apply_to_normals(transform: np.ndarray, normals: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from .. import device as devices
 from ..errors import BadInput
 from ..geometry.components import supported
 from ..geometry.pointcloud import nearest_colors, thin
-from ..geometry.transforms import apply_to_points, inverse
+from ..geometry.transforms import apply_to_points, fine_dtype, inverse
 from ..models import wavelet_fit
 from ..protocol import MeshResult, PointsToMesh, Progress, Result, Task
 from . import Context, memory
@@ -43,9 +43,12 @@ def points_to_mesh(task: Task, context: Context) -> Iterator[Progress | Result]:
         yield stages.at("Carrying the colours over", 0.95)
         colors = _carried_over(vertices, points, task.colors, task.resolution)
     context.check_cancelled()
+    is_double = task.points.dtype == np.float64
     yield MeshResult(
         name=task.name,
-        vertices=apply_to_points(field.to_source, vertices),
+        vertices=apply_to_points(
+            field.to_source, vertices, fine_dtype(field.to_source) if is_double else np.float32
+        ),
         faces=np.ascontiguousarray(faces, np.int32),
         colors=colors,
         to_source=field.to_source,

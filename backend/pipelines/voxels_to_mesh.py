@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..geometry.transforms import apply_to_faces, apply_to_points
+from ..geometry.transforms import apply_to_faces, apply_to_points, fine_dtype
 from ..models import wavelet_fit
 from ..protocol import MeshResult, Progress, Result, Task, VoxelsToMesh
 from . import Context, memory
@@ -32,7 +32,7 @@ def voxels_to_mesh(task: Task, context: Context) -> Iterator[Progress | Result]:
     context.check_cancelled()
     yield MeshResult(
         name=task.name,
-        vertices=apply_to_points(field.to_source, vertices),
+        vertices=apply_to_points(field.to_source, vertices, fine_dtype(field.to_source)),
         faces=np.ascontiguousarray(apply_to_faces(field.to_source, faces), np.int32),
         to_source=field.to_source,
         report={

@@ -67,6 +67,25 @@ def read_back(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(mesh.vertices), np.asarray(mesh.faces)
 
 
+@pytest.mark.parametrize("suffix", [".ply", ".obj", ".npz", ".glb"])
+def test_a_surveyed_cloud_keeps_its_shape_far_from_the_origin(
+    command: Callable[..., Any], tmp_path: Path, suffix: str
+) -> None:
+    """In the metres of a map, where float32 has steps of half a metre."""
+    middle = np.array([400_000.0, 5_000_000.0, 100.0])
+    source, output = tmp_path / "scan.xyz", tmp_path / f"out{suffix}"
+    np.savetxt(source, 0.5 * ball(2000).astype(float) + middle, fmt="%.4f")
+    arguments = ["--resolution", 128, "--device", "cpu"]
+    assert command("run", "points-to-mesh", source, "-o", output, *arguments).code == 0
+    vertices, faces = read_back(output)
+    if suffix == ".glb":
+        vertices = vertices @ [[1, 0, 0], [0, 0, 1], [0, -1, 0]]  # from Y up
+    radii = np.linalg.norm(vertices - middle, axis=1)
+    assert np.abs(radii - 0.5).max() < 0.01
+    volume = octahedron_volume(vertices - middle, faces)
+    assert volume == pytest.approx(4 / 3 * np.pi * 0.5**3, rel=0.02)
+
+
 @pytest.mark.usefixtures("quick")
 def test_voxels_are_read_from_json(command: Callable[..., Any], tmp_path: Path) -> None:
     grid = np.zeros((8, 8, 8), bool)
