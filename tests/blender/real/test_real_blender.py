@@ -19,13 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 COMMAND = os.environ.get("FIELDFORGE_REAL_BLENDER_COMMAND", "real-blender").split()
 PYTHON = os.environ.get("FIELDFORGE_BACKEND_PYTHON", "")
 
-pytestmark = [
-    pytest.mark.real_blender,
-    pytest.mark.skipif(
-        os.environ.get("FIELDFORGE_REAL_BLENDER") != "1",
-        reason="opens Blender's window for some minutes; opt in with FIELDFORGE_REAL_BLENDER=1",
-    ),
-]
+pytestmark = pytest.mark.real_blender
 
 
 def harness(*arguments: str) -> subprocess.CompletedProcess:
