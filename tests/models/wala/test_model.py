@@ -197,6 +197,22 @@ def test_without_a_condition() -> None:
     assert not [name for name in model.published_state_dict() if "cond" in name]
 
 
+def test_what_the_network_predicts_and_the_variance_are_those_of_the_configuration() -> None:
+    args = _tiny_args(
+        dit_block_type="dit", add_condition_time_ch=None, diffusion_model_mean_type="EPSILON"
+    )
+    model = Wala(WalaConfig.from_args(args)).requires_grad_(False)
+    draws = torch.randn(4, *model.latent_shape(), generator=torch.Generator().manual_seed(1))
+    *_, last = model.sample(lambda x, _: 0.5 * x, 3, iter(draws))
+    steps = sampling.Diffusion("linear").spaced(3)
+    *_, expected = sampling.ancestral(
+        lambda x, _: 0.5 * x, steps, iter(draws), Prediction.NOISE, Variance.LARGE
+    )
+    assert torch.equal(last.sample, expected.sample)
+    *_, small = sampling.ancestral(lambda x, _: 0.5 * x, steps, iter(draws), Prediction.NOISE)
+    assert (small.sample - last.sample).abs().max() > 1e-3
+
+
 def test_a_conditional_model_needs_its_condition(golden) -> None:
     model = Wala(WalaConfig.from_args(golden(POINTS).args))
     with pytest.raises(ValueError, match="under a condition only"):

@@ -149,3 +149,13 @@ def test_parameters_at_full_size() -> None:
         uvit = UVit(config)
     parameters = sum(parameter.numel() for parameter in uvit.parameters())
     assert parameters + 256 * 1024 == pytest.approx(957.2e6, abs=0.05e6)
+
+
+@pytest.mark.parametrize("name", ["norm1", "norm2"])
+def test_norms_of_the_blocks_divide_by_no_more_than_they_must(name: str) -> None:
+    """Nearly constant tokens tell apart the usual 1e-5 under the root and the 1e-6 of these."""
+    block = UVit(_tiny()).blocks[0]
+    tokens = 1e-3 * _random(1, 7, 24)
+    centred = tokens - tokens.mean(dim=-1, keepdim=True)
+    expected = centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt()
+    torch.testing.assert_close(getattr(block, name)(tokens), expected)
