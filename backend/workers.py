@@ -65,7 +65,7 @@ class WorkerOptions:
 
     entry: "module:function" of a generator with the signature of `backend.pipelines.run`.
     device: "auto", "cpu" or "cuda". threads: for numerical libraries, unless the environment
-    says otherwise. warm: import what jobs will need before the first one comes.
+    says otherwise. warm: load and compile what jobs will need before the first one comes.
     """
 
     entry: str = DEFAULT_ENTRY
@@ -425,10 +425,9 @@ def _warm_up(pipe: Connection, options: WorkerOptions) -> None:
         found = devices.describe(options.device)
         _send(pipe, {"device": {"kind": found.kind, "words": found.in_words()}})
         if options.entry == DEFAULT_ENTRY:
-            from .pipelines import PIPELINES
+            from .pipelines import warm_up
 
-            for entry in dict.fromkeys(PIPELINES.values()):
-                _entry(entry)
+            warm_up()
     except Exception:
         traceback.print_exc()  # a job that needs it will fail and tell
 

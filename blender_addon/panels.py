@@ -13,7 +13,7 @@ from .wrapping import paragraph
 
 SHOWN_HISTORY = 10
 WHAT_IS_INSTALLED = (
-    "It computes the meshes, beside Blender. It is downloaded once: about 1 GB, into a folder of "
+    "It computes the meshes, beside Blender. It is downloaded once: 1 GB, several on Linux, into a folder of "
     "its own."
 )
 

@@ -12,6 +12,8 @@ import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ..errors import BadInput, Cancelled
 from ..protocol import PointsToMesh, Progress, Result, Task, VoxelsToMesh
 
@@ -86,3 +88,13 @@ def _pipeline_of(task: Task) -> Pipeline:
     # The extension is a package of its own inside Blender; the entry is relative to `backend`.
     package = __name__.removesuffix("pipelines")
     return getattr(importlib.import_module(package + module.removeprefix("backend.")), function)
+
+
+def warm_up() -> None:
+    """Mesh a small ball: the first real job then finds its modules loaded and compiled."""
+    turns = 2.399963 * np.arange(600)  # the golden angle spreads points over a sphere
+    heights = np.linspace(-1, 1, len(turns))
+    across = np.sqrt(1 - heights**2)
+    points = np.stack([across * np.cos(turns), across * np.sin(turns), heights], axis=1)
+    for _ in run(PointsToMesh(points=points.astype(np.float32), resolution=128)):
+        pass
