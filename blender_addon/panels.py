@@ -13,8 +13,8 @@ from .wrapping import paragraph
 
 SHOWN_HISTORY = 10
 WHAT_IS_INSTALLED = (
-    "It computes the meshes, beside Blender. It is downloaded once: 1 GB, several on Linux, into a folder of "
-    "its own."
+    "It computes the meshes, beside Blender. It is downloaded once: 1 GB, several on Linux, into a "
+    "folder of its own."
 )
 
 _STATE_ICONS = {
