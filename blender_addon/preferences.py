@@ -185,7 +185,7 @@ class FieldforgePreferences(bpy.types.AddonPreferences):
         words, icon = {
             "ready": ("The backend is installed.", "CHECKMARK"),
             "external": ("FIELDFORGE_PYTHON is set; its Python is used.", "CHECKMARK"),
-            "missing": ("The backend is not installed yet (1 GB to download, several on Linux).", "INFO"),
+            "missing": ("The backend is not installed yet (1 GB, on Linux several).", "INFO"),
             "incomplete": ("The installation was interrupted. Repair it.", "ERROR"),
         }[state]
         box.label(text=words, icon=icon)
