@@ -20,6 +20,7 @@ FIELDFORGE_PYTHON  an existing Python to use instead of the "backend" environmen
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.util
 import json
@@ -378,16 +379,25 @@ def _write_marker(kind: str, path: Path, base: Path) -> None:
 
 def _delete(path: Path) -> None:
     """Remove a folder tree; its marker first, so that a half-removed one never looks complete."""
-    if not path.exists():
-        return
-    try:
-        (path / MARKER).unlink(missing_ok=True)
-        shutil.rmtree(path)
-    except OSError as error:
-        raise StorageFailed(
-            f"The folder {path} cannot be removed: {error.strerror or error}.",
-            "Close every program that uses it (Blender, a running backend) and try again.",
-        ) from error
+    deadline = time.monotonic() + 20
+    while path.exists():
+        try:
+            (path / MARKER).unlink(missing_ok=True)
+            shutil.rmtree(path)
+        except OSError as error:
+            # The pip of an installation that was killed may still write for a moment.
+            if error.errno in (errno.ENOTEMPTY, errno.ENOENT) and time.monotonic() < deadline:
+                time.sleep(0.2)
+                continue
+            raise _not_removed(path, error) from error
+        time.sleep(0.2)  # what still writes would make the folder anew
+
+
+def _not_removed(path: Path, error: OSError) -> StorageFailed:
+    return StorageFailed(
+        f"The folder {path} cannot be removed: {error.strerror or error}.",
+        "Close every program that uses it (Blender, a running backend) and try again.",
+    )
 
 
 def _base_python(kind: str) -> Path:
