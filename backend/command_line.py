@@ -87,7 +87,9 @@ READERS: dict[str, Callable[[Path, dict[str, Any]], Task]] = {
 }
 
 
-def work(task: Task, options: argparse.Namespace, report: Report) -> tuple[Result, dict[str, Any]]:
+def work(
+    task: Task, options: argparse.Namespace, report: Report
+) -> tuple[MeshResult, dict[str, Any]]:
     """Do `task`, here or on a server. Returns the result and what --json prints of it."""
     if options.server:
         from . import remote
@@ -102,7 +104,7 @@ def work(task: Task, options: argparse.Namespace, report: Report) -> tuple[Resul
 
 def follow(
     task: Task, steps: Iterator[Progress | Result], report: Report
-) -> tuple[Result, dict[str, Any]]:
+) -> tuple[MeshResult, dict[str, Any]]:
     """Drain a pipeline: show its progress, return its result and the seconds of each stage."""
     begun = at = time.perf_counter()
     stage, seconds = "", dict[str, float]()
@@ -116,8 +118,8 @@ def follow(
             report(stage, step.fraction)
         else:
             result = step
-    if result is None:
-        raise InternalError("The model ended without a result.", "Report this as a fault.")
+    if not isinstance(result, MeshResult):
+        raise InternalError("The model ended without a mesh.", "Report this as a fault.")
     seconds.pop("", None)
     measured = {name: round(value, 3) for name, value in seconds.items()}
     return result, {

@@ -33,6 +33,18 @@ MIN_VOXEL_SIDE = 8
 MAX_VOXEL_SIDE = 512
 MAX_HEADER_BYTES = 1 << 20
 MAX_NAME_LENGTH = 255
+MAX_PROMPT_LENGTH = 1000
+MAX_IMAGE_SIDE = 16_384
+MAX_IMAGE_PIXELS = 120_000_000
+MAX_VIEWS = 64
+MAX_STROKE_POINTS = 5_000_000
+MAX_STEPS = 1000
+MAX_GUIDANCE = 30.0
+MAX_VARIATIONS = 16
+LATENT_SHAPE = (4, 12, 12, 12)
+UP_AXES = ("z", "y")
+DEPTH_ENCODINGS = ("metres", "near-bright", "near-dark")
+BACKGROUNDS = ("auto", "keep", "remove")
 
 Arrays = dict[str, np.ndarray]
 
@@ -156,20 +168,85 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PointsToMesh(Task):
+class Generation(Task):
+    """A task that models with seeds and steps can do; models without ignore what they lack.
+
+    model: "" stands for the best one that is installed for the task.
+    steps, guidance: of the sampler; None: what the model's authors found best.
+    variations: shapes made as one batch; number k is the one of seed + k. More than one come back
+    as a MeshSet.
+    preview: also tell what forms, after each step (`Preview`).
+    as_published: as the published command line does it, its faults included, for comparison.
+    up_axis: which axis of the source points up, "z" or "y". Models see their y axis up. What has
+    no frame of its own (image, sketch, text, nothing) comes back in the cube [-1, 1]^3 with that
+    axis up.
+    latent, region: make only a part of an earlier result anew. latent: `MeshResult.latent` of it;
+    region: (4, 4) float64, from the box [-1, 1]^3 to the frame of the source; what lies in it is
+    sampled anew, the rest stays.
+    """
+
+    model: str = ""
+    steps: int | None = None
+    guidance: float | None = None
+    variations: int = 1
+    preview: bool = False
+    as_published: bool = False
+    up_axis: str = "z"
+    latent: np.ndarray | None = None
+    region: np.ndarray | None = None
+
+    def validate(self) -> None:
+        super().validate()
+        _check_whole("steps", self.steps, 1, MAX_STEPS)
+        _check_whole("variations", self.variations, 1, MAX_VARIATIONS)
+        if self.guidance is not None and not _is_number(self.guidance, 0, MAX_GUIDANCE):
+            raise BadInput(
+                f"The guidance {self.guidance!r} cannot be used.",
+                f"Use a number from 0 to {MAX_GUIDANCE:g}; 1 to 3 is usual.",
+            )
+        for name in ("preview", "as_published"):
+            if type(getattr(self, name)) is not bool:
+                raise BadInput(f"{name} is neither yes nor no.", "Send true or false.")
+        _check_choice("up axis", self.up_axis, UP_AXES)
+        self._check_region()
+
+    def _check_region(self) -> None:
+        _check_array("latent", self.latent, LATENT_SHAPE, "f")
+        _check_array("region", self.region, (4, 4), "f")
+        if (self.latent is None) != (self.region is None):
+            raise BadInput(
+                "Only one of the earlier shape and the region to make anew was given.",
+                "Choose a result that was generated here and a box over the part to change.",
+            )
+        for array in (self.latent, self.region):
+            if array is not None and not np.isfinite(array).all():
+                raise BadInput(
+                    "The region or the earlier shape has values that are not numbers.",
+                    "Generate the shape once more, then choose the region again.",
+                )
+        if self.region is not None and abs(np.linalg.det(self.region[:3, :3])) < 1e-12:
+            raise BadInput("The region is flat.", "Give the box a size along all three axes.")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PointsToMesh(Generation):
     """A surface through a point cloud.
 
     points: (N, 3) float32, any unit, any position (the result comes back in the same frame).
     normals: (N, 3) float32 pointing outward, any length, or None: they are then estimated.
     colors: (N, 4) uint8 sRGB + alpha, or None; they come back per vertex.
-    resolution: nodes along each side of the cube in which the surface is solved.
+    resolution: nodes along each side of the cube in which the surface is solved; models that
+    generate have one of their own.
+    refine: after generating, lead the surface through the points, where there are points.
     """
 
     kind: ClassVar[str] = "points-to-mesh"
+    model: str = "wavelet-fit"
     points: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
     normals: np.ndarray | None = None
     colors: np.ndarray | None = None
     resolution: int = 256
+    refine: bool = False
 
     def validate(self) -> None:
         super().validate()
@@ -181,19 +258,22 @@ class PointsToMesh(Task):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class VoxelsToMesh(Task):
+class VoxelsToMesh(Generation):
     """A smooth surface around occupied voxels.
 
     occupancy: (X, Y, Z) bool or uint8, 8 to 512 along each axis, not zero = inside.
     origin: corner of voxel (0, 0, 0) with the lowest coordinates; voxel_size: edge lengths;
     both (3,) float64 in the frame in which the result comes back.
+    refine: after generating, keep the centre of every voxel on its side of the surface.
     """
 
     kind: ClassVar[str] = "voxels-to-mesh"
+    model: str = "wavelet-fit"
     occupancy: np.ndarray = field(default_factory=lambda: np.zeros((8, 8, 8), bool))
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
     resolution: int = 256
+    refine: bool = False
 
     def validate(self) -> None:
         super().validate()
@@ -207,6 +287,208 @@ class VoxelsToMesh(Task):
             raise BadInput(
                 "The voxels have no size.", "Apply the scale of the object, or give a size above 0."
             )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageToMesh(Generation):
+    """A shape from one picture of it.
+
+    image: (H, W, 3) or (H, W, 4) uint8 sRGB, straight alpha, row 0 at the top.
+    background: "auto" removes a plain one, "remove" also one that is not quite plain, "keep".
+    """
+
+    kind: ClassVar[str] = "image-to-mesh"
+    image: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
+    background: str = "auto"
+
+    def validate(self) -> None:
+        super().validate()
+        check_image(self.image)
+        _check_choice("background", self.background, BACKGROUNDS)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SketchToMesh(Generation):
+    """A shape from a line drawing: a picture of it, or its strokes; exactly one of the two.
+
+    image: as in ImageToMesh, lines of any one tone on any plain ground.
+    strokes: (P, 3) float32: x to the right, y down, width of the pen; one unit for all three.
+    stroke_lengths: (S,) int32, points per stroke, in order; sums to P.
+    """
+
+    kind: ClassVar[str] = "sketch-to-mesh"
+    image: np.ndarray | None = None
+    strokes: np.ndarray | None = None
+    stroke_lengths: np.ndarray | None = None
+
+    def validate(self) -> None:
+        super().validate()
+        if (self.image is None) == (self.strokes is None):
+            raise BadInput("There is no sketch.", "Draw something, or choose a picture.")
+        if self.image is not None:
+            check_image(self.image)
+        else:
+            self._check_strokes()
+
+    def _check_strokes(self) -> None:
+        strokes, lengths = self.strokes, self.stroke_lengths
+        _check_array("strokes", strokes, (None, 3), "f")
+        _check_array("stroke lengths", lengths, (None,), "i")
+        if strokes is None or lengths is None or not len(strokes) or not len(lengths):
+            raise BadInput("The sketch is empty.", "Draw at least one line.")
+        if len(strokes) > MAX_STROKE_POINTS:
+            raise TooLarge(
+                f"The sketch has {len(strokes):,} points; {MAX_STROKE_POINTS:,} are accepted.",
+                "Simplify its strokes, or render it to a picture.",
+            )
+        if (lengths < 1).any() or int(lengths.sum(dtype=np.int64)) != len(strokes):
+            raise BadInput("The strokes of the sketch do not add up.", "Send the sketch again.")
+        if not np.isfinite(strokes).all() or (strokes[:, 2] < 0).any():
+            raise BadInput(
+                "The sketch has points without a place or a width.", "Delete those strokes."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DepthToMesh(Generation):
+    """A shape from a depth picture of it.
+
+    depth: (H, W), row 0 at the top. "metres": float32 along the camera's axis or ray, inf or NaN
+    where there is nothing. "near-bright" or "near-dark": uint8, uint16 or float32 of any range;
+    the far end of the range is taken for empty.
+    """
+
+    kind: ClassVar[str] = "depth-to-mesh"
+    depth: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    encoding: str = "metres"
+
+    def validate(self) -> None:
+        super().validate()
+        _check_choice("depth encoding", self.encoding, DEPTH_ENCODINGS)
+        _check_array("depth", self.depth, (None, None), "fu")
+        check_depth(self.depth, self.encoding)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ViewsToMesh(Generation):
+    """A shape from several views of it, in the order of the model's cameras.
+
+    images: (V, H, W, 3) or (V, H, W, 4) uint8, or depths: (V, H, W) as in DepthToMesh; exactly
+    one of the two. How many, which, and from where: the model's `views`.
+    """
+
+    kind: ClassVar[str] = "views-to-mesh"
+    images: np.ndarray | None = None
+    depths: np.ndarray | None = None
+    encoding: str = "metres"
+    background: str = "auto"
+
+    def validate(self) -> None:
+        super().validate()
+        _check_choice("depth encoding", self.encoding, DEPTH_ENCODINGS)
+        _check_choice("background", self.background, BACKGROUNDS)
+        if (self.images is None) == (self.depths is None):
+            raise BadInput("There are no views.", "Give either pictures or depth pictures.")
+        views = self.images if self.images is not None else self.depths
+        if not isinstance(views, np.ndarray) or views.ndim < 3 or not 1 <= len(views) <= MAX_VIEWS:
+            raise BadInput(
+                "The views are not a stack of pictures.",
+                f"Give 1 to {MAX_VIEWS} pictures of one size.",
+            )
+        for view in views:
+            if self.images is not None:
+                check_image(view)
+            else:
+                _check_array("depth", view, (None, None), "fu")
+                check_depth(view, self.encoding)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextToMesh(Generation):
+    """A shape from words. prompt: what it shall be, in English."""
+
+    kind: ClassVar[str] = "text-to-mesh"
+    prompt: str = ""
+
+    def validate(self) -> None:
+        super().validate()
+        if not isinstance(self.prompt, str) or not self.prompt.strip():
+            raise BadInput("There is no text.", "Write what the shape shall be: a wooden chair.")
+        if len(self.prompt) > MAX_PROMPT_LENGTH:
+            raise TooLarge(
+                f"The text has {len(self.prompt):,} letters.",
+                f"Use at most {MAX_PROMPT_LENGTH:,}.",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shape(Generation):
+    """A shape of the model's own choice."""
+
+    kind: ClassVar[str] = "shape"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DownloadModel(Task):
+    """Fetch the weights of `model`. license: the identifier of the licence that was accepted."""
+
+    kind: ClassVar[str] = "download-model"
+    model: str = ""
+    license: str = ""
+
+    def validate(self) -> None:
+        super().validate()
+        if not isinstance(self.license, str):
+            raise BadInput("The licence is not a name.", "Accept the licence of the model first.")
+
+
+def check_image(image: np.ndarray) -> None:
+    """Raise BadInput unless `image` is (H, W, 3 or 4) uint8 of a size that is accepted."""
+    _check_array("image", image, (None, None, None), "u")
+    if image.dtype != np.uint8 or image.shape[2] not in (3, 4):
+        raise BadInput(
+            f"The image is {_times(image.shape)} {image.dtype}.",
+            "Give red, green, blue and, if there is, alpha, 8 bits each.",
+        )
+    check_image_size(image.shape[1], image.shape[0])
+    if image.shape[2] == 4 and not image[..., 3].any():
+        raise BadInput("The image is fully transparent.", "Use a picture that shows something.")
+
+
+def check_image_size(width: int, height: int) -> None:
+    """Raise BadInput for a picture of fewer than 2 pixels along a side, TooLarge for a huge one."""
+    if min(width, height) < 2:
+        raise BadInput(
+            f"The picture is {width} x {height} pixels, which shows no shape.",
+            "Use a picture of at least 2 pixels each way; 224 or more are good.",
+        )
+    if max(width, height) > MAX_IMAGE_SIDE or width * height > MAX_IMAGE_PIXELS:
+        raise TooLarge(
+            f"The picture is {width:,} x {height:,} pixels, more than is accepted.",
+            "Scale it down: the models look at about 224 pixels along a side.",
+        )
+
+
+def check_depth(depth: np.ndarray, encoding: str) -> None:
+    """Raise BadInput unless the (H, W) `depth` shows something."""
+    check_image_size(depth.shape[1], depth.shape[0])
+    if encoding == "metres" and depth.dtype.kind != "f":
+        raise BadInput(
+            "Depth in metres is given as whole numbers.",
+            "Say whether near is bright or dark, or save the depth as floating-point numbers.",
+        )
+    finite = np.isfinite(depth) if depth.dtype.kind == "f" else np.ones(depth.shape, bool)
+    if not finite.any():
+        raise BadInput(
+            "The depth is infinite everywhere.", "Turn the camera so that it sees the shape."
+        )
+    if encoding == "metres" and (depth[finite] < 0).any():
+        raise BadInput("The depth is negative in places.", "Save the depth before it is inverted.")
+    if encoding != "metres" and depth[finite].min() == depth[finite].max():
+        raise BadInput(
+            "The depth picture has the same value everywhere.",
+            "Use one that shows a shape before an empty ground.",
+        )
 
 
 def check_points(points: np.ndarray) -> None:
@@ -281,6 +563,23 @@ def _check_resolution(resolution: int) -> None:
         )
 
 
+def _check_whole(name: str, value: object, least: int, most: int) -> None:
+    if value is not None and (type(value) is not int or not least <= value <= most):
+        raise BadInput(
+            f"The number of {name}, {value!r}, cannot be used.",
+            f"Use a whole number from {least} to {most}.",
+        )
+
+
+def _is_number(value: object, least: float, most: float) -> bool:
+    return type(value) in (int, float) and least <= float(value) <= most  # type: ignore[arg-type]
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise BadInput(f"The {name} {value!r} is not known.", f"Choose {', '.join(choices)}.")
+
+
 def _check_array(
     name: str, array: np.ndarray | None, shape: tuple[int | None, ...], kinds: str
 ) -> None:
@@ -303,7 +602,20 @@ def _times(shape: tuple[Any, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-TASKS: dict[str, type[Task]] = {task.kind: task for task in (PointsToMesh, VoxelsToMesh)}
+TASKS: dict[str, type[Task]] = {
+    task.kind: task
+    for task in (
+        PointsToMesh,
+        VoxelsToMesh,
+        ImageToMesh,
+        SketchToMesh,
+        DepthToMesh,
+        ViewsToMesh,
+        TextToMesh,
+        Shape,
+        DownloadModel,
+    )
+}
 
 
 def encode_task(task: Task) -> bytes:
@@ -358,6 +670,8 @@ class MeshResult:
     colors: (V, 4) uint8 sRGB + alpha, or None.
     to_source: (4, 4) float64, from the cube [-1, 1]^3 of the models to the frame of the source
     (a similarity unless voxels are no cubes; `vertices` have it applied already).
+    latent: LATENT_SHAPE float32, what a generated shape was decoded from, so that a region of it
+    can be made anew; None where there was none.
     report: seconds per stage, device, model, seed and whatever else the pipeline measured.
     """
 
@@ -367,14 +681,50 @@ class MeshResult:
     faces: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.int32))
     colors: np.ndarray | None = None
     to_source: np.ndarray = field(default_factory=lambda: np.eye(4))
+    latent: np.ndarray | None = None
     report: dict[str, Any] = field(default_factory=dict)
 
 
-Result = MeshResult
-RESULTS: dict[str, type[MeshResult]] = {MeshResult.kind: MeshResult}
+@dataclass(frozen=True)
+class Preview(Progress):
+    """Progress with what has formed so far: small meshes, one per variation."""
+
+    meshes: tuple[MeshResult, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MeshSet:
+    """Several meshes of one task: its variations, in the order of their seeds."""
+
+    kind: ClassVar[str] = "meshes"
+    name: str = "Fieldforge"
+    meshes: tuple[MeshResult, ...] = ()
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Report:
+    """What a task did that has nothing else to show."""
+
+    kind: ClassVar[str] = "report"
+    name: str = "Fieldforge"
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+Result = MeshResult | MeshSet | Report
+RESULTS: dict[str, type[Any]] = {result.kind: result for result in (MeshResult, MeshSet, Report)}
+
+
+def meshes_of(result: Result) -> tuple[MeshResult, ...]:
+    """The meshes of a result, however many."""
+    if isinstance(result, MeshSet):
+        return result.meshes
+    return (result,) if isinstance(result, MeshResult) else ()
 
 
 def encode_result(result: Result) -> bytes:
+    if isinstance(result, MeshSet):
+        return _encode_set(result)
     return _encode(result, {"protocol": PROTOCOL_VERSION, "kind": result.kind})
 
 
@@ -385,18 +735,54 @@ def decode_result(body: bytes) -> Result:
     kind = message.pop("kind", None)
     if not isinstance(kind, str) or kind not in RESULTS:
         raise BadInput(f"Unknown result {kind!r}.", "Update the add-on.")
+    if kind == MeshSet.kind:
+        return _decode_set(arrays, message)
     return _decode(RESULTS[kind], arrays, message)
 
 
-def _encode(record: Any, message: dict[str, Any]) -> bytes:
+def _encode_set(result: MeshSet) -> bytes:
+    """Arrays of mesh k are named "k.vertices" and so on."""
     arrays: Arrays = {}
+    entries = []
+    for index, mesh in enumerate(result.meshes):
+        own, entry = _split(mesh)
+        arrays |= {f"{index}.{name}": array for name, array in own.items()}
+        entries.append(entry)
+    message = {"protocol": PROTOCOL_VERSION, "kind": result.kind, "name": result.name}
+    return pack(arrays, {**message, "report": result.report, "meshes": entries})
+
+
+def _decode_set(arrays: Arrays, message: dict[str, Any]) -> MeshSet:
+    entries = message.pop("meshes", None)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise _malformed("the meshes are not listed")
+    own: list[Arrays] = [{} for _ in entries]
+    for name, array in arrays.items():
+        index, _, part = name.partition(".")
+        if not (index.isdecimal() and int(index) < len(entries)):
+            raise _malformed(f"array {name!r} belongs to no mesh")
+        own[int(index)][part] = array
+    pairs = zip(own, entries, strict=True)
+    meshes = tuple(_decode(MeshResult, parts, entry) for parts, entry in pairs)
+    return _decode(MeshSet, {}, {**message, "meshes": meshes})
+
+
+def _encode(record: Any, message: dict[str, Any]) -> bytes:
+    arrays, entry = _split(record)
+    return pack(arrays, {**message, **entry})
+
+
+def _split(record: Any) -> tuple[Arrays, dict[str, Any]]:
+    """The arrays of a record, and its other values that are not the default."""
+    arrays: Arrays = {}
+    message: dict[str, Any] = {}
     for spec in dataclasses.fields(record):
         value = getattr(record, spec.name)
         if isinstance(value, np.ndarray):
             arrays[spec.name] = value
         elif value is not None and value != spec.default:
             message[spec.name] = value
-    return pack(arrays, message)
+    return arrays, message
 
 
 def _decode(kind: Callable[..., Any], arrays: Arrays, message: dict[str, Any]) -> Any:

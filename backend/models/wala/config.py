@@ -13,7 +13,7 @@ from ...sampling import Diffusion, Prediction, Variance
 
 LATENT_SIDE = 12
 HIDDEN = 128
-"""Width of the autoencoder and of the voxel encoder, the same in every published model."""
+"""Width of the autoencoder and of the voxel encoder in every published model."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class AutoencoderConfig:
     levels: of the wavelet tree, coarsest first, that are coded; latent_channels, codes: of the
     codebook.
     encoder_blocks, decoder_blocks: transformer blocks at 12^3. commitment: beta of the loss.
+    widths: of the layers at 46^3, 23^3 and 12^3, multiples of 32; published models have 128.
     normalized: latents and codes are L2-normalised over channels.
     """
 
@@ -34,6 +35,7 @@ class AutoencoderConfig:
     commitment: float = 0.25
     normalized: bool = False
     dropout: float = 0.0
+    widths: tuple[int, int, int] = (HIDDEN, HIDDEN, HIDDEN)
 
     @property
     def volume_channels(self) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .config import HIDDEN, LATENT_SIDE, AutoencoderConfig
+from .config import LATENT_SIDE, AutoencoderConfig
 from .layers import ResidualBlock, attend, conv3, output_layers, pool, tokens_of, zeroed
 
 HEADS = 4
@@ -92,15 +92,15 @@ def _nearest(vectors: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
 class Coder(nn.Module):
     """What encoder and decoder share: transformer blocks at 12^3, if any."""
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, width: int) -> None:
         super().__init__()
         self.pos_emb = (
-            nn.Parameter(torch.randn(1, LATENT_SIDE**3, HIDDEN) * 0.02) if blocks else None
+            nn.Parameter(torch.randn(1, LATENT_SIDE**3, width) * 0.02) if blocks else None
         )
-        self.t_blocks = nn.ModuleList(TransformerBlock() for _ in range(blocks))
+        self.t_blocks = nn.ModuleList(TransformerBlock(width) for _ in range(blocks))
 
     def transform(self, volume: torch.Tensor) -> torch.Tensor:
-        """(B, 128, 12, 12, 12) -> the same shape."""
+        """(B, width, 12, 12, 12) -> the same shape."""
         if self.pos_emb is None:
             return volume
         tokens = tokens_of(volume) + self.pos_emb
@@ -113,15 +113,16 @@ class Encoder(Coder):
     """(B, 64, 46^3) -> (B, C, 12^3)."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
-        super().__init__(config.encoder_blocks)
-        self.in_conv = conv3(config.volume_channels, HIDDEN)
-        self.res_1, self.res_1_1 = _pair(config)
+        fine, middle, coarse = config.widths
+        super().__init__(config.encoder_blocks, coarse)
+        self.in_conv = conv3(config.volume_channels, fine)
+        self.res_1, self.res_1_1 = _pair(fine, fine, config.dropout)
         self.down_1 = pool()
-        self.res_2, self.res_2_1 = _pair(config)
+        self.res_2, self.res_2_1 = _pair(fine, middle, config.dropout)
         self.down_2 = pool()
-        self.res_3, self.res_3_1 = _pair(config)
-        self.res_out = ResidualBlock(HIDDEN, HIDDEN, config.dropout)
-        self.out_conv = output_layers(HIDDEN, config.latent_channels)
+        self.res_3, self.res_3_1 = _pair(middle, coarse, config.dropout)
+        self.res_out = ResidualBlock(coarse, coarse, config.dropout)
+        self.out_conv = output_layers(coarse, config.latent_channels)
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         x = self.res_1_1(self.res_1(self.in_conv(volume)))
@@ -134,15 +135,16 @@ class Decoder(Coder):
     """(B, C, 12^3) -> (B, 64, 46^3)."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
-        super().__init__(config.decoder_blocks)
-        self.in_conv = conv3(config.latent_channels, HIDDEN)
-        self.res_in = ResidualBlock(HIDDEN, HIDDEN, config.dropout)
-        self.res_1, self.res_1_1 = _pair(config)
+        fine, middle, coarse = config.widths
+        super().__init__(config.decoder_blocks, coarse)
+        self.in_conv = conv3(config.latent_channels, coarse)
+        self.res_in = ResidualBlock(coarse, coarse, config.dropout)
+        self.res_1, self.res_1_1 = _pair(coarse, coarse, config.dropout)
         self.up_1 = nn.Upsample(scale_factor=2, mode="trilinear")
-        self.res_2, self.res_2_1 = _pair(config)
+        self.res_2, self.res_2_1 = _pair(coarse, middle, config.dropout)
         self.up_2 = nn.Upsample(scale_factor=2, mode="trilinear")
-        self.res_3, self.res_3_1 = _pair(config)
-        self.out_conv = output_layers(HIDDEN, config.volume_channels)
+        self.res_3, self.res_3_1 = _pair(middle, fine, config.dropout)
+        self.out_conv = output_layers(fine, config.volume_channels)
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         x = self.transform(self.res_in(self.in_conv(latent)))
@@ -153,18 +155,17 @@ class Decoder(Coder):
         return self.out_conv(self.res_3_1(self.res_3(x)))
 
 
-def _pair(config: AutoencoderConfig) -> tuple[ResidualBlock, ResidualBlock]:
-    first, second = (ResidualBlock(HIDDEN, HIDDEN, config.dropout) for _ in range(2))
-    return first, second
+def _pair(width_in: int, width: int, dropout: float) -> tuple[ResidualBlock, ResidualBlock]:
+    return ResidualBlock(width_in, width, dropout), ResidualBlock(width, width, dropout)
 
 
 class TransformerBlock(nn.Module):
     """The MLP first, then attention."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.mlp = BlockMlp()
-        self.att = BlockAttention()
+        self.mlp = BlockMlp(width)
+        self.att = BlockAttention(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.mlp(x)
@@ -172,11 +173,11 @@ class TransformerBlock(nn.Module):
 
 
 class BlockMlp(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(HIDDEN)
-        self.dense1 = nn.Linear(HIDDEN, 4 * HIDDEN)
-        self.out = zeroed(nn.Linear(4 * HIDDEN, HIDDEN))
+        self.norm = nn.LayerNorm(width)
+        self.dense1 = nn.Linear(width, 4 * width)
+        self.out = zeroed(nn.Linear(4 * width, width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.out(functional.silu(self.dense1(self.norm(x))))
@@ -185,16 +186,16 @@ class BlockMlp(nn.Module):
 class BlockAttention(nn.Module):
     """Queries and keys are normalised, and scaled, over all heads together."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         inner = HEADS * HEAD_WIDTH
-        self.norm = nn.LayerNorm(HIDDEN, elementwise_affine=False)
-        self.to_q = nn.Sequential(nn.SiLU(), nn.Linear(HIDDEN, inner))
-        self.to_k = nn.Sequential(nn.SiLU(), nn.Linear(HIDDEN, inner))
-        self.to_v = nn.Sequential(nn.SiLU(), nn.Linear(HIDDEN, inner))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.to_q = nn.Sequential(nn.SiLU(), nn.Linear(width, inner))
+        self.to_k = nn.Sequential(nn.SiLU(), nn.Linear(width, inner))
+        self.to_v = nn.Sequential(nn.SiLU(), nn.Linear(width, inner))
         self.norm_q = nn.LayerNorm(inner)
         self.norm_k = nn.LayerNorm(inner)
-        self.to_out = nn.Sequential(nn.SiLU(), nn.Linear(inner, HIDDEN))
+        self.to_out = nn.Sequential(nn.SiLU(), nn.Linear(inner, width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n = self.norm(x)
