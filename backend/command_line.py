@@ -119,7 +119,7 @@ def follow(
         else:
             result = step
     if not isinstance(result, MeshResult):
-        raise InternalError("The model ended without a mesh.", "Report this as a fault.")
+        raise InternalError("The model ended without a result.", "Report this as a fault.")
     seconds.pop("", None)
     measured = {name: round(value, 3) for name, value in seconds.items()}
     return result, {
