@@ -102,7 +102,7 @@ def source_object(context) -> bpy.types.Object | None:
     Generate again, without selecting the source anew.
     """
     settings = context.scene.fieldforge
-    if settings.source == "PINNED":
+    if settings.object_from == "PINNED":
         return settings.pinned
     active = context.view_layer.objects.active
     if active is None or not active.select_get():
@@ -151,7 +151,7 @@ def _members_of_result(context, result) -> list[bpy.types.Object]:
 
 def _way(settings) -> str:
     """How the source is read: "POINTS", "VERTICES", "MESH" or "CUBES"."""
-    if settings.use_as == "VOXELS":
+    if settings.source == "VOXELS":
         return settings.voxels_from
     return "VERTICES" if settings.take_vertices else "POINTS"
 
@@ -162,13 +162,13 @@ def _look(context, source) -> Facts:
         return _cubes_facts(context)
     if source is None:
         return _nothing(settings)
-    if settings.use_as == "VOXELS":
+    if settings.source == "VOXELS":
         return _mesh_facts(context, source)
     return _points_facts(context, source)
 
 
 def _nothing(settings) -> Facts:
-    if settings.source == "PINNED":
+    if settings.object_from == "PINNED":
         return Facts(
             "No object is pinned.", "No object is pinned", "Choose one in the field above."
         )
@@ -308,7 +308,7 @@ def capture(context) -> Capture:
         return _capture_cubes(_cubes(context))
     source = source_object(context)
     with _readable_data(context, source, settings.use_modifiers) as data:
-        if settings.use_as == "VOXELS":
+        if settings.source == "VOXELS":
             return _capture_mesh(source, data, settings.voxel_size)
         return _capture_points(source, data)
 

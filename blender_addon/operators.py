@@ -169,7 +169,7 @@ class FIELDFORGE_OT_pin_source(bpy.types.Operator):
     def execute(self, context):
         settings = context.scene.fieldforge
         settings.pinned = context.view_layer.objects.active
-        settings.source = "PINNED"
+        settings.object_from = "PINNED"
         return {"FINISHED"}
 
 

@@ -123,18 +123,18 @@ def draw_setup(layout, context) -> None:
 def draw_source(layout, context) -> None:
     settings = context.scene.fieldforge
     box = layout.box()
-    cubes = settings.use_as == "VOXELS" and settings.voxels_from == "CUBES"
+    cubes = settings.source == "VOXELS" and settings.voxels_from == "CUBES"
     if not cubes:
         row = box.row(align=True)
-        row.prop(settings, "source", expand=True)
+        row.prop(settings, "object_from", expand=True)
         row.operator("fieldforge.pin_source", text="", icon="PINNED")
-        if settings.source == "PINNED":
+        if settings.object_from == "PINNED":
             box.prop(settings, "pinned", text="")
     found = facts(context)
     icon = "ERROR" if found.reason else _source_icon(settings)
     paragraph(box, [found.text], context, icon=icon, indent=14)
-    box.row().prop(settings, "use_as", expand=True)
-    if settings.use_as == "POINTS":
+    box.row().prop(settings, "source", expand=True)
+    if settings.source == "POINTS":
         if found.has_faces:
             box.prop(settings, "take_vertices")
     else:
@@ -146,7 +146,7 @@ def draw_source(layout, context) -> None:
 
 
 def _source_icon(settings) -> str:
-    return "POINTCLOUD_DATA" if settings.use_as == "POINTS" else "MESH_CUBE"
+    return "POINTCLOUD_DATA" if settings.source == "POINTS" else "MESH_CUBE"
 
 
 def draw_choices(layout, context) -> None:

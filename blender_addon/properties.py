@@ -39,7 +39,7 @@ def _use_changed(self, context) -> None:
 
 
 def task_kind(settings) -> str:
-    return PointsToMesh.kind if settings.use_as == "POINTS" else VoxelsToMesh.kind
+    return PointsToMesh.kind if settings.source == "POINTS" else VoxelsToMesh.kind
 
 
 def models_for(settings) -> list[dict]:
@@ -75,8 +75,8 @@ def _number_of(model_id: str) -> int:
 
 
 class FieldforgeSettings(bpy.types.PropertyGroup):
-    source: EnumProperty(
-        name="Source",
+    object_from: EnumProperty(
+        name="Object From",
         items=[
             ("SELECTED", "Selected", "Use the active selected object"),
             ("PINNED", "Pinned", "Always use one object, whatever is selected"),
@@ -90,8 +90,8 @@ class FieldforgeSettings(bpy.types.PropertyGroup):
         poll=lambda self, item: item.type in {"MESH", "POINTCLOUD"},
         update=_changed,
     )
-    use_as: EnumProperty(
-        name="Use As",
+    source: EnumProperty(
+        name="Source",
         items=[
             ("POINTS", "Points", "Lay a surface through points"),
             ("VOXELS", "Voxels", "Lay a smooth surface around voxels"),

@@ -152,9 +152,9 @@ def test_a_mesh_that_geometry_nodes_turn_into_points(settings):
     captured = capture.capture(bpy.context)
     assert np.array_equal(captured.points, local_points(source))
     assert np.array_equal(compose.compose(captured, CHOICES)[0].colors, wanted)
-    settings.use_as = "VOXELS"
+    settings.source = "VOXELS"
     assert "no inside" in capture.facts(bpy.context).reason
-    settings.use_as, settings.use_modifiers = "POINTS", False
+    settings.source, settings.use_modifiers = "POINTS", False
     assert "faces" in capture.facts(bpy.context).reason
 
 
@@ -164,7 +164,7 @@ def test_points_of_geometry_nodes_are_read_while_they_are_hidden(settings):
     add_nodes(source, "GeometryNodeMeshToPoints", "Mesh")
     said = capture.facts(bpy.context).text
     source.hide_set(True)
-    settings.source, settings.pinned = "PINNED", source
+    settings.object_from, settings.pinned = "PINNED", source
     bpy.context.view_layer.update()
     found = capture.facts(bpy.context)
     assert (found.text, found.reason) == (said + " (hidden)", "")
@@ -285,7 +285,7 @@ def test_millions_of_points_are_read_at_once(settings):
 
 def _voxels_of(settings, source, size):
     select(source)
-    settings.use_as, settings.voxels_from, settings.voxel_size = "VOXELS", "MESH", size
+    settings.source, settings.voxels_from, settings.voxel_size = "VOXELS", "MESH", size
     return _composed()[0]
 
 
@@ -348,7 +348,7 @@ def test_an_open_mesh_says_so(settings):
 
 def test_a_voxel_size_that_is_too_small_says_which_is_not(settings):
     box = cube()
-    settings.use_as, settings.voxel_size = "VOXELS", 0.001
+    settings.source, settings.voxel_size = "VOXELS", 0.001
     found = capture.facts(bpy.context)
     assert "512" in found.reason
     assert "0.002 m" in found.advice
@@ -390,7 +390,7 @@ def _cubes(turn=(0.3, 0.2, 0.9), size=0.25):
 
 
 def test_cubes_become_voxels_in_their_own_frame(settings):
-    settings.use_as, settings.voxels_from = "VOXELS", "CUBES"
+    settings.source, settings.voxels_from = "VOXELS", "CUBES"
     made, _ = _cubes()
     assert capture.facts(bpy.context).text == f"{len(made)} cubes"
     task, placement = _composed()
@@ -413,7 +413,7 @@ def test_cubes_become_voxels_in_their_own_frame(settings):
     ],
 )  # fmt: skip
 def test_a_cube_that_does_not_fit_is_named(settings, spoil, words):
-    settings.use_as, settings.voxels_from = "VOXELS", "CUBES"
+    settings.source, settings.voxels_from = "VOXELS", "CUBES"
     made, _ = _cubes()
     spoil(made[7])
     bpy.context.view_layer.update()
@@ -424,7 +424,7 @@ def test_a_cube_that_does_not_fit_is_named(settings, spoil, words):
 
 
 def test_two_cubes_are_enough(settings):
-    settings.use_as, settings.voxels_from = "VOXELS", "CUBES"
+    settings.source, settings.voxels_from = "VOXELS", "CUBES"
     first, second = cube("A"), cube("B", location=(1, 0, 0))
     bpy.context.view_layer.update()
     select(first, second)
@@ -434,7 +434,7 @@ def test_two_cubes_are_enough(settings):
 
 
 def test_what_is_no_box_is_left_out(settings):
-    settings.use_as, settings.voxels_from = "VOXELS", "CUBES"
+    settings.source, settings.voxels_from = "VOXELS", "CUBES"
     box, points = cube("A"), cloud()
     select(box, points)
     assert capture.facts(bpy.context).text == "1 cube, 1 other object left out"
@@ -470,7 +470,7 @@ def test_facts_are_kept_until_something_changes(settings, monkeypatch):
 
 def test_a_pinned_source_stays_whatever_is_selected(settings):
     source, other = cloud(), cloud("Other")
-    settings.pinned, settings.source = source, "PINNED"
+    settings.pinned, settings.object_from = source, "PINNED"
     select(other)
     assert capture.facts(bpy.context).text.startswith("Armchair_scan:")
     assert capture.capture(bpy.context).name == "Armchair_scan"

@@ -141,7 +141,7 @@ def test_a_deleted_source_leaves_its_last_place(running, fake):
 
 def test_cubes_become_a_mesh_around_them(running):
     settings = bpy.context.scene.fieldforge
-    settings.use_as, settings.voxels_from = "VOXELS", "CUBES"
+    settings.source, settings.voxels_from = "VOXELS", "CUBES"
     cubes = [cube(f"C{i}", location=(i, 5, 2)) for i in range(4)]
     for item in cubes:
         item.location.rotate(__import__("mathutils").Euler((0.2, 0.3, 0.4)))
@@ -159,7 +159,7 @@ def test_cubes_become_a_mesh_around_them(running):
 
 def test_a_mesh_through_voxels_lies_on_its_source(running):
     settings = bpy.context.scene.fieldforge
-    settings.use_as, settings.voxels_from, settings.voxel_size = "VOXELS", "MESH", 0.1
+    settings.source, settings.voxels_from, settings.voxel_size = "VOXELS", "MESH", 0.1
     source = cube(size=(2, 1, 1.5), location=(4, 0, 1))
     source.rotation_euler.z = np.pi / 2
     bpy.context.view_layer.update()
@@ -361,7 +361,7 @@ def test_the_chosen_model_stays_chosen(running, fake):
     tick_until(running, lambda: len(said) == 2)
     assert running.connection.state == "failed"
     assert settings.model == "dreamer"
-    settings.use_as = "VOXELS"
+    settings.source = "VOXELS"
     assert settings.model == "wavelet-fit"
 
 
@@ -383,7 +383,7 @@ def test_generate_again_needs_no_new_selection(running):
 def test_cubes_can_be_generated_again_at_once(running):
     """The result stands for all of them, hidden or not, and only where cubes are asked for."""
     settings = bpy.context.scene.fieldforge
-    settings.use_as, settings.voxels_from, settings.hide_source = "VOXELS", "CUBES", True
+    settings.source, settings.voxels_from, settings.hide_source = "VOXELS", "CUBES", True
     cubes = [cube(location=(step, 0, 0)) for step in range(3)]
     select(*cubes)
     (job,) = generate()

@@ -185,7 +185,7 @@ def test_take_vertices_is_offered_where_it_matters(running):
 
 def test_voxels_have_their_own_fields(running):
     cube()
-    bpy.context.scene.fieldforge.use_as = "VOXELS"
+    bpy.context.scene.fieldforge.source = "VOXELS"
     page = draw()
     assert page.has("prop", "voxel_size")
     assert "about 20 voxels along its longest side" in page.words()

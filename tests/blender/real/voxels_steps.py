@@ -53,7 +53,7 @@ def make_cubes():
     stage.select(*cubes)
     bpy.context.view_layer.update()
     place["cubes"] = cubes
-    settings().use_as, settings().voxels_from = "VOXELS", "CUBES"
+    settings().source, settings().voxels_from = "VOXELS", "CUBES"
     stage.look_at(cubes, 35, 25)
     stage.push_undo("Cubes")
     yield from gui.shot("cubes-before")
@@ -134,7 +134,7 @@ def make_cloud():
     cloud.matrix_world = (
         Matrix.Translation((-2, 1, 0.3)) @ TURN @ Matrix.Diagonal((1.0, 0.5, 2.0, 1.0))
     )
-    settings().use_as = "POINTS"
+    settings().source = "POINTS"
     stage.select(cloud)
     bpy.context.view_layer.update()
     stage.look_at([cloud], 25, 35)
