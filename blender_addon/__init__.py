@@ -5,10 +5,11 @@ from __future__ import annotations
 import bpy
 from bpy.app.handlers import persistent
 
-from . import capture, operators, panels, preferences, properties, session
+from . import capture, generated, operators, panels, preferences, properties, session
 
 CLASSES = (
     properties.FieldforgeSettings,
+    generated.FieldforgeResult,
     preferences.FieldforgePreferences,
     *operators.CLASSES,
     *panels.CLASSES,
@@ -31,6 +32,7 @@ def register() -> None:
     for cls in CLASSES:
         bpy.utils.register_class(cls)
     properties.register()
+    generated.register()
     preferences.register()
     session.begin()
     capture.register()
@@ -47,6 +49,7 @@ def unregister() -> None:
     capture.unregister()
     session.end()
     preferences.unregister()
+    generated.unregister()
     properties.unregister()
     for cls in reversed(CLASSES):
         bpy.utils.unregister_class(cls)

@@ -9,7 +9,7 @@ source's matrix_world. Results come back in the task frame and are put into the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -80,11 +80,18 @@ Capture = PointCapture | MeshCapture | CubesCapture
 
 @dataclass(frozen=True)
 class Choices:
-    """What the panel asks for."""
+    """What the panel asks for. steps, guidance: None for what the model's authors found best;
+    variations: shapes of one batch; preview: tell what forms; refine: lead the surface through the
+    source."""
 
     model: str
     resolution: int
     seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    variations: int = 1
+    preview: bool = False
+    refine: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +137,11 @@ def compose(capture: Capture, choices: Choices) -> tuple[Task, Placement]:
     return task, placement
 
 
-def with_seed(task: Task, seed: int) -> Task:
-    return replace(task, seed=seed)
+def with_choices(task: Task, choices: Choices) -> Task:
+    """The task with how it shall be sampled; what is made of the source stays."""
+    names = {spec.name for spec in fields(task)}
+    wanted = ("seed", "steps", "guidance", "variations", "preview", "refine")
+    return replace(task, **{name: getattr(choices, name) for name in wanted if name in names})
 
 
 # ------------------------------------------------------------------------------------------ points

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..backend import environment
-from .compose import PlacedMesh, Placement
+from .arrival import Arrival
+from .compose import Placement
 from .importing import Destination
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ class Job:
     resolution: int
     seed: int
     destination: Destination
+    steps: int | None = None
+    guidance: float | None = None
+    variations: int = 1
     placement: Placement = field(default_factory=Placement)
     source: str = ""
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -70,7 +74,7 @@ class Job:
     source_uid: int = 0
     origin: Origin | None = None
     file_serial: int = -1
-    placed: PlacedMesh | None = field(default=None, repr=False)
+    placed: list[Arrival] | None = field(default=None, repr=False)
     unwanted: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @property
@@ -149,6 +153,7 @@ def read_history(path: Path) -> list[Job]:
 
 _KEPT = (
     *("name", "kind", "model", "resolution", "seed", "source", "key", "job_id", "server"),
+    *("steps", "guidance", "variations"),
     *("state", "created", "seconds", "faces", "file", "error"),
 )
 

@@ -1,4 +1,4 @@
-"""A placed mesh -> an object in the scene. Main thread only; one undo step."""
+"""Placed meshes -> objects in the scene. Main thread only; one undo step."""
 
 from __future__ import annotations
 
@@ -9,27 +9,50 @@ import bpy
 import numpy as np
 from mathutils import Matrix
 
+from .arrival import extent_along_x, row_offsets
 from .compose import PlacedMesh
 
 COLOR_NAME = "Color"
 MATERIAL_NAME = "Fieldforge Colors"
+SOLID = {"MESH", "POINTCLOUD", "CURVE", "CURVES", "SURFACE", "META", "VOLUME"}
 
 
 @dataclass(eq=False)
 class Destination:
-    """Where a result goes, in names that survive undo and file changes."""
+    """Where a result goes, in names that survive undo and file changes.
+
+    layout: of several: "ROW" or "COLLECTION"; replaces: the result becomes the mesh of the source.
+    """
 
     name: str
     matrix_world: np.ndarray
     scene: str = ""
     collection: str = ""
     hide: list[str] = field(default_factory=list)
+    layout: str = "ROW"
+    replaces: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Created:
+    """A new object. baked: (4, 4) float64, what of its transform went into its mesh."""
+
+    item: bpy.types.Object
+    baked: np.ndarray
 
 
 def mesh_from_arrays(name: str, placed: PlacedMesh) -> bpy.types.Mesh:
     """A smooth-shaded mesh data-block. A million triangles take some 0.15 s, as every array is
     handed over whole."""
     mesh = bpy.data.meshes.new(name)
+    fill_mesh(mesh, placed)
+    if placed.colors is not None:
+        mesh.materials.append(color_material())
+    return mesh
+
+
+def fill_mesh(mesh: bpy.types.Mesh, placed: PlacedMesh) -> None:
+    """Give a mesh without geometry that of `placed`."""
     count = len(placed.triangles)
     mesh.vertices.add(len(placed.vertices))
     mesh.edges.add(len(placed.edges))
@@ -46,8 +69,6 @@ def mesh_from_arrays(name: str, placed: PlacedMesh) -> bpy.types.Mesh:
         attribute = mesh.color_attributes.new(COLOR_NAME, "BYTE_COLOR", "POINT")
         attribute.data.foreach_set("color_srgb", placed.colors.ravel())
         mesh.color_attributes.active_color_index = mesh.color_attributes.find(COLOR_NAME)
-        mesh.materials.append(color_material())
-    return mesh
 
 
 def color_material() -> bpy.types.Material:
@@ -74,17 +95,91 @@ def _set(mesh, attribute: str, prop: str, values: np.ndarray) -> None:
 
 def add_mesh(placed: PlacedMesh, destination: Destination) -> bpy.types.Object:
     """The object, linked beside its source, selected and active; the source hidden when asked."""
+    return add_meshes([placed], [destination.name], destination)[0].item
+
+
+def add_meshes(
+    meshes: list[PlacedMesh],
+    names: list[str],
+    destination: Destination,
+    beside: tuple[float, float] | None = None,
+) -> list[Created]:
+    """An object for each mesh, laid out as asked; the first one selected and active.
+
+    beside: (lowest, highest) x in the world of what a row stands beside; None: it begins in place.
+    """
     scene = bpy.data.scenes.get(destination.scene) or _shown_scene()
-    created = bpy.data.objects.new(destination.name, mesh_from_arrays(destination.name, placed))
-    _collection(scene, destination.collection).objects.link(created)
-    _put_at(created, Matrix(destination.matrix_world.tolist()))
+    collection = _collection(scene, destination.collection)
+    together = len(meshes) > 1 and destination.layout == "COLLECTION"
+    if together:
+        inner = bpy.data.collections.new(destination.name)
+        collection.children.link(inner)
+        collection = inner
+    created = []
+    matrices = matrices_of(meshes, destination, beside)
+    for mesh, name, matrix in zip(meshes, names, matrices, strict=True):
+        item = bpy.data.objects.new(name, mesh_from_arrays(name, mesh))
+        collection.objects.link(item)
+        created.append(Created(item, _put_at(item, Matrix(matrix.tolist()))))
     view_layer = _view_layer(scene)
-    _select_only(view_layer, created)
+    if together:
+        _hide([each.item for each in created[1:]], view_layer)
+    _select_only(view_layer, created[0].item)
     for name in destination.hide:
         source = view_layer.objects.get(name)
         if source is not None:
             source.hide_set(True, view_layer=view_layer)
     return created
+
+
+def matrices_of(
+    meshes: list[PlacedMesh], destination: Destination, beside: tuple[float, float] | None
+) -> list[np.ndarray]:
+    """(4, 4) float64 matrix_world of each of the meshes of one result."""
+    matrix = destination.matrix_world
+    if len(meshes) == 1 or destination.layout == "COLLECTION":
+        return [matrix] * len(meshes)
+    matrices = []
+    extents = [extent_along_x(mesh, matrix) for mesh in meshes]
+    for offset in row_offsets(extents, beside):
+        moved = matrix.copy()
+        moved[0, 3] += offset
+        matrices.append(moved)
+    return matrices
+
+
+def world_extent(items: list[bpy.types.Object]) -> tuple[float, float] | None:
+    """(lowest, highest) x in the world of what has a shape among `items`; None without any."""
+    solid = [item for item in items if item.type in SOLID]
+    if not solid:
+        return None
+    corners = [
+        np.array(item.bound_box) @ np.array(item.matrix_world)[0, :3] + item.matrix_world[0][3]
+        for item in solid
+    ]
+    return float(np.min(corners)), float(np.max(corners))
+
+
+def replace_mesh(item: bpy.types.Object, placed: PlacedMesh) -> None:
+    """Give an object this mesh instead of its own; its place, modifiers and materials stay."""
+    old = item.data
+    new = mesh_from_arrays(old.name, placed)
+    if len(old.materials):
+        new.materials.clear()
+        for material in old.materials:
+            new.materials.append(material)
+    item.data = new
+    name = old.name
+    if old.users == 0:
+        bpy.data.meshes.remove(old)
+        new.name = name
+
+
+def _hide(items: list[bpy.types.Object], view_layer: bpy.types.ViewLayer) -> None:
+    for item in items:
+        item.hide_render = True
+        with contextlib.suppress(RuntimeError):  # in an excluded collection there is no eye
+            item.hide_set(True, view_layer=view_layer)
 
 
 def push_undo(message: str) -> None:
@@ -117,8 +212,8 @@ def _collection(scene, name: str) -> bpy.types.Collection:
     return found if found is not None and found.library is None else scene.collection
 
 
-def _put_at(created, matrix_world: Matrix) -> None:
-    """Give an object without parent this transform.
+def _put_at(created, matrix_world: Matrix) -> np.ndarray:
+    """Give an object without parent this transform; (4, 4) what of it went into the mesh.
 
     Location, rotation and scale cannot hold the shear that a source gets when it is turned inside
     a stretched parent; that part goes into the mesh.
@@ -127,6 +222,8 @@ def _put_at(created, matrix_world: Matrix) -> None:
     rest = created.matrix_basis.inverted_safe() @ matrix_world
     if max(abs(value) for row in rest - Matrix.Identity(4) for value in row) > 1e-6:
         created.data.transform(rest)
+        return np.array(rest, np.float64)
+    return np.eye(4)
 
 
 def _select_only(view_layer, created) -> None:

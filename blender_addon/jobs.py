@@ -34,13 +34,15 @@ from ..backend.errors import (
     WorkerDied,
     from_dict,
 )
-from ..backend.protocol import Task, decode_result, encode_task
+from ..backend.protocol import decode_result, encode_task
+from .arrival import Arrival, arrivals_of, to_local
 from .backend_process import Backend, Settings
 from .capture import Origin, remember_result
 from .client import Client, Record, gone
-from .compose import Capture, Choices, Placement, compose, place, with_seed
+from .compose import Capture, Choices, Placement, compose, with_choices
+from .generated import Making, remember
 from .history import HistoryFile, Job, history_file, read_history
-from .importing import Destination, add_mesh, push_undo
+from .importing import Destination, add_meshes, push_undo, replace_mesh, world_extent
 
 log = logging.getLogger(__name__)
 
@@ -113,33 +115,31 @@ class Jobs:
         self,
         capture: Capture,
         choices: Choices,
-        seeds: list[int],
         destination: Destination,
         source: bpy.types.Object | None = None,
         kind: str = "points-to-mesh",
         origin: Origin | None = None,
-    ) -> list[Job]:
-        """Begin one job for each seed. origin: what the results stand for while selected."""
-        jobs = []
-        for seed in seeds:
-            suffix = f", seed {seed}" if len(seeds) > 1 else ""
-            job = Job(
-                name=capture.name,
-                kind=kind,
-                model=choices.model,
-                resolution=choices.resolution,
-                seed=seed,
-                destination=dataclasses.replace(destination, name=destination.name + suffix),
-                source=source.name if source else "",
-                source_uid=source.session_uid if source else 0,
-                file=bpy.data.filepath,
-                file_serial=self._file_serial,
-                origin=origin,
-            )
-            jobs.append(job)
-        self.jobs[:0] = jobs
-        self._in_background(self._in_thread_generate, jobs, capture, choices, self._settings())
-        return jobs
+    ) -> Job:
+        """Begin a job. origin: what the results stand for while selected."""
+        job = Job(
+            name=capture.name,
+            kind=kind,
+            model=choices.model,
+            resolution=choices.resolution,
+            seed=choices.seed,
+            steps=choices.steps,
+            guidance=choices.guidance,
+            variations=choices.variations,
+            destination=destination,
+            source=source.name if source else "",
+            source_uid=source.session_uid if source else 0,
+            file=bpy.data.filepath,
+            file_serial=self._file_serial,
+            origin=origin,
+        )
+        self.jobs.insert(0, job)
+        self._in_background(self._in_thread_generate, job, capture, choices, self._settings())
+        return job
 
     def run_again(self, job: Job) -> Job:
         """The same task once more, as a new job."""
@@ -301,16 +301,40 @@ class Jobs:
         if source is not None and job.destination.hide == [job.source]:
             job.destination.hide = [source.name]
         try:
-            created = add_mesh(placed, job.destination)
-            push_undo(f"Fieldforge: {created.name}")
+            created = self._put_into_scene(job, placed, source)
+            push_undo(f"Fieldforge: {created[0].name}")
         except Exception as error:
             log.exception("placing %s", job.name)
             self._fail(job, _unforeseen(error))
             return
-        if job.origin is not None:
-            remember_result(created, job.origin)
-        job.stage, job.faces = "", len(placed.triangles)
+        for item in created:
+            if job.origin is not None:
+                remember_result(item, job.origin)
+        job.stage = ""
+        job.faces = sum(len(arrival.mesh.triangles) for arrival in placed)
         self._end(job, "done")
+
+    def _put_into_scene(
+        self, job: Job, arrivals: list[Arrival], source: bpy.types.Object | None
+    ) -> list[bpy.types.Object]:
+        local = to_local(job.placement)
+        if job.destination.replaces and source is not None:
+            replace_mesh(source, arrivals[0].mesh)
+            remember(source, _making(job, arrivals[0], local))
+            return [source]
+        meshes, names = [arrival.mesh for arrival in arrivals], _names(job, arrivals)
+        created = add_meshes(meshes, names, job.destination, self._beside(job, source))
+        for new, arrival in zip(created, arrivals, strict=True):
+            remember(new.item, _making(job, arrival, new.baked @ local))
+        return [new.item for new in created]
+
+    def _beside(self, job: Job, source: bpy.types.Object | None) -> tuple[float, float] | None:
+        """(lowest, highest) x in the world of what was the source, while it shows."""
+        items = [source] if source is not None else []
+        if not items and job.origin is not None:
+            named = [(bpy.data.objects.get(name), uid) for name, uid in job.origin.members]
+            items = [item for item, uid in named if item is not None and item.session_uid == uid]
+        return world_extent([item for item in items if item.name not in job.destination.hide])
 
     def _end(self, job: Job, state: str) -> None:
         job.seconds, job.state = job.elapsed, state
@@ -353,52 +377,28 @@ class Jobs:
         self.wake()
 
     def _in_thread_generate(
-        self, jobs: list[Job], capture: Capture, choices: Choices, settings: Settings
+        self, job: Job, capture: Capture, choices: Choices, settings: Settings
     ) -> None:
-        with self._failing(jobs):
+        with self._failing(job):
             task, placement = compose(capture, choices)
-            self._events.put(lambda: self._composed(jobs, placement))
-            client = self._in_thread_client(settings, jobs[0])
-            self._send_all(jobs, task, placement, client, settings)
+            self._events.put(lambda: self._composed(job, placement))
+            client = self._in_thread_client(settings, job)
+            job_id = self._in_thread_send(job, encode_task(with_choices(task, choices)), client)
+            self._in_thread_follow(job, job_id, placement, client, settings)
 
-    def _composed(self, jobs: list[Job], placement: Placement) -> None:
-        for job in jobs:
-            job.placement = placement
-            if not job.source_uid:  # nothing to follow: the frame of the voxels is where it goes
-                job.destination.matrix_world = placement.matrix_world
-
-    def _send_all(
-        self,
-        jobs: list[Job],
-        task: Task,
-        placement: Placement,
-        client: Client,
-        settings: Settings,
-    ) -> None:
-        followers = []
-        for job in jobs:
-            with self._failing([job]):
-                body = encode_task(with_seed(task, job.seed))
-                job_id = self._in_thread_send(job, body, client)
-                thread = threading.Thread(
-                    target=self._in_thread_follow,
-                    args=(job, job_id, placement, client, settings),
-                    name="fieldforge-follow",
-                    daemon=True,
-                )
-                thread.start()
-                followers.append(thread)
-        for thread in followers:
-            thread.join()
+    def _composed(self, job: Job, placement: Placement) -> None:
+        job.placement = placement
+        if not job.source_uid:  # nothing to follow: the frame of the voxels is where it goes
+            job.destination.matrix_world = placement.matrix_world
 
     def _in_thread_run_again(self, job: Job, old_id: str, settings: Settings) -> None:
-        with self._failing([job]):
+        with self._failing(job):
             client = self._in_thread_client(settings, job)
             job_id = self._in_thread_send(job, client.task(old_id), client)
             self._in_thread_follow(job, job_id, job.placement, client, settings)
 
     def _in_thread_fetch(self, job: Job, settings: Settings, was_lost: bool) -> None:
-        with self._failing([job]):
+        with self._failing(job):
             client = self._in_thread_client(settings, job)
             if was_lost and ended_with_the_backend(client.job(job.job_id)):
                 old_id = job.job_id  # it has to be done again, but not asked for again
@@ -442,7 +442,7 @@ class Jobs:
     def _in_thread_follow(
         self, job: Job, job_id: str, placement: Placement, client: Client, settings: Settings
     ) -> None:
-        with self._failing([job]):
+        with self._failing(job):
             self._await_end(job, job_id, client, settings)
             if job.unwanted.is_set():
                 return
@@ -451,7 +451,8 @@ class Jobs:
                 body = client.result(job_id)
             except Unreachable:
                 raise gone(self.backend.alive(settings)) from None
-            placed = place(decode_result(body), placement)
+            result = decode_result(body)
+            placed = arrivals_of(result, placement, job.seed)
             self._update(job, state="placing", stage="", placed=placed)
 
     def _await_end(self, job: Job, job_id: str, client: Client, settings: Settings) -> None:
@@ -500,21 +501,20 @@ class Jobs:
             self._events.put(lambda: say(self.connection.words, error))
 
     @contextlib.contextmanager
-    def _failing(self, jobs: list[Job]):
-        """What goes wrong in a thread becomes the failure of its jobs, on the main thread."""
+    def _failing(self, job: Job):
+        """What goes wrong in a thread becomes the failure of its job, on the main thread."""
         try:
             yield
         except NotFound:
-            self._fail_all(jobs, unknown_job())
+            self._tell_of(job, unknown_job())
         except FieldforgeError as error:
-            self._fail_all(jobs, error)
+            self._tell_of(job, error)
         except Exception as error:
-            log.exception("job %s", jobs[0].name)
-            self._fail_all(jobs, _unforeseen(error))
+            log.exception("job %s", job.name)
+            self._tell_of(job, _unforeseen(error))
 
-    def _fail_all(self, jobs: list[Job], error: FieldforgeError) -> None:
-        for job in jobs:
-            self._events.put(lambda job=job: self._fail(job, error))
+    def _tell_of(self, job: Job, error: FieldforgeError) -> None:
+        self._events.put(lambda: self._fail(job, error))
 
     # ------------------------------------------------------------------------------------ history
 
@@ -528,6 +528,27 @@ class Jobs:
     def _merge(self, jobs: list[Job]) -> None:
         known = {job.key for job in self.jobs}
         self.jobs += [job for job in jobs if job.key not in known]
+
+
+def _names(job: Job, arrivals: list[Arrival]) -> list[str]:
+    if job.variations == 1:
+        return [job.destination.name]
+    return [f"{job.destination.name}, seed {arrival.seed}" for arrival in arrivals]
+
+
+def _making(job: Job, arrival: Arrival, local: np.ndarray) -> Making:
+    told = arrival.report
+    return Making(
+        job_id=job.job_id,
+        name=job.name,
+        kind=job.kind,
+        model=told.get("model") or job.model,
+        seed=arrival.seed,
+        steps=told.get("steps", job.steps),
+        guidance=told.get("guidance", job.guidance),
+        to_local=local,
+        latent=arrival.latent,
+    )
 
 
 def unknown_job() -> BadInput:

@@ -13,7 +13,7 @@ from .compose import Choices, CubesCapture
 from .history import Job
 from .importing import Destination
 from .preferences import Checks
-from .properties import chosen_model, task_kind
+from .properties import chosen_model, sampling_choices, task_kind
 
 
 def disabled_reason(context) -> tuple[str, str] | None:
@@ -54,13 +54,10 @@ class FIELDFORGE_OT_generate(bpy.types.Operator):
             self.report({"WARNING"}, error.cause)
             return {"CANCELLED"}
         model = chosen_model(settings)
-        count = settings.variations if model.get("samples") else 1
-        seed = settings.seed if model.get("samples") else 0
         several = isinstance(captured, CubesCapture)
         jobs.generate(
             captured,
-            Choices(model["id"], int(settings.resolution)),
-            [seed + step for step in range(count)],
+            Choices(model["id"], int(settings.resolution), **sampling_choices(settings, model)),
             _destination(context, captured.name),
             source=None if several else source_object(context),
             kind=task_kind(settings),
@@ -81,6 +78,7 @@ def _destination(context, name: str) -> Destination:
         scene=context.scene.name,
         collection=collection.name if collection else "",
         hide=[item.name for item in sources] if settings.hide_source else [],
+        layout=settings.layout,
     )
 
 

@@ -11,18 +11,20 @@ from bpy.props import (
     PointerProperty,
 )
 
-from ..backend.protocol import RESOLUTIONS, PointsToMesh, VoxelsToMesh
+from ..backend.protocol import MAX_GUIDANCE, MAX_STEPS, RESOLUTIONS, PointsToMesh, VoxelsToMesh
 from . import session
 from .capture import forget_facts
 
 DEFAULT_MODEL = PointsToMesh.model
-MAX_VARIATIONS = 8
+MAX_VARIATIONS = 16
 
 _RESOLUTION_WORDS = {
     128: "Fast: for a first look",
     256: "Balanced: for most sources",
     512: "Fine: for large clouds with small detail; slow, and needs memory",
 }
+
+REFINABLE = {PointsToMesh.kind, VoxelsToMesh.kind}
 
 # Blender keeps no copy of what an items callback returns, so that somebody else has to.
 _model_items: list[tuple[str, str, str, int]] = []
@@ -54,6 +56,21 @@ def models_for(settings) -> list[dict]:
 def chosen_model(settings) -> dict:
     models = models_for(settings)
     return next((model for model in models if model["id"] == settings.model), models[0])
+
+
+def sampling_choices(settings, model: dict) -> dict:
+    """Fields of `compose.Choices` that only a model which samples has."""
+    if not model.get("samples"):
+        return {}
+    own = settings.own_sampling
+    return {
+        "seed": settings.seed,
+        "variations": settings.variations,
+        "steps": settings.steps if own else None,
+        "guidance": round(settings.guidance, 4) if own else None,
+        "preview": settings.watch,
+        "refine": settings.refine and task_kind(settings) in REFINABLE,
+    }
 
 
 def _list_models(self, context) -> list[tuple[str, str, str, int]]:
@@ -139,10 +156,50 @@ class FieldforgeSettings(bpy.types.PropertyGroup):
     )
     variations: IntProperty(
         name="Variations",
-        description="How many results to make, each with the next seed",
+        description="How many results to make at once, each with the next seed",
         default=1,
         min=1,
         max=MAX_VARIATIONS,
+    )
+    layout: EnumProperty(
+        name="Layout",
+        description="Where several results go",
+        items=[
+            ("ROW", "Row", "Side by side along X, beside the source"),
+            ("COLLECTION", "Collection", "All in one place, in a collection; the first one shows"),
+        ],
+    )
+    own_sampling: BoolProperty(
+        name="Own Steps and Guidance",
+        description="Set what the model's authors found best for everyone yourself",
+    )
+    steps: IntProperty(
+        name="Steps",
+        description="Steps of the sampler: more take longer",
+        default=10,
+        min=1,
+        soft_max=100,
+        max=MAX_STEPS,
+    )
+    guidance: FloatProperty(
+        name="Guidance",
+        description="How closely the source is followed: 1 freely, 3 closely",
+        default=1.5,
+        min=0,
+        soft_max=5,
+        max=MAX_GUIDANCE,
+        precision=1,
+        step=10,
+    )
+    watch: BoolProperty(
+        name="Watch It Form",
+        description="Show in the viewport what forms, after each step of the sampler",
+        default=True,
+    )
+    refine: BoolProperty(
+        name="Refine to Input",
+        description="Lead the surface through the source where there is one, and keep what was "
+        "generated elsewhere",
     )
     hide_source: BoolProperty(
         name="Hide Source", description="Hide the source once its mesh is there"

@@ -10,6 +10,7 @@ import json
 import sys
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -56,6 +57,23 @@ def mesh_of(task: protocol.Task) -> protocol.MeshResult:
     steps = np.arange(len(vertices) - 2)
     faces = np.stack([0 * steps, steps + 1, steps + 2], axis=1).astype(np.int32)
     return protocol.MeshResult(name=task.name, vertices=vertices, faces=faces, colors=colors)
+
+
+def result_of(task: protocol.Task) -> protocol.Result:
+    """What a model that samples gives has a latent, and tells its seed, steps and guidance; the
+    seed is the first number of the latent."""
+    mesh = mesh_of(task)
+    if task.model == "wavelet-fit":
+        return mesh
+    told = {"model": task.model, "steps": task.steps or 8, "guidance": task.guidance or 1.3}
+    meshes = []
+    for seed in range(task.seed, task.seed + task.variations):
+        latent = np.full(protocol.LATENT_SHAPE, 0.25, np.float32)
+        latent.flat[0] = seed
+        meshes.append(replace(mesh, latent=latent, report={**told, "seed": seed}))
+    if len(meshes) == 1:
+        return meshes[0]
+    return protocol.MeshSet(name=task.name, meshes=tuple(meshes), report=told)
 
 
 class FakeBackend:
@@ -144,7 +162,7 @@ class FakeBackend:
         if self.fail is not None:
             record.update(state="failed", error=self.fail.to_dict())
             return
-        self.results[record["id"]] = protocol.encode_result(mesh_of(task))
+        self.results[record["id"]] = protocol.encode_result(result_of(task))
         record.update(state="done", stage="", fraction=1.0)
 
 
