@@ -65,7 +65,10 @@ _log = logging.getLogger("fieldforge.jobs")
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One job as it is remembered. Times are unix seconds, sizes bytes, `fraction` is in 0..1."""
+    """One job as it is remembered. Times are unix seconds, sizes bytes, `fraction` is in 0..1.
+
+    preview: how many previews there have been; 0 once the job has ended, for they are gone then.
+    """
 
     id: str
     order: int
@@ -80,6 +83,7 @@ class Job:
     finished: float | None = None
     task_bytes: int = 0
     result_bytes: int = 0
+    preview: int = 0
     error: dict[str, str] | None = None
     report: dict[str, Any] | None = None
 
@@ -119,6 +123,7 @@ class JobStore:
         self.max_queued = max_queued
         self.on_change = on_change
         self._jobs: dict[str, Job] = {}
+        self._previews: dict[str, bytes] = {}
         self._unwritten: set[str] = set()
         self._mutex = threading.RLock()
         with _told_as_storage_failed(self.folder):
@@ -193,6 +198,13 @@ class JobStore:
             raise NotReady("The job is not done yet.", "Wait until it is done, then fetch it.")
         return self._open(self.result_path(job.id), "result")
 
+    def newest_preview(self, job_id: str) -> bytes:
+        """What a running job last showed of its result. Raises NotFound."""
+        body = self._previews.get(self.get(job_id).id)
+        if body is None:
+            raise NotFound("There is no preview of this job.", "Wait for the result.")
+        return body
+
     def _open(self, path: Path, what: str) -> IO[bytes]:
         try:
             return path.open("rb")
@@ -265,6 +277,16 @@ class JobStore:
                 return
             fraction = max(job.fraction, min(fraction, 1.0))
             self._jobs[job_id] = dataclasses.replace(job, stage=stage, fraction=fraction)
+        self.on_change(job_id)
+
+    def show(self, job_id: str, body: bytes) -> None:
+        """Keep the bytes of a preview in memory while the job runs; they replace the last ones."""
+        with self._mutex:
+            job = self._jobs.get(job_id)
+            if job is None or job.state != RUNNING:
+                return
+            self._previews[job_id] = body
+            self._jobs[job_id] = dataclasses.replace(job, preview=job.preview + 1)
         self.on_change(job_id)
 
     def finish(self, job_id: str, part: Path, report: dict[str, Any]) -> bool:
@@ -351,6 +373,9 @@ class JobStore:
             job = self._jobs.get(job_id)
             if job is None or job.state not in states:
                 return None
+            if changes["state"] in FINAL:
+                self._previews.pop(job_id, None)
+                changes["preview"] = 0
             job = self._jobs[job_id] = dataclasses.replace(job, **changes)
             self._unwritten.add(job_id)
             self._write()
@@ -450,12 +475,13 @@ class JobStore:
         except FieldforgeError:
             return None
         info = path.stat()
+        kind = protocol.TASKS.get(str(message.get("kind", "")), protocol.Task)
         job = Job(
             id=path.stem,
             order=order,
             kind=str(message.get("kind", "")),
-            name=clean_text(str(message.get("name", protocol.Task.name))),
-            model=clean_text(str(message.get("model", protocol.Task.model))),
+            name=clean_text(str(message.get("name", kind.name))),
+            model=clean_text(str(message.get("model", kind.model))),
             created=info.st_mtime,
             state=RUNNING,
             task_bytes=info.st_size,

@@ -134,7 +134,10 @@ class ModelBody(BaseModel):
 
 
 class JobBody(BaseModel):
-    """Times are unix seconds; `fraction` is in 0..1."""
+    """Times are unix seconds; `fraction` is in 0..1.
+
+    preview: how many previews a running job has shown, 0 before the first and after its end.
+    """
 
     id: str
     kind: str
@@ -147,6 +150,7 @@ class JobBody(BaseModel):
     started: float | None
     finished: float | None
     result_bytes: int
+    preview: int
     error: ErrorDetail | None
     report: dict[str, Any] | None
 
@@ -554,6 +558,20 @@ def delete_job(job_id: JobId, backend: BackendHere) -> None:
     """Remove a job and its files; a running one is cancelled."""
     backend.store.delete(job_id)
     backend.pool.wake()
+
+
+@_routes.get(
+    "/jobs/{job_id}/preview",
+    response_class=Response,
+    responses={
+        **_bytes_body("protocol.encode_result of a MeshSet"),
+        **_errors(401, 404, 422),
+    },
+    **_guarded,
+)
+def get_preview(job_id: JobId, backend: BackendHere) -> Response:
+    """What has formed so far of the result of a running job: small meshes, one per variation."""
+    return Response(backend.store.newest_preview(job_id), media_type=protocol.CONTENT_TYPE)
 
 
 @_routes.get(

@@ -5,9 +5,9 @@
       one thread per worker  <--- messages --->   reader thread: takes orders, watches the server
 
 Messages are JSON over a pipe, arrays pass as files. Orders to a worker: {"run": id, ...} and
-{"cancel": id}. A worker says {"progress": id, ...}, and exactly one {"done": id, ...} or
-{"failed": id, ...} per job. A job that has been cancelled gets `GRACE_SECONDS` to stop by itself;
-then its worker is killed and another one started.
+{"cancel": id}. A worker says {"progress": id, ...}, {"preview": id} followed by the bytes of the
+preview, and exactly one {"done": id, ...} or {"failed": id, ...} per job. A job that has been
+cancelled gets `GRACE_SECONDS` to stop by itself; then its worker is killed and another one started.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from .errors import (
     from_dict,
 )
 from .jobs import Job, JobStore, from_json, map_bytes, storage_failed, sync, to_json
-from .protocol import Progress, Task
+from .protocol import MeshSet, Preview, Progress, Task
 
 DEFAULT_ENTRY = "backend.pipelines:run"
 GRACE_SECONDS = 0.4
@@ -50,6 +50,7 @@ MAX_RESULT_BYTES = 8 << 30
 
 _PROGRESS_SECONDS = 0.05
 _PROGRESS_STEP = 0.005
+_PREVIEW_SECONDS = 0.1  # between two previews; nobody sees more
 _MAX_LOG_BYTES = 5 << 20
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
@@ -283,6 +284,8 @@ class _Member(threading.Thread):
         self._note(message)
         if message.get("progress") == job.id:
             self._store.progress(job.id, message["stage"], message["fraction"] or 0.0)
+        elif message.get("preview") == job.id and self._worker is not None:
+            self._store.show(job.id, self._worker.pipe.recv_bytes())
         elif message.get("done") == job.id:
             self._store.finish(job.id, part, message["report"])
             return True
@@ -473,12 +476,16 @@ def _entry(name: str) -> Callable[[Task, Any], Iterator[Any]]:
 def _last(steps: Iterator[Any], job_id: str, pipe: Connection) -> protocol.Result:
     """Send the progress on, return the result."""
     result: Any = None
-    sent, sent_at = Progress("", -1.0), 0.0
+    sent, sent_at, shown_at = Progress("", -1.0), 0.0, 0.0
     for step in steps:
         if not isinstance(step, Progress):
             result = step
             continue
         now = time.monotonic()
+        if isinstance(step, Preview) and step.meshes and now >= shown_at + _PREVIEW_SECONDS:
+            _send(pipe, {"preview": job_id})
+            pipe.send_bytes(protocol.encode_result(MeshSet(meshes=step.meshes)))
+            shown_at = now
         news = step.stage != sent.stage or step.fraction >= sent.fraction + _PROGRESS_STEP
         if news or now >= sent_at + _PROGRESS_SECONDS:
             _send(pipe, {**step.to_dict(), "progress": job_id, "stage": str(step.stage)})
@@ -489,7 +496,8 @@ def _last(steps: Iterator[Any], job_id: str, pipe: Connection) -> protocol.Resul
 
 
 def _write_result(result: protocol.Result, part: Path, limit: int) -> None:
-    size = sum(getattr(value, "nbytes", 0) for value in vars(result).values())
+    meshes = protocol.meshes_of(result)
+    size = sum(getattr(value, "nbytes", 0) for mesh in meshes for value in vars(mesh).values())
     if size > limit:
         raise TooLarge(
             f"The result of {size / 2**30:.1f} GB is larger than the {limit / 2**30:.1f} GB that"
@@ -510,7 +518,8 @@ def _told(error: BaseException, part: Path, log: Path) -> FieldforgeError:
         traceback.print_exception(error)
         return OutOfMemory(
             "The job needs more memory than there is.",
-            "Lower the resolution or the number of points, or close other programs.",
+            "Lower the resolution, the variations or the number of points, or close other"
+            " programs.",
         )
     if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
         named = error.filename

@@ -13,7 +13,7 @@ import numpy as np
 
 from backend.errors import BadInput, TooLarge
 from backend.pipelines import Context
-from backend.protocol import MeshResult, PointsToMesh, Progress
+from backend.protocol import MeshResult, MeshSet, PointsToMesh, Preview, Progress
 
 Steps = Iterator[Any]
 
@@ -90,6 +90,20 @@ def torch_memory(task: PointsToMesh, context: Context, argument: str) -> Steps:
     raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to ..")
 
 
+def forming(task: PointsToMesh, context: Context, argument: str) -> Steps:
+    """Shows two meshes of 3 triangles, then two of 5, and goes on until it is cancelled."""
+    for faces in (3, 5):
+        yield Preview("Sampling", faces / 10, (mesh_of(faces), mesh_of(faces)))
+        time.sleep(0.15)
+    yield from patient(task, context, argument)
+
+
+def several(task: PointsToMesh, context: Context, argument: str) -> Steps:
+    """Two meshes, one after a preview."""
+    yield Preview("Sampling", 0.5, (mesh_of(3),))
+    yield MeshSet(meshes=(mesh_of(4), mesh_of(6)), report={"faces": [4, 6]})
+
+
 def fault(task: PointsToMesh, context: Context, argument: str) -> Steps:
     yield Progress("Failing", 0.1)
     raise ZeroDivisionError("a fault of ours \ud800")
@@ -138,6 +152,8 @@ PIPELINES: dict[str, Callable[[PointsToMesh, Context, str], Steps]] = {
         killed,
         memory,
         torch_memory,
+        forming,
+        several,
         fault,
         told,
         nothing,

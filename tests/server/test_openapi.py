@@ -42,6 +42,7 @@ OPERATIONS = [
     ("DELETE", "/v1/jobs/{job_id}"),
     ("GET", "/v1/jobs/{job_id}/events"),
     ("POST", "/v1/jobs/{job_id}/cancel"),
+    ("GET", "/v1/jobs/{job_id}/preview"),
     ("GET", "/v1/jobs/{job_id}/result"),
     ("GET", "/v1/jobs/{job_id}/task"),
 ]

@@ -96,6 +96,7 @@ def test_every_operation_of_the_contract_is_described(talk: Threaded) -> None:
         ("/v1/jobs/{job_id}", "delete"),
         ("/v1/jobs/{job_id}/events", "get"),
         ("/v1/jobs/{job_id}/cancel", "post"),
+        ("/v1/jobs/{job_id}/preview", "get"),
         ("/v1/jobs/{job_id}/result", "get"),
         ("/v1/jobs/{job_id}/task", "get"),
     }
@@ -114,7 +115,7 @@ def test_a_job_from_task_to_result(talk: Threaded) -> None:
     record = answer.json()
     assert set(record) == {
         *("id", "kind", "name", "model", "state", "stage", "fraction", "created", "started"),
-        *("finished", "result_bytes", "error", "report"),
+        *("finished", "result_bytes", "preview", "error", "report"),
     }
     assert record["state"] == "queued"
     assert (record["kind"], record["model"]) == ("points-to-mesh", "wavelet-fit")
@@ -130,6 +131,36 @@ def test_a_job_from_task_to_result(talk: Threaded) -> None:
     assert protocol.decode_result(result.content).faces.shape == (12, 3)
     assert talk.http.get(f"/v1/jobs/{record['id']}/task").content == body
     assert talk.http.get("/v1/jobs").json()["jobs"][0] == done
+
+
+def test_what_forms_can_be_seen_while_the_job_runs(talk: Threaded) -> None:
+    job_id = talk.submit("forming")
+    talk.wait_stage(job_id, "Waiting")
+    assert talk.job(job_id)["preview"] == 2
+    shown = talk.http.get(f"/v1/jobs/{job_id}/preview")
+    assert shown.headers["content-type"] == protocol.CONTENT_TYPE
+    meshes = protocol.meshes_of(protocol.decode_result(shown.content))
+    assert [len(mesh.faces) for mesh in meshes] == [5, 5]
+
+    talk.http.post(f"/v1/jobs/{job_id}/cancel")
+    assert talk.job(job_id)["preview"] == 0
+    error_of(talk.http.get(f"/v1/jobs/{job_id}/preview"), 404, "not-found")
+    files = [path for path in talk.store.folder.rglob("*") if job_id in path.name]
+    assert [path.suffix for path in files] == [".task"]
+
+
+def test_before_the_first_preview_there_is_none(talk: Threaded) -> None:
+    job_id = talk.submit("patient")
+    talk.wait_stage(job_id, "Waiting")
+    error_of(talk.http.get(f"/v1/jobs/{job_id}/preview"), 404, "not-found")
+
+
+def test_a_result_of_several_meshes(talk: Threaded) -> None:
+    record = talk.run("several")
+    assert (record["state"], record["report"], record["preview"]) == ("done", {"faces": [4, 6]}, 0)
+    body = talk.http.get(f"/v1/jobs/{record['id']}/result").content
+    meshes = protocol.meshes_of(protocol.decode_result(body))
+    assert [len(mesh.faces) for mesh in meshes] == [4, 6]
 
 
 def test_names_beyond_ascii_come_back_whole(talk: Threaded) -> None:
