@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -645,6 +645,88 @@ def check_protocol(version: object) -> None:
             f"The other side speaks protocol {version}, this one {PROTOCOL_VERSION}.",
             "Install the same version of Fieldforge on both sides (Preferences > Repair).",
         )
+
+
+# ------------------------------------------------------------------------------- cameras of views
+
+VIEW_CAMERAS: dict[int, tuple[float, float]] = {
+    0: (57.37, 13.48),
+    3: (57.27, 25.34),
+    6: (140.94, 12.92),
+    10: (230.76, 13.27),
+    26: (319.81, 16.44),
+    **{40 + k: (40.0 * k, 60.0) for k in range(9)},
+    49: (360.0, 60.0),
+    50: (0.0, -60.0),
+    **{50 + k: (90.0 * k, -60.0) for k in range(1, 5)},
+}
+"""Number of a camera of WaLa's training views -> its azimuth and elevation in degrees.
+
+Only those of the 55 whose angles are known; the models with several views use 3, 6, 10, 26, 49, 50
+and those of text 0, 6, 10, 26 as well.
+"""
+
+VIEW_FIELD = 0.8575
+VIEW_DISTANCE = 3.75
+"""With which field of view (radians) and from how far, in units of the cube, to render views.
+
+WaLa's authors give the angles only. This distance is the least from which nothing of a source
+within the cube of side 1.8 is cut off; `backend/conditions` brings the pictures to one size."""
+
+
+def view_poses(indices: Sequence[int], up_axis: str = "z", distance: float = 1.0) -> np.ndarray:
+    """Camera to world, (V, 4, 4) float64, of the numbered cameras, in the cube [-1, 1]^3.
+
+    They look at the origin from `distance` away, along their own -z, with y up in the picture and
+    `up_axis` ("z" or "y") up in the world: Blender's and OpenGL's convention. In the frame with y
+    up a camera lies at (cos e sin a, sin e, cos e cos a) of azimuth a and elevation e.
+    Raises BadInput for a number that is not in VIEW_CAMERAS.
+    """
+    unknown = [index for index in indices if index not in VIEW_CAMERAS]
+    if unknown:
+        raise BadInput(
+            f"The angles of camera {unknown[0]!r} are not known.",
+            f"Use cameras of the list {', '.join(map(str, VIEW_CAMERAS))}.",
+        )
+    angles = np.radians([VIEW_CAMERAS[index] for index in indices]).reshape(-1, 2)
+    azimuth, elevation = angles.T
+    zero = np.zeros(len(angles))
+    # Columns: right, up, backwards; each a rotation of the camera that stands before the object.
+    right = np.stack([np.cos(azimuth), zero, -np.sin(azimuth)], axis=1)
+    back = np.stack(
+        [
+            np.cos(elevation) * np.sin(azimuth),
+            np.sin(elevation),
+            np.cos(elevation) * np.cos(azimuth),
+        ],
+        axis=1,
+    )
+    poses = np.zeros((len(angles), 4, 4))
+    poses[:, :3, 0], poses[:, :3, 1], poses[:, :3, 2] = right, np.cross(back, right), back
+    poses[:, :3, 3] = back * distance
+    poses[:, 3, 3] = 1
+    return turned_up(up_axis) @ poses
+
+
+def turned_up(up_axis: str) -> np.ndarray:
+    """(4, 4) float64: from the cube of the models, whose y axis is up, to a frame with `up_axis`
+    up. (x, y, z) becomes (x, -z, y) for "z" and stays for "y"."""
+    _check_choice("up axis", up_axis, UP_AXES)
+    if up_axis == "y":
+        return np.eye(4)
+    return np.array([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], float)
+
+
+def check_view_count(have: int, want: int, cameras: Sequence[int] = ()) -> None:
+    """Raise BadInput unless there are as many views as a model wants; say from where they are."""
+    if have == want:
+        return
+    order = ", ".join(map(str, cameras))
+    raise BadInput(
+        f"There {'is 1 view' if have == 1 else f'are {have} views'}; the model needs {want}.",
+        f"Give {want} pictures in the order of its cameras{f' ({order})' if order else ''}, "
+        "or choose a model for another number of views.",
+    )
 
 
 # ---------------------------------------------------------------------------- progress and results
