@@ -1,8 +1,10 @@
 """Diffusion: noise schedules, what a network may predict, the sampler, guidance. For every model.
 
 Ho et al. 2020, "Denoising Diffusion Probabilistic Models"; Nichol & Dhariwal 2021, "Improved
-Denoising Diffusion Probabilistic Models" (cosine schedule, spaced steps); Salimans & Ho 2022
-(velocity); Ho & Salimans 2022, "Classifier-Free Diffusion Guidance".
+Denoising Diffusion Probabilistic Models" (cosine schedule, spaced steps); Song et al. 2021,
+"Denoising Diffusion Implicit Models"; Salimans & Ho 2022 (velocity); Ho & Salimans 2022,
+"Classifier-Free Diffusion Guidance"; Lin et al. 2024, "Common Diffusion Noise Schedules and Sample
+Steps are Flawed" (the names of the spacings).
 
 Tables are float64; a step computes in the dtype of the sample.
 """
@@ -63,9 +65,10 @@ def scaled_linear_betas(
 
 @dataclass(frozen=True)
 class Diffusion:
-    """How a model was trained. schedule: "cosine", "linear" or "scaled_linear"; scale: of linear.
+    """How a model was trained. schedule: "cosine", "linear" or "scaled_linear".
 
-    steps: of training; timesteps are 0 .. steps - 1.
+    steps: of training; timesteps are 0 .. steps - 1. scale: of linear; first, last: the betas at
+    the ends of scaled_linear.
     """
 
     schedule: str = "cosine"
@@ -73,6 +76,8 @@ class Diffusion:
     scale: float = 1.0
     prediction: Prediction = Prediction.START
     variance: Variance = Variance.SMALL
+    first: float = 0.00085
+    last: float = 0.012
 
     def betas(self) -> np.ndarray:
         """(steps,) float64."""
@@ -81,12 +86,12 @@ class Diffusion:
         if self.schedule == "linear":
             return linear_betas(self.steps, self.scale)
         if self.schedule == "scaled_linear":
-            return scaled_linear_betas(self.steps)
+            return scaled_linear_betas(self.steps, self.first, self.last)
         raise ValueError(f"unknown schedule {self.schedule!r}")
 
-    def spaced(self, count: int) -> Steps:
-        """`count` steps, spread evenly over the training schedule, both ends included."""
-        return Steps.of(self.betas(), spaced_timesteps(self.steps, count))
+    def spaced(self, count: int, spacing: str = "linspace") -> Steps:
+        """`count` steps, spread evenly over the training schedule; spacing: one of SPACINGS."""
+        return Steps.of(self.betas(), SPACINGS[spacing](self.steps, count))
 
     def noised(
         self, start: torch.Tensor, timesteps: torch.Tensor, noise: torch.Tensor
@@ -108,8 +113,7 @@ def spaced_timesteps(steps: int, count: int) -> list[int]:
     The stride is added up as a float and rounded to even, as the published samplers do. One step
     starts from pure noise at the last timestep.
     """
-    if not 1 <= count <= steps:
-        raise ValueError(f"{count} sampling steps: expected 1 to {steps}")
+    _check_count(steps, count)
     if count == 1:
         return [steps - 1]
     stride, at, chosen = (steps - 1) / (count - 1), 0.0, []
@@ -117,6 +121,34 @@ def spaced_timesteps(steps: int, count: int) -> list[int]:
         chosen.append(round(at))
         at += stride
     return chosen
+
+
+def trailing_timesteps(steps: int, count: int) -> list[int]:
+    """`count` of 0 .. steps - 1, ascending, the last included: (1000, 5) -> 199, 399, .., 999."""
+    _check_count(steps, count)
+    return [round(steps - k * (steps / count)) - 1 for k in reversed(range(count))]
+
+
+def leading_timesteps(steps: int, count: int) -> list[int]:
+    """`count` of 0 .. steps - 1, ascending, from 1 on: (1000, 5) -> 1, 201, .., 801.
+
+    The noisiest are left out, as in the first latent diffusion models. All steps: from 0 on.
+    """
+    _check_count(steps, count)
+    stride = steps // count
+    return [min(1, stride - 1) + k * stride for k in range(count)]
+
+
+def _check_count(steps: int, count: int) -> None:
+    if not 1 <= count <= steps:
+        raise ValueError(f"{count} sampling steps: expected 1 to {steps}")
+
+
+SPACINGS: dict[str, Callable[[int, int], list[int]]] = {
+    "linspace": spaced_timesteps,
+    "trailing": trailing_timesteps,
+    "leading": leading_timesteps,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +215,11 @@ class Steps:
         rest = float(self.sample_weight[index]) * x
         return (predicted - rest) / float(self.start_weight[index])
 
+    def noise_of(self, index: int, x: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        """The noise in x_t = `x` of step `index`, were x_0 `start`."""
+        level = float(self.alphas_cumprod[index])
+        return (x - math.sqrt(level) * start) / math.sqrt(1 - level)
+
 
 # ---------------------------------------------------------------------------------------- sampler
 
@@ -235,6 +272,32 @@ def ancestral(
         draw = next(noise)
         if index:
             sample = sample + float(deviations[index]) * draw
+        yield Step(number, len(steps), timestep, x, start, sample)
+        x = sample
+
+
+def ddim(
+    denoise: Denoiser,
+    steps: Steps,
+    x: torch.Tensor,
+    prediction: Prediction = Prediction.NOISE,
+    final: float = 1.0,
+) -> Iterator[Step]:
+    """Denoise x_T = `x` (B, ...) down all steps without adding noise (Song et al. 2021, eta 0).
+
+    final: alphas_cumprod that the last step leads to. 1 is x_0; Stable Diffusion and its kin stop
+    at timestep 0 of training. Yields every step; the last one's `sample` is the result.
+    """
+    before = np.append(final, steps.alphas_cumprod[:-1])
+    for number, index in enumerate(reversed(range(len(steps)))):
+        timestep = steps.timesteps[index]
+        timesteps = torch.full((len(x),), timestep, dtype=torch.int64, device=x.device)
+        predicted = denoise(x, timesteps)
+        start = steps.start_of(prediction, index, x, predicted)
+        known = prediction is Prediction.NOISE
+        noise = predicted if known else steps.noise_of(index, x, start)
+        level = float(before[index])
+        sample = math.sqrt(level) * start + math.sqrt(1 - level) * noise
         yield Step(number, len(steps), timestep, x, start, sample)
         x = sample
 

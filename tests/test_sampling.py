@@ -24,6 +24,14 @@ TABLES = {
     "posterior_log_variance_clipped": lambda steps: steps.log_variance(Variance.SMALL),
 }
 
+_OF_DIFFUSERS = {
+    "sample": Prediction.START,
+    "epsilon": Prediction.NOISE,
+    "v_prediction": Prediction.VELOCITY,
+    "fixed_small": Variance.SMALL,
+    "fixed_large": Variance.LARGE,
+}
+
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
@@ -83,10 +91,40 @@ def test_spaced_timesteps(training: int, data: st.DataObject) -> None:
     assert sampling.spaced_timesteps(training, training) == list(range(training))
 
 
+@pytest.mark.parametrize("spacing", sampling.SPACINGS)
 @pytest.mark.parametrize("count", [0, -1, 1001])
-def test_spaced_timesteps_out_of_range(count: int) -> None:
+def test_spaced_timesteps_out_of_range(spacing: str, count: int) -> None:
     with pytest.raises(ValueError, match="1 to 1000"):
-        sampling.spaced_timesteps(1000, count)
+        sampling.SPACINGS[spacing](1000, count)
+
+
+@given(training=st.integers(1, 1200), data=st.data())
+def test_every_spacing_is_even(training: int, data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, training))
+    trailing = sampling.trailing_timesteps(training, count)
+    leading = sampling.leading_timesteps(training, count)
+    assert trailing[-1] == training - 1
+    assert leading[0] == (1 if count <= training // 2 else 0)
+    for chosen in (trailing, leading):
+        assert len(chosen) == count
+        assert chosen[0] >= 0
+        assert chosen[-1] < training
+        gaps = np.diff(chosen)
+        assert gaps.size == 0 or (gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)
+    assert set(np.diff(leading)) <= {training // count}
+
+
+def test_spacings_of_the_published_text_models() -> None:
+    golden = np.load(GOLDEN.parent / "mvdream" / "schedule_50.npz")
+    assert sampling.trailing_timesteps(1000, 50) == golden["trailing"].tolist()
+    assert sampling.leading_timesteps(1000, 50) == golden["uniform"].tolist()
+    mvdream = np.cumprod(1 - Diffusion("scaled_linear").betas())
+    np.testing.assert_allclose(mvdream, golden["mvdream_alphas_cumprod"], rtol=1e-6)
+    diffusion = Diffusion("scaled_linear", last=0.02)
+    wala = np.cumprod(1 - diffusion.betas())
+    np.testing.assert_allclose(wala, golden["wala_alphas_cumprod"], rtol=1e-6)
+    steps = diffusion.spaced(50, "trailing")
+    np.testing.assert_allclose(steps.alphas_cumprod, golden["wala_alphas"], rtol=1e-6)
 
 
 def test_spacing_keeps_the_noise_of_the_training_schedule() -> None:
@@ -216,6 +254,111 @@ def test_steps_are_taken_one_at_a_time() -> None:
     assert calls == [[999, 999], [749, 749]]
 
 
+# ------------------------------------------------------------------------------- without noise
+
+
+@pytest.mark.parametrize("prediction", list(Prediction))
+@pytest.mark.parametrize("count", [1, 2, 25])
+def test_a_perfect_network_gives_its_shape_without_noise(
+    prediction: Prediction, count: int
+) -> None:
+    steps = Diffusion("linear").spaced(count, "trailing")
+    target, first = _random(2, 3, seed=5), _random(2, 3, seed=6)
+
+    def denoise(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        index = steps.timesteps.index(timesteps[0].item())
+        return _forms(steps, index, target, x)[prediction]
+
+    taken = list(sampling.ddim(denoise, steps, first, prediction))
+    assert [step.number for step in taken] == list(range(count))
+    assert [step.timestep for step in taken] == list(reversed(steps.timesteps))
+    assert taken[0].x is first
+    for step in taken:
+        torch.testing.assert_close(step.start, target, rtol=1e-5, atol=1e-6)
+    for step, following in pairwise(taken):
+        assert following.x is step.sample
+    torch.testing.assert_close(taken[-1].sample, target, rtol=1e-5, atol=1e-6)
+
+
+def test_noise_is_carried_through_to_the_level_that_is_asked_for() -> None:
+    """Of one shape and one noise, every x_t is their mixture at the level of that step."""
+    steps = Diffusion("scaled_linear").spaced(10, "trailing")
+    target, noise = _random(2, 3, seed=5), _random(2, 3, seed=6)
+
+    def mixture(level: float) -> torch.Tensor:
+        return math.sqrt(level) * target + math.sqrt(1 - level) * noise
+
+    first = mixture(steps.alphas_cumprod[-1])
+    taken = list(sampling.ddim(lambda x, _: noise, steps, first, final=0.75))
+    for step, level in zip(taken, reversed(steps.alphas_cumprod), strict=True):
+        torch.testing.assert_close(step.x, mixture(level))
+    torch.testing.assert_close(taken[-1].sample, mixture(0.75))
+
+
+@pytest.mark.parametrize("prediction", ["sample", "epsilon", "v_prediction"])
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+@pytest.mark.parametrize("to_start", [True, False])
+def test_ddim_agrees_with_diffusers(prediction: str, spacing: str, to_start: bool) -> None:
+    """Its DDIMScheduler, with tables in float64, from the same x_T and with the same network."""
+    from diffusers import DDIMScheduler
+
+    diffusion = Diffusion("scaled_linear", last=0.02)
+    level = np.cumprod(1 - diffusion.betas())
+    scheduler = DDIMScheduler(
+        beta_start=diffusion.first,
+        beta_end=diffusion.last,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=to_start,
+        steps_offset=1,
+        timestep_spacing=spacing,
+        prediction_type=prediction,
+    )
+    scheduler.alphas_cumprod = torch.from_numpy(level)
+    scheduler.final_alpha_cumprod = torch.tensor(1.0 if to_start else level[0])
+    scheduler.set_timesteps(20)
+
+    def denoise(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(0.7 * x + timesteps[:, None] / 1000)
+
+    steps = diffusion.spaced(20, spacing)
+    assert scheduler.timesteps.tolist() == list(reversed(steps.timesteps))
+    x = _random(2, 3)
+    final = 1.0 if to_start else level[0]
+    for step in sampling.ddim(denoise, steps, x, _OF_DIFFUSERS[prediction], final):
+        predicted = denoise(x, torch.full((2,), step.timestep))
+        expected = scheduler.step(predicted, step.timestep, x)
+        torch.testing.assert_close(step.start, expected.pred_original_sample)
+        torch.testing.assert_close(step.sample, expected.prev_sample)
+        x = expected.prev_sample
+
+
+def test_replays_the_published_ddim_sampler() -> None:
+    """With the outputs of its network given, every input of it is that of the recording."""
+    golden = dict(np.load(GOLDEN.parent / "mvdream" / "ddim_trailing.npz"))
+    outputs = iter(zip(golden["model_inputs"], golden["model_outputs"], strict=True))
+    seen_timesteps = []
+
+    def model(x: torch.Tensor, timesteps: torch.Tensor, _context: torch.Tensor) -> torch.Tensor:
+        seen_timesteps.append(timesteps.tolist())
+        inputs, predicted = next(outputs)
+        assert np.abs(x.numpy() - inputs).max() <= 5e-4 * np.abs(inputs).max()
+        return torch.from_numpy(predicted)
+
+    context, null = (torch.from_numpy(golden[name]) for name in ("context", "uncond_context"))
+    denoise = sampling.guided(model, context, null, 10)
+    diffusion = Diffusion("scaled_linear", last=0.02)
+    steps, final = diffusion.spaced(10, "trailing"), 1 - diffusion.betas()[0]
+    before = np.append(final, steps.alphas_cumprod[:-1])
+    np.testing.assert_allclose(before, golden["alphas_prev"], rtol=1e-6)
+    first = torch.from_numpy(golden["latents"])
+    *_, last = sampling.ddim(denoise, steps, first, final=final)
+    expected = torch.from_numpy(golden["final_latents"])
+    torch.testing.assert_close(last.sample, expected, rtol=0, atol=5e-4 * expected.abs().max())
+    assert seen_timesteps == golden["model_timesteps"].tolist()
+    assert next(outputs, None) is None
+
+
 # --------------------------------------------------------------------------------------- guidance
 
 
@@ -247,14 +390,6 @@ def test_guidance_works_no_more_than_it_must(scale: float, batches: list[int]) -
 
 
 # -------------------------------------------------------------------------------------- diffusers
-
-_OF_DIFFUSERS = {
-    "sample": Prediction.START,
-    "epsilon": Prediction.NOISE,
-    "v_prediction": Prediction.VELOCITY,
-    "fixed_small": Variance.SMALL,
-    "fixed_large": Variance.LARGE,
-}
 
 
 @pytest.mark.parametrize("prediction", ["sample", "epsilon", "v_prediction"])
