@@ -1,0 +1,113 @@
+"""Pictures brought to the size and the framing of the training pictures.
+
+A frame is the square (left, top, side) of a picture, in pixels, that becomes the model's picture;
+it may reach beyond the picture, where the ground shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+SIDE = 224
+"""Pixels along each side of the pictures that the models see."""
+
+FILL = 0.8
+"""Share of the frame that the longer side of an object takes up.
+
+WaLa's authors do not tell theirs. Renderings for training usually leave a tenth to a fifth on each
+side; a tenth is what points and voxels have, too (1.8 of 2)."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A square of a picture: its corner at the top left and its side, in pixels."""
+
+    left: float
+    top: float
+    side: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A picture as a model sees it.
+
+    picture: (224, 224, 3) uint8. notes: what was done to it or could not be, for the person.
+    """
+
+    picture: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+def whole(height: int, width: int) -> Frame:
+    """The smallest square around a picture: padded, nothing cropped."""
+    side = max(height, width)
+    return Frame((width - side) / 2, (height - side) / 2, side)
+
+
+def around(mask: np.ndarray, fill: float = FILL) -> Frame:
+    """The square around what is set in (H, W) `mask`, with a margin; all of it where none is."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return whole(*mask.shape)
+    top, bottom = float(rows[0]), float(rows[-1] + 1)
+    left, right = float(columns[0]), float(columns[-1] + 1)
+    side = max(bottom - top, right - left) / fill
+    return Frame((left + right - side) / 2, (top + bottom - side) / 2, side)
+
+
+def cut(picture: np.ndarray, frame: Frame, ground: int = 0, side: int = SIDE) -> np.ndarray:
+    """The frame of a (H, W) or (H, W, C) uint8 picture, resized with antialiasing.
+
+    Returns (side, side) or (side, side, C). What lies beyond the picture is `ground`.
+    """
+    # Coarse reduction first: a small object in a huge picture must not cost a huge canvas.
+    factor = max(1, int(frame.side / (4 * side)))
+    image = _crop(picture, frame, factor)
+    if factor > 1:
+        image = image.reduce(factor)
+    extent = frame.side / factor
+    left = (frame.left - max(0, int(np.floor(frame.left)))) / factor
+    top = (frame.top - max(0, int(np.floor(frame.top)))) / factor
+    before_x, before_y = max(0, int(np.ceil(-left))), max(0, int(np.ceil(-top)))
+    size = (
+        max(image.width + before_x, int(np.ceil(left + extent)) + before_x),
+        max(image.height + before_y, int(np.ceil(top + extent)) + before_y),
+    )
+    canvas = Image.new(image.mode, size, (ground,) * len(image.getbands()))
+    canvas.paste(image, (before_x, before_y))
+    left, top = left + before_x, top + before_y
+    box = (left, top, min(left + extent, size[0]), min(top + extent, size[1]))
+    return np.asarray(canvas.resize((side, side), Image.Resampling.BILINEAR, box=box))
+
+
+def _crop(picture: np.ndarray, frame: Frame, factor: int) -> Image.Image:
+    """The part of the picture within the frame, on whole multiples of `factor`."""
+    height, width = picture.shape[:2]
+    left, top = max(0, int(np.floor(frame.left))), max(0, int(np.floor(frame.top)))
+    right = min(width, int(np.ceil(frame.left + frame.side)) + factor)
+    bottom = min(height, int(np.ceil(frame.top + frame.side)) + factor)
+    return Image.fromarray(np.ascontiguousarray(picture[top:bottom, left:right]))
+
+
+def published(picture: np.ndarray) -> np.ndarray:
+    """As the published command does it: (H, W, C) uint8 -> (224, 224, 3).
+
+    Alpha is dropped, so that the colour hidden under it shows; the shorter side is resized to 224
+    and the longer one cropped.
+    """
+    image = Image.fromarray(np.ascontiguousarray(picture[..., :3]))
+    width, height = image.size
+    shorter = min(width, height)
+    size = (SIDE * width // shorter, SIDE * height // shorter)
+    image = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = round((size[0] - SIDE) / 2), round((size[1] - SIDE) / 2)
+    return np.asarray(image.crop((left, top, left + SIDE, top + SIDE)))
+
+
+def to_model(picture: np.ndarray) -> np.ndarray:
+    """(224, 224, 3) uint8 -> (3, 224, 224) float32 in [-1, 1], channels first."""
+    values = picture.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+    return np.ascontiguousarray((values - np.float32(0.5)) / np.float32(0.5))
