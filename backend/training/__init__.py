@@ -1,0 +1,1 @@
+"""Data, losses, loops and evaluation of the bundled models. Nothing at run time imports it."""
