@@ -21,6 +21,11 @@ def _file_loaded(*_) -> None:
     session.jobs().file_loaded()
 
 
+@persistent
+def _undone(*_) -> None:
+    session.jobs().undone()
+
+
 def _start_with_blender() -> None:
     """A timer that runs once, when the window is there."""
     chosen = preferences.current()
@@ -37,6 +42,8 @@ def register() -> None:
     session.begin()
     capture.register()
     bpy.app.handlers.load_post.append(_file_loaded)
+    bpy.app.handlers.undo_post.append(_undone)
+    bpy.app.handlers.redo_post.append(_undone)
     if not bpy.app.background:
         bpy.app.timers.register(_start_with_blender, first_interval=0.5)
 
@@ -46,6 +53,8 @@ def unregister() -> None:
         if bpy.app.timers.is_registered(timer):
             bpy.app.timers.unregister(timer)
     bpy.app.handlers.load_post.remove(_file_loaded)
+    bpy.app.handlers.undo_post.remove(_undone)
+    bpy.app.handlers.redo_post.remove(_undone)
     capture.unregister()
     session.end()
     preferences.unregister()

@@ -28,6 +28,7 @@ from ..backend.protocol import CONTENT_TYPE, PROTOCOL_VERSION, check_protocol
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 SEND_SECONDS = 300.0
+PREVIEW_SECONDS = 5.0
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 15.0
 FINAL_STATES = frozenset({"done", "failed", "cancelled"})
@@ -128,6 +129,10 @@ class Client:
     def result(self, job_id: str) -> bytes:
         return self._bytes(f"/jobs/{job_id}/result")
 
+    def preview(self, job_id: str) -> bytes:
+        """What a running job has formed so far; raises NotFound before the first and at its end."""
+        return self._bytes(f"/jobs/{job_id}/preview", PREVIEW_SECONDS)
+
     def task(self, job_id: str) -> bytes:
         return self._bytes(f"/jobs/{job_id}/task")
 
@@ -200,8 +205,8 @@ class Client:
             except requests.RequestException as error:
                 raise _unreachable(self.url, error) from None
 
-    def _bytes(self, path: str) -> bytes:
-        with self._call("GET", path, stream=True) as response:
+    def _bytes(self, path: str, seconds: float = ANSWER_SECONDS) -> bytes:
+        with self._call("GET", path, seconds, stream=True) as response:
             try:
                 return response.content
             except requests.RequestException as error:

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..backend import environment
 from .arrival import Arrival
-from .compose import Placement
+from .compose import PlacedMesh, Placement
 from .importing import Destination
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class Job:
     source_uid: int = 0
     origin: Origin | None = None
     file_serial: int = -1
+    watch: bool = False
+    forming: list[PlacedMesh | None] = field(default_factory=list, repr=False)
     placed: list[Arrival] | None = field(default=None, repr=False)
     unwanted: threading.Event = field(default_factory=threading.Event, repr=False)
 

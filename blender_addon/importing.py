@@ -108,8 +108,7 @@ def add_meshes(
 
     beside: (lowest, highest) x in the world of what a row stands beside; None: it begins in place.
     """
-    scene = bpy.data.scenes.get(destination.scene) or _shown_scene()
-    collection = _collection(scene, destination.collection)
+    scene, collection = home_of(destination)
     together = len(meshes) > 1 and destination.layout == "COLLECTION"
     if together:
         inner = bpy.data.collections.new(destination.name)
@@ -130,6 +129,12 @@ def add_meshes(
         if source is not None:
             source.hide_set(True, view_layer=view_layer)
     return created
+
+
+def home_of(destination: Destination) -> tuple[bpy.types.Scene, bpy.types.Collection]:
+    """The scene and the collection of it where a result goes."""
+    scene = bpy.data.scenes.get(destination.scene) or _shown_scene()
+    return scene, _collection(scene, destination.collection)
 
 
 def matrices_of(

@@ -35,11 +35,12 @@ from ..backend.errors import (
     from_dict,
 )
 from ..backend.protocol import decode_result, encode_task
-from .arrival import Arrival, arrivals_of, to_local
+from .arrival import Arrival, arrivals_of, formed, to_local
 from .backend_process import Backend, Settings
 from .capture import Origin, remember_result
 from .client import Client, Record, gone
 from .compose import Capture, Choices, Placement, compose, with_choices
+from .forming import Forming
 from .generated import Making, remember
 from .history import HistoryFile, Job, history_file, read_history
 from .importing import Destination, add_meshes, push_undo, replace_mesh, world_extent
@@ -85,6 +86,7 @@ class Jobs:
         self.jobs: list[Job] = []
         self.notices: list[Notice] = []
         self.connection = Connection()
+        self.forming = Forming()
         self._settings = settings
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -106,6 +108,7 @@ class Jobs:
             job.unwanted.set()
         with contextlib.suppress(ValueError):
             bpy.app.timers.unregister(self._timer)
+        self.forming.clear()
         self._history.save(self.jobs, wait=True)
         self.backend.process.close()
 
@@ -136,6 +139,7 @@ class Jobs:
             file=bpy.data.filepath,
             file_serial=self._file_serial,
             origin=origin,
+            watch=choices.preview,
         )
         self.jobs.insert(0, job)
         self._in_background(self._in_thread_generate, job, capture, choices, self._settings())
@@ -222,6 +226,13 @@ class Jobs:
             job.source_uid, job.origin = 0, None  # the old ids may name other objects now
             if job.file and job.file == bpy.data.filepath:
                 job.file_serial = self._file_serial
+        self.forming.clear()
+
+    def undone(self) -> None:
+        """Undo or redo has changed the scene: previews may be gone, or back from earlier."""
+        if self.forming.used:
+            self.forming.distrust()
+            self.wake()
 
     # -------------------------------------------------------------------------------- main thread
 
@@ -233,10 +244,12 @@ class Jobs:
             self._followed = now
             self._follow_sources()
         self._place_next()
+        self._show_forming()
         if self._changed or (self.busy and now - self._redrawn > REDRAW_SECONDS):
             self._changed, self._redrawn = False, now
             redraw()
-        return TICK_SECONDS if self.busy or not self._events.empty() else None
+        waiting = self.busy or not self._events.empty() or not self.forming.idle
+        return TICK_SECONDS if waiting else None
 
     @property
     def busy(self) -> bool:
@@ -277,6 +290,18 @@ class Jobs:
             return named
         return next((item for item in bpy.data.objects if item.session_uid == job.source_uid), None)
 
+    def _show_forming(self) -> None:
+        """What jobs of this file have formed shows; the previews of those that are over go."""
+        here = [job for job in self.jobs if job.forming and job.file_serial == self._file_serial]
+        if (not here and self.forming.idle) or why_not_touched():
+            return
+        try:
+            self.forming.update(here, lambda job: self._beside(job, self._source_of(job)))
+        except Exception:
+            log.exception("showing what forms")
+            for job in here:  # the result matters, and it does not depend on this
+                job.watch, job.forming = False, []
+
     def _place_next(self) -> None:
         job = next((job for job in self.jobs if job.placed is not None), None)
         if job is None:
@@ -295,7 +320,8 @@ class Jobs:
         self._place(job)
 
     def _place(self, job: Job) -> None:
-        placed, job.placed = job.placed, None
+        placed, job.placed, job.forming = job.placed, None, []
+        self._show_forming()  # its previews are no part of the undo step
         assert placed is not None  # noqa: S101
         source = self._source_of(job)
         if source is not None and job.destination.hide == [job.source]:
@@ -337,8 +363,11 @@ class Jobs:
         return world_extent([item for item in items if item.name not in job.destination.hide])
 
     def _end(self, job: Job, state: str) -> None:
-        job.seconds, job.state = job.elapsed, state
+        job.seconds, job.state, job.forming = job.elapsed, state, []
         self._changed = True
+        self._show_forming()
+        if not self.forming.idle:
+            self.wake()
         self._save()
 
     def _fail(self, job: Job, error: FieldforgeError) -> None:
@@ -443,7 +472,7 @@ class Jobs:
         self, job: Job, job_id: str, placement: Placement, client: Client, settings: Settings
     ) -> None:
         with self._failing(job):
-            self._await_end(job, job_id, client, settings)
+            self._await_end(job, job_id, placement, client, settings)
             if job.unwanted.is_set():
                 return
             self._update(job, state="fetching", stage="", fraction=1.0)
@@ -455,7 +484,11 @@ class Jobs:
             placed = arrivals_of(result, placement, job.seed)
             self._update(job, state="placing", stage="", placed=placed)
 
-    def _await_end(self, job: Job, job_id: str, client: Client, settings: Settings) -> None:
+    def _await_end(
+        self, job: Job, job_id: str, placement: Placement, client: Client, settings: Settings
+    ) -> None:
+        seen = 0
+
         def unwanted() -> bool:
             return job.unwanted.is_set() or self._closing.is_set()
 
@@ -464,10 +497,21 @@ class Jobs:
             if state in SERVER_STATES:
                 stage, fraction = record.get("stage") or "", float(record.get("fraction") or 0)
                 self._update(job, state=state, stage=stage, fraction=fraction)
+                preview = int(record.get("preview") or 0)
+                if job.watch and preview > seen:
+                    seen = preview
+                    self._in_thread_see(job, job_id, placement, client)
             elif state == "failed":
                 raise from_dict(record.get("error") or {})
             elif state == "cancelled":
                 raise Cancelled("The job was cancelled.")
+
+    def _in_thread_see(self, job: Job, job_id: str, placement: Placement, client: Client) -> None:
+        """Fetch what has formed. A preview that does not come is no reason to fail."""
+        try:
+            self._update(job, forming=formed(decode_result(client.preview(job_id)), placement))
+        except FieldforgeError as error:
+            log.info("preview of job %s: %s", job_id, error)
 
     def _in_thread_tell(
         self, call: Callable[[Client, str], Any], job_id: str, settings: Settings
@@ -581,14 +625,22 @@ def log_file() -> Path:
 
 def why_not_now() -> str:
     """Why the scene must not be changed at this moment, or ""."""
+    reason = why_not_touched()
+    if reason:
+        return reason
     windows = bpy.context.window_manager.windows
-    if bpy.app.is_job_running("RENDER"):
-        return "Waiting for the render to end"
     active = windows[0].view_layer.objects.active if windows else None
     if active is not None and active.mode != "OBJECT":
         # An undo step made now would be one of the mesh being edited, without the new object.
         return "Ready. Leave this mode to place the mesh"
-    for window in windows:
+    return ""
+
+
+def why_not_touched() -> str:
+    """Why not even a preview may change at this moment, or ""."""
+    if bpy.app.is_job_running("RENDER"):
+        return "Waiting for the render to end"
+    for window in bpy.context.window_manager.windows:
         if any("TRANSFORM_OT" in operator.bl_idname for operator in window.modal_operators):
             return "Waiting for the move to end"
     return ""

@@ -63,3 +63,35 @@ def extension(empty_scene):
     module.register()
     yield module
     module.unregister()
+
+
+@pytest.fixture
+def fake():
+    """A backend on this computer that does what the test says."""
+    from fake_backend import FakeBackend
+
+    backend = FakeBackend()
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def server(fake, monkeypatch):
+    """Preferences that point at the fake backend; change its fields to change them."""
+    from fake_backend import TOKEN
+    from fieldforge.blender_addon import client, preferences, session
+    from fieldforge.blender_addon.backend_process import Settings
+
+    chosen = {"mode": "SERVER", "url": fake.url, "token": TOKEN}
+    monkeypatch.setattr(preferences, "current_settings", lambda: Settings(**chosen))
+    monkeypatch.setattr(session, "current_settings", lambda: Settings(**chosen))
+    monkeypatch.setattr(client, "PATIENCE_SECONDS", 1.0)
+    return chosen
+
+
+@pytest.fixture
+def running(server, extension):
+    """The jobs of the registered extension, with the fake backend behind them."""
+    from fieldforge.blender_addon import session
+
+    return session.jobs()

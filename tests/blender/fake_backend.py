@@ -91,6 +91,7 @@ class FakeBackend:
         self.jobs: dict[str, dict] = {}
         self.tasks: dict[str, bytes] = {}
         self.results: dict[str, bytes] = {}
+        self.previews: dict[str, bytes] = {}
         self.asked: list[str] = []
         self._gone = threading.Event()
         self._server = self._listen(0)
@@ -147,10 +148,19 @@ class FakeBackend:
             "result_bytes": None,
             "error": None,
             "report": None,
+            "preview": 0,
         }
         self.jobs[job_id], self.tasks[job_id] = record, body
         threading.Thread(target=self._work, args=(record, task), daemon=True).start()
         return record
+
+    def form(self, job_id: str, size: float = 1.0, stage: str = "Sampling, step 1 of 8") -> None:
+        """Show what a running job has formed: its result so far, at this size."""
+        result = result_of(protocol.decode_task(self.tasks[job_id]))
+        meshes = [replace(m, vertices=m.vertices * size) for m in protocol.meshes_of(result)]
+        self.previews[job_id] = protocol.encode_result(protocol.MeshSet(meshes=tuple(meshes)))
+        record = self.jobs[job_id]
+        record.update(stage=stage, preview=record["preview"] + 1)
 
     def _work(self, record: dict, task: protocol.Task) -> None:
         record.update(state="running", stage="Orienting normals", fraction=0.5)
@@ -160,10 +170,10 @@ class FakeBackend:
         if record["state"] != "running":
             return
         if self.fail is not None:
-            record.update(state="failed", error=self.fail.to_dict())
+            record.update(state="failed", preview=0, error=self.fail.to_dict())
             return
         self.results[record["id"]] = protocol.encode_result(result_of(task))
-        record.update(state="done", stage="", fraction=1.0)
+        record.update(state="done", stage="", fraction=1.0, preview=0)
 
 
 class _Server(ThreadingHTTPServer):
@@ -226,6 +236,10 @@ class _Handler(BaseHTTPRequestHandler):
                 case ["GET", "jobs", job, "result"]:
                     self._record(job)
                     self._bytes(fake.results[job])
+                case ["GET", "jobs", job, "preview"]:
+                    if not self._record(job)["preview"]:
+                        raise NotFound("There is no preview of this job.", "Wait for the result.")
+                    self._bytes(fake.previews[job])
                 case ["GET", "jobs", job, "task"]:
                     self._record(job)
                     self._bytes(fake.tasks[job])

@@ -7,48 +7,10 @@ import time
 import bpy
 import numpy as np
 import pytest
-from fake_backend import TOKEN, FakeBackend
+from driving import finish, generate, result_objects
 from fieldforge.backend import errors
-from fieldforge.blender_addon import capture, client, history, jobs, operators, preferences, session
-from fieldforge.blender_addon.backend_process import Settings
+from fieldforge.blender_addon import capture, history, jobs, operators, session
 from scenes import cloud, cube, local_points, palette, select, tick_until, world_points
-
-
-@pytest.fixture
-def fake():
-    backend = FakeBackend()
-    yield backend
-    backend.close()
-
-
-@pytest.fixture
-def server(fake, monkeypatch):
-    """Preferences that point at the fake backend; change its fields to change them."""
-    chosen = {"mode": "SERVER", "url": fake.url, "token": TOKEN}
-    monkeypatch.setattr(preferences, "current_settings", lambda: Settings(**chosen))
-    monkeypatch.setattr(session, "current_settings", lambda: Settings(**chosen))
-    monkeypatch.setattr(client, "PATIENCE_SECONDS", 1.0)
-    return chosen
-
-
-@pytest.fixture
-def running(server, extension):
-    return session.jobs()
-
-
-def generate() -> list[jobs.Job]:
-    known = list(session.jobs().jobs)
-    assert bpy.ops.fieldforge.generate() == {"FINISHED"}
-    return [job for job in session.jobs().jobs if job not in known]
-
-
-def finish(running, job, state="done"):
-    tick_until(running, lambda: not job.active)
-    assert job.state == state, (job.state, job.error)
-
-
-def result_objects(*known):
-    return [item for item in bpy.data.objects if item not in known]
 
 
 def test_a_cloud_becomes_a_mesh_in_its_place(running):
