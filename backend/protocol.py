@@ -650,11 +650,11 @@ def check_protocol(version: object) -> None:
 # ------------------------------------------------------------------------------- cameras of views
 
 VIEW_CAMERAS: dict[int, tuple[float, float]] = {
-    0: (57.37, 13.48),
-    3: (57.27, 25.34),
-    6: (140.94, 12.92),
-    10: (230.76, 13.27),
-    26: (319.81, 16.44),
+    0: (57.374, 13.478),
+    3: (57.267, 25.342),
+    6: (140.942, 12.919),
+    10: (230.762, 13.273),
+    26: (319.808, 16.440),
     **{40 + k: (40.0 * k, 60.0) for k in range(9)},
     49: (360.0, 60.0),
     50: (0.0, -60.0),
@@ -675,11 +675,8 @@ within the cube of side 1.8 is cut off; `backend/conditions` brings the pictures
 
 
 def view_poses(indices: Sequence[int], up_axis: str = "z", distance: float = 1.0) -> np.ndarray:
-    """Camera to world, (V, 4, 4) float64, of the numbered cameras, in the cube [-1, 1]^3.
+    """Camera to world, (V, 4, 4) float64, of the numbered cameras; see `camera_poses`.
 
-    They look at the origin from `distance` away, along their own -z, with y up in the picture and
-    `up_axis` ("z" or "y") up in the world: Blender's and OpenGL's convention. In the frame with y
-    up a camera lies at (cos e sin a, sin e, cos e cos a) of azimuth a and elevation e.
     Raises BadInput for a number that is not in VIEW_CAMERAS.
     """
     unknown = [index for index in indices if index not in VIEW_CAMERAS]
@@ -688,9 +685,21 @@ def view_poses(indices: Sequence[int], up_axis: str = "z", distance: float = 1.0
             f"The angles of camera {unknown[0]!r} are not known.",
             f"Use cameras of the list {', '.join(map(str, VIEW_CAMERAS))}.",
         )
-    angles = np.radians([VIEW_CAMERAS[index] for index in indices]).reshape(-1, 2)
-    azimuth, elevation = angles.T
-    zero = np.zeros(len(angles))
+    return camera_poses([VIEW_CAMERAS[index] for index in indices], up_axis, distance)
+
+
+def camera_poses(
+    angles: Sequence[tuple[float, float]], up_axis: str = "z", distance: float = 1.0
+) -> np.ndarray:
+    """Camera to world, (V, 4, 4) float64, from azimuth and elevation in degrees.
+
+    The cameras look at the origin of the cube [-1, 1]^3 from `distance` away, along their own -z,
+    with y up in the picture and `up_axis` ("z" or "y") up in the world: Blender's and OpenGL's
+    convention. In the frame with y up a camera lies at (cos e sin a, sin e, cos e cos a) of azimuth
+    a and elevation e.
+    """
+    azimuth, elevation = np.radians(angles).reshape(-1, 2).T
+    zero = np.zeros(len(azimuth))
     # Columns: right, up, backwards; each a rotation of the camera that stands before the object.
     right = np.stack([np.cos(azimuth), zero, -np.sin(azimuth)], axis=1)
     back = np.stack(
@@ -701,7 +710,7 @@ def view_poses(indices: Sequence[int], up_axis: str = "z", distance: float = 1.0
         ],
         axis=1,
     )
-    poses = np.zeros((len(angles), 4, 4))
+    poses = np.zeros((len(azimuth), 4, 4))
     poses[:, :3, 0], poses[:, :3, 1], poses[:, :3, 2] = right, np.cross(back, right), back
     poses[:, :3, 3] = back * distance
     poses[:, 3, 3] = 1
