@@ -6,6 +6,8 @@ FieldforgeError
 │   └── VersionMismatch add-on and backend do not speak the same protocol (exit 2, HTTP 409)
 ├── NotAuthorized       missing or wrong token (exit 2, HTTP 401)
 ├── NotFound            no such job, model or file (exit 2, HTTP 404)
+├── NotInstalled        the weights of a model are not on this computer (exit 2, HTTP 409)
+├── LicenseNotAccepted  a model's licence must be accepted first (exit 2, HTTP 403)
 ├── NotReady            the job has no result, not yet or not at all (exit 1, HTTP 409)
 ├── QueueFull           too many jobs are waiting (exit 1, HTTP 429)
 ├── StorageFailed       disk full, read-only data folder (exit 1, HTTP 507)
@@ -71,6 +73,18 @@ class NotFound(FieldforgeError):
     status = 404
 
 
+class NotInstalled(FieldforgeError):
+    code = "not-installed"
+    exit_code = 2
+    status = 409
+
+
+class LicenseNotAccepted(FieldforgeError):
+    code = "license"
+    exit_code = 2
+    status = 403
+
+
 class NotReady(FieldforgeError):
     code = "not-ready"
     status = 409
@@ -117,6 +131,8 @@ _BY_CODE: dict[str, type[FieldforgeError]] = {
         VersionMismatch,
         NotAuthorized,
         NotFound,
+        NotInstalled,
+        LicenseNotAccepted,
         NotReady,
         QueueFull,
         StorageFailed,

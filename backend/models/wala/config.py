@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import types
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from ...sampling import Diffusion, Prediction, Variance
@@ -234,6 +238,17 @@ class WalaConfig:
             pre_quantised=bool(args.get("pre_quant")),
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold; `from_dict` is its inverse."""
+        record: dict[str, Any] = _plain(self)
+        return record
+
+    @staticmethod
+    def from_dict(record: Mapping[str, Any]) -> WalaConfig:
+        """From `to_dict`. Raises ValueError for what cannot be a configuration."""
+        config: WalaConfig = _typed(WalaConfig, record, "config")
+        return config
+
 
 _PREDICTIONS = {
     "START_X": Prediction.START,
@@ -271,3 +286,60 @@ def _context_tokens(args: Mapping[str, Any]) -> int:
     if args.get("use_voxel_conditions"):
         return args["voxel_dim"] ** 3
     return args.get("cond_grid_size") or 256
+
+
+# ------------------------------------------------------------------------------------ records
+
+_LARGEST = 1 << 16
+"""No width, depth or number in a configuration is larger: a broken file must not cost minutes."""
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return {spec.name: _plain(getattr(value, spec.name)) for spec in fields}
+    if isinstance(value, Enum):
+        return value.value
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _typed(kind: Any, value: Any, name: str) -> Any:
+    """`value` of JSON as a `kind`: a dataclass, an enumeration, a tuple, a number or None."""
+    if isinstance(kind, types.UnionType):
+        choices = typing.get_args(kind)
+        if value is None and type(None) in choices:
+            return None
+        (kind,) = (choice for choice in choices if choice is not type(None))
+    if dataclasses.is_dataclass(kind):
+        return _record(kind, value, name)
+    if typing.get_origin(kind) is tuple:
+        return _tuple(typing.get_args(kind), value, name)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return kind(value)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind or (kind in (int, float) and not 0 <= value <= _LARGEST):
+        raise ValueError(f"{name} is {value!r}")
+    return value
+
+
+def _record(kind: Any, value: Any, name: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} is {value!r}")
+    kinds = typing.get_type_hints(kind)
+    unknown = sorted(value.keys() - kinds.keys())
+    if unknown:
+        raise ValueError(f"{name} has unknown entries: {', '.join(unknown)}")
+    try:
+        return kind(**{key: _typed(kinds[key], entry, key) for key, entry in value.items()})
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _tuple(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
+    many = len(kinds) == 2 and kinds[1] is Ellipsis
+    if not isinstance(value, (list, tuple)) or not (many or len(value) == len(kinds)):
+        raise ValueError(f"{name} is {value!r}")
+    return tuple(
+        _typed(kinds[0 if many else index], entry, name) for index, entry in enumerate(value)
+    )

@@ -1,0 +1,90 @@
+"""A WaLa model from the files of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ...errors import BadInput
+from ...tensor_files import TensorInfo, read_header
+from ...weights import Installed
+from .config import WalaConfig
+from .model import PUBLISHED_PREFIXES, Wala
+
+
+def load(installed: Installed, device: torch.device, dtype: torch.dtype) -> Wala:
+    """The model with its weights on `device` as `dtype`, for inference.
+
+    Files are mapped: on the CPU a tensor that has `dtype` already is the file itself, so nothing is
+    read before it is used and memory can be taken back; others are copied one at a time.
+    Raises BadInput for files that do not fit the configuration.
+    """
+    try:
+        with torch.device("meta"):
+            model = Wala(WalaConfig.from_dict(installed.config))
+    except ValueError as error:
+        raise _unfit(installed, str(error)) from None
+    check_fit(installed, model)
+    weights = {
+        name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        for name, tensor in _mapped(installed)
+    }
+    for part, prefix in PUBLISHED_PREFIXES.items():
+        module = getattr(model, part)
+        if module is not None:
+            own = {name: weights[prefix + name] for name in module.state_dict()}
+            module.load_state_dict(own, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def check_fit(installed: Installed, model: Wala) -> None:
+    """Raise BadInput unless the files hold exactly the weights of `model`, by name and shape."""
+    have: dict[str, TensorInfo] = {}
+    for path in installed.files:
+        have |= read_header(path)
+    problems = mismatches(
+        {name: tuple(tensor.shape) for name, tensor in model.published_state_dict().items()},
+        {name: info.shape for name, info in have.items()},
+    )
+    if problems:
+        raise _unfit(installed, problems)
+
+
+def mismatches(want: dict[str, tuple[int, ...]], have: dict[str, tuple[int, ...]]) -> str:
+    """What differs between two sets of named shapes, in words; "" when nothing does."""
+    reshaped = [
+        f"{name} {have[name]} instead of {want[name]}"
+        for name in sorted(want.keys() & have.keys())
+        if want[name] != have[name]
+    ]
+    return "; ".join(
+        f"{title}: {_listed(names)}"
+        for title, names in (
+            ("missing", sorted(want.keys() - have.keys())),
+            ("unexpected", sorted(have.keys() - want.keys())),
+            ("of another shape", reshaped),
+        )
+        if names
+    )
+
+
+def _listed(names: list[str], most: int = 20) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _mapped(installed: Installed) -> Iterator[tuple[str, torch.Tensor]]:
+    from safetensors import safe_open
+
+    for path in installed.files:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            for name in file.keys():  # noqa: SIM118 (it is no dictionary)
+                yield name, file.get_tensor(name)
+
+
+def _unfit(installed: Installed, problems: str) -> BadInput:
+    return BadInput(
+        f"The weights of {installed.id} do not fit its description ({problems}).",
+        f"Get them again: python3 -m backend models download {installed.id}",
+    )

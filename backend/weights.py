@@ -1,0 +1,430 @@
+"""Which models with weights there are, and which of them lie on this computer.
+
+The registry (weights/registry.toml) names what can be downloaded. The store holds a folder per
+model: model.json, which describes it, and .safetensors files. Bundled models lie in weights/ in
+the same form. Standard library only: the server and the command line ask here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from . import environment, tensor_files
+from .errors import BadInput, FieldforgeError, NotFound, NotInstalled, StorageFailed
+
+BUNDLED = Path(__file__).resolve().parent.parent / "weights"
+REGISTRY = BUNDLED / "registry.toml"
+DESCRIPTION = "model.json"
+FORMAT = 1
+MAX_DESCRIPTION_BYTES = 1 << 20
+VIEW_KINDS = ("", "image", "depth")
+
+_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.safetensors")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model that can be downloaded.
+
+    tasks: kinds of tasks it does; family: which code runs it, "wala" or "mvdream".
+    repository, files: on the Hugging Face hub; bytes: of all files together, about.
+    license: its identifier, which a person accepts; license_words: what it allows, in a sentence;
+    license_file: its full text in the repository, shown before the download.
+    steps, guidance: what the authors found best. For a text model, those of the shape that is made
+    of its views; its own are in `arguments`.
+    views, view_kind, cameras: of models that take or make several views, in their order.
+    arguments: published settings by their published names, for checkpoints without args.json.
+    sha256: by file name, where known in advance; else the hub's own record is taken.
+    needs: models without which it does nothing.
+    """
+
+    id: str
+    title: str
+    summary: str
+    family: str
+    tasks: tuple[str, ...]
+    repository: str
+    files: tuple[str, ...]
+    bytes: int
+    license: str
+    license_url: str
+    license_words: str
+    steps: int
+    guidance: float | None = None
+    license_file: str = "LICENSE.md"
+    views: int = 0
+    view_kind: str = ""
+    cameras: tuple[int, ...] = ()
+    arguments: dict[str, Any] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A model on this computer. Fields as in Entry.
+
+    files: of tensors under their published names; config: for the family's configuration, such as
+    WalaConfig.from_dict; source: where the weights come from; bundled: came with Fieldforge.
+    """
+
+    id: str
+    title: str
+    summary: str
+    family: str
+    tasks: tuple[str, ...]
+    folder: Path
+    files: tuple[Path, ...]
+    config: dict[str, Any]
+    steps: int
+    guidance: float | None
+    views: int
+    view_kind: str
+    cameras: tuple[int, ...]
+    license: str
+    source: dict[str, Any]
+    bundled: bool
+    needs: tuple[str, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Of the files of tensors together."""
+        return sum(path.stat().st_size for path in self.files)
+
+
+# ---------------------------------------------------------------------------------------- registry
+
+
+def entries() -> dict[str, Entry]:
+    """The registry, in its order."""
+    return dict(_registry(REGISTRY))
+
+
+@functools.cache
+def _registry(path: Path) -> dict[str, Entry]:
+    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    licenses = tables.pop("license")
+    found = {}
+    for name, table in tables.items():
+        values = {**licenses[table["license"]], **table}
+        for spec in fields(Entry):
+            if str(spec.type).startswith("tuple") and spec.name in values:
+                values[spec.name] = tuple(values[spec.name])
+        found[name] = Entry(id=check_id(name), **values)
+    return found
+
+
+def check_id(name: str) -> str:
+    """`name` when it can be the name of a model, and so of a folder. Raises BadInput."""
+    if not isinstance(name, str) or not _ID.fullmatch(name):
+        raise BadInput(
+            f"{name!r} cannot be the name of a model.",
+            "Use small letters, digits and hyphens, such as my-chairs-1.",
+        )
+    return name
+
+
+# ------------------------------------------------------------------------------------------- store
+
+
+def store() -> Path:
+    """Where downloaded and converted models lie: FIELDFORGE_WEIGHTS, or weights/ in the home."""
+    chosen = os.environ.get("FIELDFORGE_WEIGHTS")
+    return Path(chosen).expanduser().absolute() if chosen else environment.home() / "weights"
+
+
+def installed() -> dict[str, Installed]:
+    """Every model that can be used: bundled ones first, then those of the store, by name.
+
+    Folders that cannot be read are left out; `problems` tells why.
+    """
+    return _scan()[0]
+
+
+def problems() -> dict[str, FieldforgeError]:
+    """Folders of the store that look like models and cannot be used -> why."""
+    return _scan()[1]
+
+
+def _scan() -> tuple[dict[str, Installed], dict[str, FieldforgeError]]:
+    found: dict[str, Installed] = {}
+    bad: dict[str, FieldforgeError] = {}
+    for root in (BUNDLED, store()):
+        for folder in _folders(root):
+            if folder.name in found:
+                continue
+            try:
+                found[folder.name] = read_model(folder)
+            except FieldforgeError as error:
+                bad[folder.name] = error
+    return found, bad
+
+
+def _folders(root: Path) -> list[Path]:
+    try:
+        return sorted(path for path in root.iterdir() if (path / DESCRIPTION).is_file())
+    except OSError:
+        return []
+
+
+def require(model_id: str) -> Installed:
+    """The installed model. Raises NotInstalled with how to get it, NotFound for an unknown one."""
+    have, bad = _scan()
+    if model_id in have:
+        return have[model_id]
+    if model_id in bad:
+        raise NotInstalled(
+            f"The model {model_id} is damaged: {bad[model_id].cause}",
+            f"Remove {store() / model_id} and get it again (Preferences > Models).",
+        )
+    entry = entries().get(model_id)
+    if entry is None:
+        known = ", ".join(dict.fromkeys((*have, *entries())))
+        raise NotFound(f"There is no model {model_id!r}.", f"Choose one of {known}.")
+    raise NotInstalled(
+        f"The weights of {entry.title} are not on this computer "
+        f"({entry.bytes / 1e9:.1f} GB to download).",
+        "Get them in Preferences > Models > Download, or run: "
+        f"python3 -m backend models download {model_id}",
+    )
+
+
+def best_for(task_kind: str) -> str | None:
+    """The installed model to take for a task when none was chosen; None where there is none.
+
+    Bundled before downloaded, those in the order of the registry, then the person's own.
+    """
+    have = installed()
+    able = [
+        model
+        for model in have.values()
+        if task_kind in model.tasks and all(need in have for need in model.needs)
+    ]
+    order = list(entries())
+
+    def rank(model: Installed) -> tuple[bool, int]:
+        return not model.bundled, order.index(model.id) if model.id in order else len(order)
+
+    return min(able, key=rank).id if able else None
+
+
+# --------------------------------------------------------------------------------- a folder of it
+
+
+def read_model(folder: Path) -> Installed:
+    """The model in `folder`. Raises BadInput unless its description and files are whole.
+
+    Files must have the size that was written down; `verify` also reads their content.
+    """
+    record = _read_description(folder)
+    try:
+        return _installed(folder, record)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unreadable(folder, f"{type(error).__name__}: {error}") from None
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    try:
+        if path.stat().st_size > MAX_DESCRIPTION_BYTES:
+            raise _unreadable(folder, f"its {DESCRIPTION} is too large")
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(folder, str(error)) from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise _unreadable(folder, f"its {DESCRIPTION} is of another version of Fieldforge")
+    return record
+
+
+def _installed(folder: Path, record: dict[str, Any]) -> Installed:
+    if record["id"] != folder.name or not _ID.fullmatch(folder.name):
+        raise ValueError(f"the folder is named {folder.name}, the model {record['id']!r}")
+    texts = ("title", "summary", "family", "view_kind", "license")
+    guidance = record["guidance"]
+    well_formed = (
+        all(type(record[name]) is str for name in texts)
+        and record["view_kind"] in VIEW_KINDS
+        and type(record["steps"]) is int
+        and type(record["views"]) is int
+        and (guidance is None or type(guidance) in (int, float))
+        and isinstance(record["config"], dict)
+        and isinstance(record["source"], dict)
+    )
+    if not well_formed:
+        raise ValueError(f"its {DESCRIPTION} has a value of a wrong kind")
+    return Installed(
+        **{name: record[name] for name in texts},
+        id=folder.name,
+        tasks=_tuple(record["tasks"], str),
+        folder=folder,
+        files=tuple(_checked_file(folder, entry) for entry in record["files"]),
+        config=record["config"],
+        steps=record["steps"],
+        guidance=None if guidance is None else float(guidance),
+        views=record["views"],
+        cameras=_tuple(record["cameras"], int),
+        source=record["source"],
+        bundled=folder.parent == BUNDLED,
+        needs=_tuple(record.get("needs", []), str),
+    )
+
+
+def _tuple(values: Any, kind: type) -> tuple[Any, ...]:
+    if not isinstance(values, list) or any(type(value) is not kind for value in values):
+        raise ValueError(f"{values!r} is no list of {kind.__name__}")
+    return tuple(values)
+
+
+def _checked_file(folder: Path, entry: dict[str, Any]) -> Path:
+    """The file of an entry of "files". Its name must not lead out of the folder."""
+    name, size = entry["name"], entry["bytes"]
+    if not isinstance(name, str) or not _FILE.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of a file of weights")
+    path = folder / name
+    have = path.stat().st_size if path.is_file() else None
+    if have != size:
+        state = "is missing" if have is None else f"has {have:,} bytes, not {size:,}"
+        raise ValueError(f"{name} {state}")
+    return path
+
+
+def _unreadable(folder: Path, reason: str) -> BadInput:
+    return BadInput(
+        f"The model in {folder} cannot be used: {reason}.",
+        "Remove that folder and get the model again.",
+    )
+
+
+def verify(model: Installed, report: Callable[[float], None] | None = None) -> None:
+    """Read every file of `model`. Raises BadInput when one is not what was written."""
+    for entry in _read_description(model.folder)["files"]:
+        path = model.folder / entry["name"]
+        tensor_files.read_header(path)
+        if tensor_files.file_hash(path, report) != entry["sha256"]:
+            raise BadInput(
+                f"{path} has changed since it was written.",
+                f"Remove {model.folder} and get the model again.",
+            )
+
+
+# --------------------------------------------------------------------------------------- writing
+
+
+def write_model(
+    folder: Path,
+    *,
+    id: str,
+    title: str,
+    family: str,
+    tasks: tuple[str, ...],
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Any],
+    steps: int,
+    summary: str = "",
+    guidance: float | None = None,
+    views: int = 0,
+    view_kind: str = "",
+    cameras: tuple[int, ...] = (),
+    license: str = "",
+    needs: tuple[str, ...] = (),
+    source: Mapping[str, Any] | None = None,
+    report: Callable[[float], None] | None = None,
+) -> Installed:
+    """Write the model `id` into `folder` (named so), in place of what was there, all or nothing.
+
+    config: JSON-able, such as WalaConfig.to_dict(). tensors: by published name, such as
+    Wala.published_state_dict(); torch, numpy or LazyTensor, one in memory at a time.
+    report(fraction) is called meanwhile; what it raises ends the writing and leaves nothing.
+    Raises BadInput for a name that cannot be, StorageFailed when the disk is too full.
+    """
+    if check_id(id) != folder.name:
+        raise BadInput(f"The model {id} cannot lie in {folder}.", f"Use {folder.parent / id}.")
+    lazy = {name: tensor_files.as_lazy(tensor) for name, tensor in tensors.items()}
+    total = sum(tensor.info.nbytes for tensor in lazy.values())
+    with replaced_folder(folder, total) as partial:
+        path = partial / "model.safetensors"
+        digest = tensor_files.write(path, lazy, report)
+        file = {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
+        record = {
+            "format": FORMAT,
+            "family": family,
+            "id": id,
+            "title": title,
+            "summary": summary,
+            "tasks": list(tasks),
+            "config": dict(config),
+            "steps": steps,
+            "guidance": guidance,
+            "views": views,
+            "view_kind": view_kind,
+            "cameras": list(cameras),
+            "license": license,
+            "needs": list(needs),
+            "files": [file],
+            "source": dict(source or {}),
+        }
+        text = json.dumps(record, indent=1, ensure_ascii=False)
+        (partial / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+    return read_model(folder)
+
+
+@contextlib.contextmanager
+def replaced_folder(folder: Path, needed_bytes: int = 0) -> Iterator[Path]:
+    """A new folder that becomes `folder` at the end, or is removed. Raises StorageFailed."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        check_disk(folder.parent, needed_bytes)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
+        yield partial
+        partial.chmod(0o755)  # mkdtemp keeps others out
+        _take_place(partial, folder)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _take_place(partial: Path, folder: Path) -> None:
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)) / "old"
+    try:
+        folder.rename(old)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def check_disk(folder: Path, needed_bytes: int) -> None:
+    """Raise StorageFailed unless that much is free on the disk of `folder` (it, or what is to hold
+    it, must exist)."""
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(nearest).free
+    if needed_bytes > free:
+        raise StorageFailed(
+            f"{needed_bytes / 1e9:.1f} GB are needed in {folder}, {free / 1e9:.1f} GB are free.",
+            "Make room, or set FIELDFORGE_WEIGHTS to a folder on another disk.",
+        )
+
+
+def _unwritable(folder: Path, error: OSError) -> StorageFailed:
+    return StorageFailed(
+        f"The model cannot be written to {folder} ({error.strerror or error}).",
+        "Make room, or set FIELDFORGE_WEIGHTS to a folder of your own.",
+    )
