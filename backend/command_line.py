@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -265,12 +266,12 @@ def serve(options: argparse.Namespace) -> int:
 def list_models(*, as_json: bool) -> int:
     """Every model with what it does, as a table or as one JSON line."""
     if as_json:
-        keys = ("id", "title", "summary", "tasks", "samples")
-        records = [{key: getattr(model, key) for key in keys} for model in pipelines.MODELS]
+        records = [dataclasses.asdict(model) for model in pipelines.models()]
         print(json.dumps({"models": records}))
         return 0
-    for model in pipelines.MODELS:
-        print(f"{model.id:16} {', '.join(model.tasks)}\n{'':16} {model.summary}")
+    for model in pipelines.models():
+        state = "" if model.ready else f" ({model.bytes / 1e9:.1f} GB to download)"
+        print(f"{model.id:20} {', '.join(model.tasks)}{state}\n{'':20} {model.summary}")
     return 0
 
 

@@ -255,12 +255,15 @@ def ancestral(
     noise: Iterator[torch.Tensor],
     prediction: Prediction = Prediction.START,
     variance: Variance = Variance.SMALL,
+    correct: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Iterator[Step]:
     """Sample x_{t-1} given x_t down all steps (Ho et al. 2020, algorithm 2). Yields every step.
 
     noise: the first draw is x_T, (B, ...), then one per step is taken, the last one too though it
     is not added: so the draws are those of the published samplers. The last step's `sample` is the
     result.
+    correct: applied to the x_0 of each step, to put in what is known of it. What it puts in follows
+    its own posterior down the steps, and is the result there.
     """
     x = next(noise)
     deviations = np.exp(0.5 * steps.log_variance(variance))
@@ -268,6 +271,8 @@ def ancestral(
         timestep = steps.timesteps[index]
         timesteps = torch.full((len(x),), timestep, dtype=torch.int64, device=x.device)
         start = steps.start_of(prediction, index, x, denoise(x, timesteps))
+        if correct is not None:
+            start = correct(start)
         sample = float(steps.start_weight[index]) * start + float(steps.sample_weight[index]) * x
         draw = next(noise)
         if index:

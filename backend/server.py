@@ -123,14 +123,25 @@ class HealthBody(BaseModel):
 
 
 class ModelBody(BaseModel):
-    """samples: results differ by seed. ready: its weights, if it has any, are here."""
+    """A model as `pipelines.Model` describes it."""
 
     id: str
     title: str
     summary: str
     tasks: list[str]
     samples: bool
+    family: str
+    steps: int
+    guidance: float | None
+    views: int
+    view_kind: str
+    cameras: list[int]
     ready: bool
+    bytes: int
+    license: str
+    license_url: str
+    license_words: str
+    needs: list[str]
 
 
 class JobBody(BaseModel):
@@ -445,19 +456,9 @@ async def health(backend: BackendHere) -> HealthBody:
 
 
 @_routes.get("/models", responses=_errors(401), **_guarded)
-async def models() -> list[ModelBody]:
+def models() -> list[ModelBody]:
     """What can be chosen in the panel."""
-    return [
-        ModelBody(
-            id=model.id,
-            title=model.title,
-            summary=model.summary,
-            tasks=list(model.tasks),
-            samples=model.samples,
-            ready=not model.weights,
-        )
-        for model in pipelines.MODELS
-    ]
+    return [ModelBody.model_validate(dataclasses.asdict(model)) for model in pipelines.models()]
 
 
 @_routes.post(
@@ -654,13 +655,8 @@ def _check_task(path: Path) -> tuple[str, str, str]:
         raise BadInput(
             "The input cannot be read.", "Check how the file was made, or send it again."
         ) from None
-    able = [model.id for model in pipelines.MODELS if task.kind in model.tasks]
-    if task.model not in able:
-        raise BadInput(
-            f"The model {task.model[:80]!r} cannot do {task.kind}.",
-            f"Choose {' or '.join(able)}." if able else "Update the backend.",
-        )
-    return task.kind, job_store.clean_text(task.name), task.model
+    model = pipelines.model_for(task)
+    return task.kind, job_store.clean_text(task.name), model.id
 
 
 async def _events(backend: Backend, job: Job) -> AsyncIterator[str]:

@@ -1,4 +1,5 @@
-"""For every test: the same draws of hypothesis everywhere, and caches outside of the sources."""
+"""For every test: the same draws of hypothesis everywhere, caches outside of the sources, and no
+downloaded models."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from backend import environment
 
 os.environ.setdefault("NUMBA_CACHE_DIR", str(environment.home() / "cache" / "numba"))
+os.environ["FIELDFORGE_WEIGHTS"] = str(environment.home() / "no-weights-in-tests")
 
 # Machines differ in speed, so that no test may fail for being slow; the same draws every time, so
 # that a change which breaks something is seen in the change itself.

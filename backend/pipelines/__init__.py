@@ -1,4 +1,4 @@
-"""What the backend can do: one table from task to pipeline, one table of models.
+"""What the backend can do: one table from task to pipeline, one list of models.
 
 A pipeline is a generator: it yields `Progress` while it works and its result last, and raises a
 `FieldforgeError` when it cannot. It asks `context.check_cancelled()` between its steps. Pipelines
@@ -8,14 +8,26 @@ lists them, never imports torch.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..errors import BadInput, Cancelled
-from ..protocol import PointsToMesh, Progress, Result, Task, VoxelsToMesh
+from .. import weights
+from ..errors import BadInput, Cancelled, NotInstalled
+from ..protocol import (
+    TASKS,
+    DownloadModel,
+    Generation,
+    PointsToMesh,
+    Progress,
+    Result,
+    Task,
+    TextToMesh,
+    VoxelsToMesh,
+)
 
 
 def _never() -> bool:
@@ -42,8 +54,12 @@ Pipeline = Callable[[Task, Context], Iterator[Progress | Result]]
 class Model:
     """A model as the panel lists it.
 
-    samples: results differ by seed, so that "variations" makes sense.
-    weights: names in weights/registry.toml, empty when the model has none.
+    family: which code runs it. samples: results differ by seed, so that "variations" make sense.
+    steps, guidance: what its authors found best; 0 and None where there is no such choice.
+    views: how many pictures it is given, 0 for one or none; view_kind: "image" or "depth"; cameras:
+    from where, in order, numbers of `protocol.VIEW_CAMERAS`.
+    ready: it can be used now; else it, and the models that it needs, are to be downloaded first:
+    bytes, under which license, and what that allows (license_words).
     """
 
     id: str
@@ -51,39 +67,124 @@ class Model:
     summary: str
     tasks: tuple[str, ...]
     samples: bool
-    weights: tuple[str, ...] = ()
+    family: str
+    steps: int = 0
+    guidance: float | None = None
+    views: int = 0
+    view_kind: str = ""
+    cameras: tuple[int, ...] = ()
+    ready: bool = True
+    bytes: int = 0
+    license: str = ""
+    license_url: str = ""
+    license_words: str = ""
+    needs: tuple[str, ...] = ()
 
 
-MODELS: tuple[Model, ...] = (
+BUILT_IN: tuple[Model, ...] = (
     Model(
         id="wavelet-fit",
         title="Wavelet fit",
         summary="Solves for the wavelet coefficients of a signed distance field. No weights.",
         tasks=(PointsToMesh.kind, VoxelsToMesh.kind),
         samples=False,
+        family="wavelet-fit",
     ),
 )
+
+_SHARED_FIELDS = (
+    *("id", "title", "summary", "tasks", "family", "steps", "guidance", "views", "view_kind"),
+    *("cameras", "bytes", "license", "needs"),
+)
+_GENERATE = "backend.pipelines.generate:generate"
+_DOWNLOAD = "backend.pipelines.download_model:download_model"
 
 PIPELINES: dict[tuple[str, str], str] = {
     (PointsToMesh.kind, "wavelet-fit"): "backend.pipelines.points_to_mesh:points_to_mesh",
     (VoxelsToMesh.kind, "wavelet-fit"): "backend.pipelines.voxels_to_mesh:voxels_to_mesh",
+    **{
+        (task.kind, "mvdream" if task is TextToMesh else "wala"): _GENERATE
+        for task in TASKS.values()
+        if issubclass(task, Generation)
+    },
+    **{(DownloadModel.kind, family): _DOWNLOAD for family in ("wala", "mvdream")},
 }
+"""(task, family of the model) -> "module:function"."""
+
+
+def models() -> tuple[Model, ...]:
+    """Every model that there is: built in, of the registry (here or not), and others installed."""
+    here = weights.installed()
+    listed = {model.id: model for model in BUILT_IN}
+    for entry in weights.entries().values():
+        ready = all(name in here for name in (entry.id, *entry.needs))
+        listed[entry.id] = _listed(entry, ready)
+    for own in here.values():
+        if own.id not in listed:
+            listed[own.id] = _listed(own, all(name in here for name in own.needs))
+    return tuple(listed.values())
+
+
+def _listed(model: weights.Entry | weights.Installed, ready: bool) -> Model:
+    return Model(
+        samples=True,
+        ready=ready,
+        license_url=getattr(model, "license_url", ""),
+        license_words=getattr(model, "license_words", ""),
+        **{name: getattr(model, name) for name in _SHARED_FIELDS},
+    )
+
+
+def model_for(task: Task) -> Model:
+    """The model that `task` names, or for "" the best one that is here.
+
+    Raises BadInput when it cannot do that task, NotInstalled when it is to be downloaded first.
+    """
+    able = {model.id: model for model in models() if _can_do(model, task.kind)}
+    model = able.get(task.model) if task.model else _best(able, task.kind)
+    if model is None:
+        raise BadInput(
+            f"The model {task.model[:80]!r} cannot do {task.kind}.",
+            f"Choose {' or '.join(able)}." if able else "Update the backend.",
+        )
+    if task.kind != DownloadModel.kind and not model.ready:
+        _require(model)
+    return model
+
+
+def _can_do(model: Model, kind: str) -> bool:
+    tasks = (DownloadModel.kind,) if kind == DownloadModel.kind else model.tasks
+    return kind in tasks and (kind, model.family) in PIPELINES
+
+
+def _best(able: dict[str, Model], kind: str) -> Model | None:
+    solved = next((model for model in able.values() if model.ready and not model.samples), None)
+    best = able.get(weights.best_for(kind) or "")
+    return solved or best or next(iter(able.values()), None)
+
+
+def _require(model: Model) -> None:
+    """Raise NotInstalled, naming all that is missing."""
+    here = weights.installed()
+    missing = [name for name in (model.id, *model.needs) if name not in here]
+    if len(missing) == 1:
+        weights.require(missing[0])
+    commands = "; ".join(f"python3 -m backend models download {name}" for name in missing)
+    raise NotInstalled(
+        f"{model.title} needs models that are not on this computer: {', '.join(missing)}.",
+        f"Download them: Preferences > Models, or {commands}",
+    )
 
 
 def run(task: Task, context: Context | None = None) -> Iterator[Progress | Result]:
     """Work on `task`: yields Progress, and the result last. Raises FieldforgeError."""
     task.validate()
-    yield from _pipeline_of(task)(task, context or Context())
+    model = model_for(task)
+    task = dataclasses.replace(task, model=model.id)
+    yield from _imported(PIPELINES[task.kind, model.family])(task, context or Context())
 
 
-def _pipeline_of(task: Task) -> Pipeline:
-    entry = PIPELINES.get((task.kind, task.model))
-    if entry is None:
-        able = [model.id for model in MODELS if task.kind in model.tasks]
-        raise BadInput(
-            f"The model {task.model!r} cannot do {task.kind}.",
-            f"Choose {' or '.join(able)}." if able else "Update the backend.",
-        )
+def _imported(entry: str) -> Pipeline:
     module, _, function = entry.partition(":")
     # The extension is a package of its own inside Blender; the entry is relative to `backend`.
     package = __name__.removesuffix("pipelines")

@@ -6,7 +6,10 @@ from .. import device as devices
 from ..errors import OutOfMemory
 
 
-def require(needed: int, device: str) -> None:
+LOWER = "Choose a lower resolution or a smaller source, or close other programs."
+
+
+def require(needed: int, device: str, remedy: str = LOWER) -> None:
     """Raise OutOfMemory unless `needed` bytes are free on `device` ("cpu" or "cuda").
 
     Where the system does not say what is free, the job is let through.
@@ -18,7 +21,7 @@ def require(needed: int, device: str) -> None:
     raise OutOfMemory(
         f"This job needs about {_gigabytes(needed)} of {where}; "
         f"{_gigabytes(place.free_bytes)} are free.",
-        "Choose a lower resolution or a smaller source, or close other programs.",
+        remedy,
     )
 
 

@@ -78,11 +78,51 @@ def test_answers_do_not_wait_for_acknowledgements(talk: Threaded) -> None:
 
 def test_models_are_those_of_the_table(talk: Threaded) -> None:
     listed = talk.http.get("/v1/models").json()
-    assert [model["id"] for model in listed] == [model.id for model in pipelines.MODELS]
-    for told, model in zip(listed, pipelines.MODELS, strict=True):
-        assert told["title"] == model.title
-        assert told["tasks"] == list(model.tasks)
-        assert told["ready"] == (not model.weights)
+    assert [model["id"] for model in listed] == [model.id for model in pipelines.models()]
+    by_id = {model["id"]: model for model in listed}
+    assert by_id["wavelet-fit"]["ready"] is True
+    assert by_id["wavelet-fit"]["samples"] is False
+    views = by_id["wala-views-depth6-1b"]
+    assert (views["ready"], views["family"], views["samples"]) == (False, "wala", True)
+    assert (views["steps"], views["guidance"]) == (10, 1.5)
+    assert (views["views"], views["view_kind"]) == (6, "depth")
+    assert views["cameras"] == [3, 6, 10, 26, 49, 50]
+    assert views["bytes"] > 10**10
+    assert views["license"] == "autodesk-non-commercial-3d-generative-v1.0"
+    assert views["license_url"].startswith("https://")
+    assert by_id["mvdream-depth6"]["needs"] == ["wala-views-depth6-1b"]
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (protocol.Shape(), "wala-shape-1b"),
+        (protocol.Shape(model="wala-shape-1b"), "wala-shape-1b"),
+        (protocol.TextToMesh(prompt="a chair"), "mvdream-depth6, wala-views-depth6-1b"),
+    ],
+)
+def test_a_model_that_is_not_here_is_named_before_the_job_is_queued(
+    talk: Threaded, task: protocol.Task, words: str
+) -> None:
+    answer = talk.http.post("/v1/jobs", content=protocol.encode_task(task))
+    error = error_of(answer, 409, "not-installed")
+    assert words in error["cause"] + error["remedy"]
+    assert "models download" in error["remedy"]
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        protocol.Shape(model="wavelet-fit"),
+        protocol.Shape(model="wala-voxel-1b"),
+        protocol.DownloadModel(model="wavelet-fit"),
+        protocol.DownloadModel(model="no-such-model"),
+    ],
+)
+def test_a_model_that_cannot_do_the_task_is_refused(talk: Threaded, task: protocol.Task) -> None:
+    answer = talk.http.post("/v1/jobs", content=protocol.encode_task(task))
+    error = error_of(answer, 422, "bad-input")
+    assert f"{task.model!r} cannot do {task.kind}" in error["cause"]
 
 
 def test_every_operation_of_the_contract_is_described(talk: Threaded) -> None:

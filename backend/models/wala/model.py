@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import nn
@@ -81,12 +81,17 @@ class Wala(nn.Module):
         return (batch, self.config.autoencoder.latent_channels, *[LATENT_SIDE] * 3)
 
     def sample(
-        self, denoise: sampling.Denoiser, steps: int, noise: Iterator[torch.Tensor]
+        self,
+        denoise: sampling.Denoiser,
+        steps: int,
+        noise: Iterator[torch.Tensor],
+        correct: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> Iterator[sampling.Step]:
         """Steps from noise to a latent; see sampling.ancestral. Draws have `latent_shape`."""
         diffusion = self.config.diffusion
+        spaced = diffusion.spaced(steps)
         return sampling.ancestral(
-            denoise, diffusion.spaced(steps), noise, diffusion.prediction, diffusion.variance
+            denoise, spaced, noise, diffusion.prediction, diffusion.variance, correct
         )
 
     # ------------------------------------------------------------------------------------ field
