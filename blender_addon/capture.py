@@ -129,8 +129,13 @@ def _cubes(context) -> list[bpy.types.Object]:
 
 
 def origin(context) -> Origin:
-    """What results of the chosen source are going to stand for."""
-    members = [(item.name, item.session_uid) for item in source_objects(context)]
+    """What results of the chosen points or voxels are going to stand for."""
+    return origin_of(context, source_objects(context))
+
+
+def origin_of(context, items: list[bpy.types.Object]) -> Origin:
+    """What results of the chosen source, which are these objects, are going to stand for."""
+    members = [(item.name, item.session_uid) for item in items]
     return Origin(_way(context.scene.fieldforge), tuple(members))
 
 
@@ -149,8 +154,27 @@ def _members_of_result(context, result) -> list[bpy.types.Object]:
     return [item for item, uid in found if item is not None and item.session_uid == uid]
 
 
+def originals(context) -> list[bpy.types.Object]:
+    """The selected objects, the active one first; for results what they were made from."""
+    active = context.view_layer.objects.active
+    found = {}
+    for item in sorted(context.selected_objects, key=lambda item: item != active):
+        for original in _members_of_result(context, item) or [item]:
+            found[original.session_uid] = original
+    return list(found.values())
+
+
+def results(context) -> list[bpy.types.Object]:
+    """What was made here of the same kind of source."""
+    way = _way(context.scene.fieldforge)
+    uids = {uid for uid, made_from in _origins.items() if made_from.way == way}
+    return [item for item in context.view_layer.objects if item.session_uid in uids]
+
+
 def _way(settings) -> str:
-    """How the source is read: "POINTS", "VERTICES", "MESH" or "CUBES"."""
+    """How the source is read: "POINTS", "VERTICES", "MESH", "CUBES", or what it is."""
+    if settings.source not in {"POINTS", "VOXELS"}:
+        return settings.source
     if settings.source == "VOXELS":
         return settings.voxels_from
     return "VERTICES" if settings.take_vertices else "POINTS"
@@ -260,11 +284,11 @@ def _cubes_facts(context) -> Facts:
             "Select the cubes that stand for voxels, or choose Mesh.",
         )
     others = len(context.selected_objects) - len(cubes) if cubes[0].select_get() else 0
-    ignored = f", {_counted(others, 'other object')} left out" if others else ""
-    return Facts(f"{_counted(len(cubes), 'cube')}{ignored}")
+    ignored = f", {counted(others, 'other object')} left out" if others else ""
+    return Facts(f"{counted(len(cubes), 'cube')}{ignored}")
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

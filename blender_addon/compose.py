@@ -75,7 +75,17 @@ class CubesCapture:
     edges: np.ndarray
 
 
-Capture = PointCapture | MeshCapture | CubesCapture
+class PictureCapture:
+    """What a model sees instead of having it in the scene's frame (`pictures`)."""
+
+    name: str
+
+    def task(self, choices: Choices) -> tuple[Task, Placement]:
+        """The task, not validated yet, and where its result goes. Raises BadInput."""
+        raise NotImplementedError
+
+
+Capture = PointCapture | MeshCapture | CubesCapture | PictureCapture
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,8 @@ def compose(capture: Capture, choices: Choices) -> tuple[Task, Placement]:
             task, placement = _mesh_voxels_task(capture, choices)
         case CubesCapture():
             task, placement = _cube_voxels_task(capture, choices)
+        case PictureCapture():
+            task, placement = capture.task(choices)
     task.validate()
     return task, placement
 

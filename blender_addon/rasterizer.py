@@ -77,9 +77,7 @@ def _before_the_camera(
     )
 
 
-def _cut(
-    corners: np.ndarray, ahead: np.ndarray, plane: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _cut(corners: np.ndarray, ahead: np.ndarray, plane: float) -> tuple[np.ndarray, np.ndarray]:
     """The part of (K, 3, 3) triangles with depth above `plane`: one or two triangles of each."""
     alone = np.where(ahead.sum(axis=1) == 1, ahead.argmax(axis=1), (~ahead).argmax(axis=1))
     rows = np.arange(len(corners))

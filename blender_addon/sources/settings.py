@@ -1,0 +1,90 @@
+"""What the panel's fields of the sources hold."""
+
+import bpy
+from bpy.props import BoolProperty, EnumProperty, FloatProperty, PointerProperty, StringProperty
+
+from ...backend.protocol import MAX_PROMPT_LENGTH
+from ..capture import forget_facts
+
+SOURCES = [
+    ("POINTS", "Point Cloud", "A surface through points", "POINTCLOUD_DATA", 0),
+    ("VOXELS", "Voxels", "A smooth surface around voxels", "MESH_CUBE", 1),
+    ("VIEWPORT", "Viewport", "A shape like what the viewport shows", "VIEW3D", 2),
+    ("IMAGE", "Image", "A shape like the one in a picture", "IMAGE_DATA", 3),
+    ("SKETCH", "Sketch", "A shape like the one in a line drawing", "GREASEPENCIL", 4),
+    ("DEPTH", "Depth", "A shape that fits how far away each pixel is", "CAMERA_DATA", 5),
+    ("VIEWS", "Views", "A shape that fits objects seen from several sides", "CAMERA_STEREO", 6),
+    ("TEXT", "Text", "A shape that fits words", "TEXT", 7),
+    ("SHAPE", "Anything", "A shape of the model's own choice", "QUESTION", 8),
+]
+GREASE_PENCIL_TYPES = {"GREASEPENCIL", "GPENCIL"}  # since Blender 4.3, before
+
+
+def _changed(self, context) -> None:
+    forget_facts()
+
+
+class SourceSettings:
+    """Fields that only some sources have; part of FieldforgeSettings."""
+
+    image: PointerProperty(
+        name="Image",
+        description="The picture: open a file here, or drop it onto the viewport",
+        type=bpy.types.Image,
+    )
+    background: EnumProperty(
+        name="Background",
+        description="What becomes of what is around the object in the picture",
+        items=[
+            ("auto", "Remove if Plain", "Remove a background of one colour"),
+            ("remove", "Remove", "Remove also a background that is not quite plain"),
+            ("keep", "Keep", "Take the picture as it is"),
+        ],
+    )
+    sketch_from: EnumProperty(
+        name="Sketch From",
+        items=[
+            ("OBJECT", "Grease Pencil", "The strokes of a Grease Pencil object"),
+            ("ANNOTATION", "Annotation", "What is drawn with the Annotate tool"),
+            ("IMAGE", "Image", "A picture of a drawing"),
+        ],
+    )
+    sketch: PointerProperty(
+        name="Object",
+        description="The Grease Pencil object; empty: the selected one",
+        type=bpy.types.Object,
+        poll=lambda self, item: item.type in GREASE_PENCIL_TYPES,
+    )
+    seen_from: EnumProperty(
+        name="Seen From",
+        items=[
+            ("VIEW", "View", "As the viewport shows it now"),
+            ("CAMERA", "Camera", "Through the scene's camera"),
+        ],
+    )
+    seen_objects: EnumProperty(
+        name="Objects",
+        items=[
+            ("SELECTED", "Selected", "Only the selected objects"),
+            ("VISIBLE", "All Visible", "Everything that the viewport shows"),
+        ],
+        update=_changed,
+    )
+    prompt: StringProperty(
+        name="Text",
+        description="What the shape shall be, in English: a wooden chair",
+        maxlen=MAX_PROMPT_LENGTH,
+        options={"TEXTEDIT_UPDATE"},
+    )
+    result_size: FloatProperty(
+        name="Size",
+        description="Longest side of the result, which goes to the 3D cursor",
+        default=2.0,
+        min=1e-4,
+        soft_min=0.01,
+        subtype="DISTANCE",
+    )
+    textured_views: BoolProperty(
+        name="Textures",
+        description="Show the objects with their materials instead of as the viewport shades them",
+    )
