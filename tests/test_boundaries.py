@@ -18,6 +18,7 @@ LARGEST_FILE = 50_000_000
 SIZE_OF_EXAMPLES = 5_000_000
 FORBIDDEN_NAMES = {"util", "utils", "helper", "helpers", "misc", "common"}
 HEAVY = {"torch", "open3d", "numba", "scipy", "skimage", "trimesh", "fastapi", "uvicorn"}
+HEAVY |= {"diffusers", "transformers"}
 STANDARD = set(sys.stdlib_module_names)
 
 

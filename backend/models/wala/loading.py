@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 
@@ -24,11 +25,11 @@ def load(installed: Installed, device: torch.device, dtype: torch.dtype) -> Wala
         with torch.device("meta"):
             model = Wala(WalaConfig.from_dict(installed.config))
     except ValueError as error:
-        raise _unfit(installed, str(error)) from None
+        raise unfit(installed, str(error)) from None
     check_fit(installed, model)
     weights = {
         name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
-        for name, tensor in _mapped(installed)
+        for name, tensor in mapped(installed)
     }
     for part, prefix in PUBLISHED_PREFIXES.items():
         module = getattr(model, part)
@@ -38,7 +39,13 @@ def load(installed: Installed, device: torch.device, dtype: torch.dtype) -> Wala
     return model.eval().requires_grad_(False)
 
 
-def check_fit(installed: Installed, model: Wala) -> None:
+class Published(Protocol):
+    """A model whose weights have published names."""
+
+    def published_state_dict(self) -> dict[str, torch.Tensor]: ...
+
+
+def check_fit(installed: Installed, model: Published) -> None:
     """Raise BadInput unless the files hold exactly the weights of `model`, by name and shape."""
     have: dict[str, TensorInfo] = {}
     for path in installed.files:
@@ -48,7 +55,7 @@ def check_fit(installed: Installed, model: Wala) -> None:
         {name: info.shape for name, info in have.items()},
     )
     if problems:
-        raise _unfit(installed, problems)
+        raise unfit(installed, problems)
 
 
 def mismatches(want: dict[str, tuple[int, ...]], have: dict[str, tuple[int, ...]]) -> str:
@@ -74,7 +81,8 @@ def _listed(names: list[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _mapped(installed: Installed) -> Iterator[tuple[str, torch.Tensor]]:
+def mapped(installed: Installed) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of the files, by name; nothing of them is read yet."""
     from safetensors import safe_open
 
     for path in installed.files:
@@ -83,7 +91,8 @@ def _mapped(installed: Installed) -> Iterator[tuple[str, torch.Tensor]]:
                 yield name, file.get_tensor(name)
 
 
-def _unfit(installed: Installed, problems: str) -> BadInput:
+def unfit(installed: Installed, problems: str) -> BadInput:
+    """The error to raise for files or descriptions that cannot be a model."""
     return BadInput(
         f"The weights of {installed.id} do not fit its description ({problems}).",
         f"Get them again: python3 -m backend models download {installed.id}",
