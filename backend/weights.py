@@ -340,12 +340,14 @@ def write_model(
     license: str = "",
     needs: tuple[str, ...] = (),
     source: Mapping[str, Any] | None = None,
+    texts: Mapping[str, str] | None = None,
     report: Callable[[float], None] | None = None,
 ) -> Installed:
     """Write the model `id` into `folder` (named so), in place of what was there, all or nothing.
 
     config: JSON-able, such as WalaConfig.to_dict(). tensors: by published name, such as
     Wala.published_state_dict(); torch, numpy or LazyTensor, one in memory at a time.
+    texts: further files by name, such as LICENSE.md.
     report(fraction) is called meanwhile; what it raises ends the writing and leaves nothing.
     Raises BadInput for a name that cannot be, StorageFailed when the disk is too full.
     """
@@ -377,6 +379,8 @@ def write_model(
         }
         text = json.dumps(record, indent=1, ensure_ascii=False)
         (partial / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        for name, words in (texts or {}).items():
+            (partial / Path(name).name).write_text(words, encoding="utf-8")
     return read_model(folder)
 
 
