@@ -5,14 +5,28 @@ from __future__ import annotations
 import bpy
 from bpy.app.handlers import persistent
 
-from . import capture, generated, operators, panels, preferences, properties, session
+from . import (
+    capture,
+    generated,
+    models,
+    operators,
+    panels,
+    preferences,
+    properties,
+    regions,
+    session,
+)
+from .sources import drop
 
 CLASSES = (
     properties.FieldforgeSettings,
     generated.FieldforgeResult,
     preferences.FieldforgePreferences,
     *operators.CLASSES,
+    *models.CLASSES,
+    *drop.CLASSES,
     *panels.CLASSES,
+    *regions.CLASSES,
 )
 
 

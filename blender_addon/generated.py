@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import bpy
 import numpy as np
-from bpy.props import FloatProperty, IntProperty, PointerProperty, StringProperty
+from bpy.props import BoolProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
 from ..backend.protocol import LATENT_SHAPE
 
 
 class FieldforgeResult(bpy.types.PropertyGroup):
-    """latent: base85 of float32 bytes; to_local: JSON, as a property would be rounded."""
+    """latent: base85 of float32 bytes; to_local: JSON, as a property would be rounded; region: the
+    name of the box over the object; is_region: the object is such a box."""
 
     job_id: StringProperty()
     name: StringProperty()
@@ -28,6 +29,8 @@ class FieldforgeResult(bpy.types.PropertyGroup):
     guidance: FloatProperty(default=-1, description="-1: what the model's authors found best")
     latent: StringProperty()
     to_local: StringProperty()
+    region: StringProperty()
+    is_region: BoolProperty()
 
 
 @dataclass(frozen=True, eq=False)

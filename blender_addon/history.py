@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..backend import environment
+from ..backend.protocol import DownloadModel
 from .arrival import Arrival
 from .compose import PlacedMesh, Placement
 from .importing import Destination
@@ -45,7 +46,11 @@ STAGES = {
 
 @dataclass(eq=False)
 class Job:
-    """One job. The fields up to `error` are kept in the history file."""
+    """One job. The fields up to `error` are kept in the history file.
+
+    seed: of the first variation; steps, guidance: None until the backend told what it used;
+    sampled: by a model whose results differ by seed.
+    """
 
     name: str
     kind: str
@@ -56,6 +61,7 @@ class Job:
     steps: int | None = None
     guidance: float | None = None
     variations: int = 1
+    sampled: bool = False
     placement: Placement = field(default_factory=Placement)
     source: str = ""
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -83,6 +89,10 @@ class Job:
     def recent(self) -> bool:
         """Begun or fetched since Blender was started."""
         return self.file_serial >= 0
+
+    @property
+    def makes_meshes(self) -> bool:
+        return self.kind != DownloadModel.kind
 
     @property
     def active(self) -> bool:
@@ -155,7 +165,7 @@ def read_history(path: Path) -> list[Job]:
 
 _KEPT = (
     *("name", "kind", "model", "resolution", "seed", "source", "key", "job_id", "server"),
-    *("steps", "guidance", "variations"),
+    *("steps", "guidance", "variations", "sampled", "watch"),
     *("state", "created", "seconds", "faces", "file", "error"),
 )
 

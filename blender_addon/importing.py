@@ -21,7 +21,8 @@ SOLID = {"MESH", "POINTCLOUD", "CURVE", "CURVES", "SURFACE", "META", "VOLUME"}
 class Destination:
     """Where a result goes, in names that survive undo and file changes.
 
-    layout: of several: "ROW" or "COLLECTION"; replaces: the result becomes the mesh of the source.
+    layout: of several: "ROW" or "COLLECTION"; "BESIDE": also a single one goes beside its source.
+    replaces: the result becomes the mesh of the source.
     """
 
     name: str
@@ -142,7 +143,8 @@ def matrices_of(
 ) -> list[np.ndarray]:
     """(4, 4) float64 matrix_world of each of the meshes of one result."""
     matrix = destination.matrix_world
-    if len(meshes) == 1 or destination.layout == "COLLECTION":
+    single = len(meshes) == 1 and destination.layout != "BESIDE"
+    if single or destination.replaces or destination.layout == "COLLECTION":
         return [matrix] * len(meshes)
     matrices = []
     extents = [extent_along_x(mesh, matrix) for mesh in meshes]

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import logging
 import queue
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -34,8 +35,8 @@ from ..backend.errors import (
     WorkerDied,
     from_dict,
 )
-from ..backend.protocol import decode_result, encode_task
-from .arrival import Arrival, arrivals_of, formed, to_local
+from ..backend.protocol import DownloadModel, decode_result, decode_task, encode_task
+from .arrival import Arrival, arrivals_of, formed, placement_of, to_local
 from .backend_process import Backend, Settings
 from .capture import Origin, remember_result
 from .client import Client, Record, gone
@@ -122,8 +123,10 @@ class Jobs:
         source: bpy.types.Object | None = None,
         kind: str = "points-to-mesh",
         origin: Origin | None = None,
+        samples: bool = False,
     ) -> Job:
-        """Begin a job. origin: what the results stand for while selected."""
+        """Begin a job. origin: what the results stand for while selected; samples: the model's
+        results differ by seed."""
         job = Job(
             name=capture.name,
             kind=kind,
@@ -140,19 +143,80 @@ class Jobs:
             file_serial=self._file_serial,
             origin=origin,
             watch=choices.preview,
+            sampled=samples,
         )
         self.jobs.insert(0, job)
         self._in_background(self._in_thread_generate, job, capture, choices, self._settings())
         return job
 
+    def download(self, model_id: str, title: str, license: str) -> Job:
+        """Begin to fetch the weights of a model, whose licence was accepted."""
+        job = Job(
+            name=title,
+            kind=DownloadModel.kind,
+            model=model_id,
+            resolution=0,
+            seed=0,
+            destination=Destination(f"Download of {title}", np.eye(4)),
+            file_serial=self._file_serial,
+        )
+        self.jobs.insert(0, job)
+        task = DownloadModel(name=title, model=model_id, license=license)
+        self._in_background(self._in_thread_download, job, encode_task(task), self._settings())
+        return job
+
+    def regenerate(
+        self,
+        target: bpy.types.Object,
+        making: Making,
+        region: np.ndarray,
+        destination: Destination,
+        watch: bool,
+    ) -> Job:
+        """Make the part of a generated object anew that lies in `region`, (4, 4) as in a task."""
+        job = Job(
+            name=target.name,
+            kind=making.kind,
+            model=making.model,
+            resolution=0,
+            seed=new_seed(),
+            steps=making.steps,
+            guidance=making.guidance,
+            sampled=True,
+            destination=destination,
+            placement=placement_of(making.to_local, destination.matrix_world),
+            source=target.name,
+            source_uid=target.session_uid,
+            state="connecting",
+            file=bpy.data.filepath,
+            file_serial=self._file_serial,
+            watch=watch,
+        )
+        self.jobs.insert(0, job)
+        changes = {
+            "latent": making.latent,
+            "region": region,
+            "seed": job.seed,
+            "variations": 1,
+            "preview": watch,
+        }
+        settings = self._settings()
+        self._in_background(self._in_thread_repeat, job, making.job_id, changes, settings)
+        return job
+
     def run_again(self, job: Job) -> Job:
-        """The same task once more, as a new job."""
+        """The same task once more, as a new job; where seeds matter, with a new one."""
+        seed = new_seed() if job.sampled else job.seed
         again = Job(
             name=job.name,
             kind=job.kind,
             model=job.model,
             resolution=job.resolution,
-            seed=job.seed,
+            seed=seed,
+            steps=job.steps,
+            guidance=job.guidance,
+            variations=job.variations,
+            sampled=job.sampled,
             destination=dataclasses.replace(job.destination),
             placement=job.placement,
             source=job.source,
@@ -161,9 +225,12 @@ class Jobs:
             file=bpy.data.filepath,
             file_serial=self._file_serial,
             origin=job.origin,
+            watch=job.watch,
         )
         self.jobs.insert(0, again)
-        self._in_background(self._in_thread_run_again, again, job.job_id, self._settings())
+        changes = {"seed": seed} if job.sampled else {}
+        settings = self._settings()
+        self._in_background(self._in_thread_repeat, again, job.job_id, changes, settings)
         return again
 
     def fetch(self, job: Job) -> None:
@@ -336,9 +403,18 @@ class Jobs:
         for item in created:
             if job.origin is not None:
                 remember_result(item, job.origin)
+        self._note_sampling(job, placed[0])
         job.stage = ""
         job.faces = sum(len(arrival.mesh.triangles) for arrival in placed)
         self._end(job, "done")
+
+    def _note_sampling(self, job: Job, arrival: Arrival) -> None:
+        """What the backend chose by itself is known now, and shown in the history."""
+        if job.sampled:
+            told = arrival.report
+            job.model = str(told.get("model") or job.model)
+            job.steps = told.get("steps", job.steps)
+            job.guidance = told.get("guidance", job.guidance)
 
     def _put_into_scene(
         self, job: Job, arrivals: list[Arrival], source: bpy.types.Object | None
@@ -415,15 +491,32 @@ class Jobs:
             job_id = self._in_thread_send(job, encode_task(with_choices(task, choices)), client)
             self._in_thread_follow(job, job_id, placement, client, settings)
 
+    def _downloaded(self, job: Job) -> None:
+        if job.active:
+            job.stage = ""
+            self._end(job, "done")
+
     def _composed(self, job: Job, placement: Placement) -> None:
         job.placement = placement
         if not job.source_uid:  # nothing to follow: the frame of the voxels is where it goes
             job.destination.matrix_world = placement.matrix_world
 
-    def _in_thread_run_again(self, job: Job, old_id: str, settings: Settings) -> None:
+    def _in_thread_download(self, job: Job, body: bytes, settings: Settings) -> None:
         with self._failing(job):
             client = self._in_thread_client(settings, job)
-            job_id = self._in_thread_send(job, client.task(old_id), client)
+            job_id = self._in_thread_send(job, body, client)
+            self._in_thread_follow(job, job_id, job.placement, client, settings)
+
+    def _in_thread_repeat(
+        self, job: Job, old_id: str, changes: dict[str, Any], settings: Settings
+    ) -> None:
+        """Send the task of an earlier job once more, with some of its fields changed."""
+        with self._failing(job):
+            client = self._in_thread_client(settings, job)
+            body = client.task(old_id)
+            if changes:
+                body = encode_task(dataclasses.replace(decode_task(body), **changes))
+            job_id = self._in_thread_send(job, body, client)
             self._in_thread_follow(job, job_id, job.placement, client, settings)
 
     def _in_thread_fetch(self, job: Job, settings: Settings, was_lost: bool) -> None:
@@ -473,7 +566,11 @@ class Jobs:
     ) -> None:
         with self._failing(job):
             self._await_end(job, job_id, placement, client, settings)
-            if job.unwanted.is_set():
+            if job.unwanted.is_set() or self._closing.is_set():
+                return
+            if not job.makes_meshes:
+                self._in_thread_learn(client)
+                self._events.put(lambda: self._downloaded(job))
                 return
             self._update(job, state="fetching", stage="", fraction=1.0)
             try:
@@ -572,6 +669,11 @@ class Jobs:
     def _merge(self, jobs: list[Job]) -> None:
         known = {job.key for job in self.jobs}
         self.jobs += [job for job in jobs if job.key not in known]
+
+
+def new_seed() -> int:
+    """Small enough to be read out, and hardly ever the same twice."""
+    return random.randrange(1, 100_000)  # noqa: S311
 
 
 def _names(job: Job, arrivals: list[Arrival]) -> list[str]:

@@ -7,13 +7,13 @@ import numpy as np
 from bpy.props import StringProperty
 
 from ..backend.errors import FieldforgeError
-from . import backend_process, preferences, session
-from .capture import capture, facts, origin, source_object, source_objects
-from .compose import Choices, CubesCapture
+from . import backend_process, model_choice, preferences, session, sources
+from .compose import Choices
 from .history import Job
 from .importing import Destination
+from .model_choice import chosen_model, task_kind
 from .preferences import Checks
-from .properties import chosen_model, sampling_choices, task_kind
+from .properties import sampling_choices
 
 
 def disabled_reason(context) -> tuple[str, str] | None:
@@ -21,14 +21,12 @@ def disabled_reason(context) -> tuple[str, str] | None:
     missing = preferences.backend_missing(preferences.current_settings())
     if missing:
         return missing
-    found = facts(context)
+    settings = context.scene.fieldforge
+    model = chosen_model(settings)
+    found = sources.facts(context, model)
     if found.reason:
         return found.reason, found.advice
-    model = chosen_model(context.scene.fieldforge)
-    if not model.get("ready", True):
-        title = model.get("title") or model["id"]
-        return f"The weights of {title} are not here yet", f"Run: models download {model['id']}"
-    return None
+    return model_choice.disabled_reason(settings, model)
 
 
 class FIELDFORGE_OT_generate(bpy.types.Operator):
@@ -47,37 +45,37 @@ class FIELDFORGE_OT_generate(bpy.types.Operator):
     def execute(self, context):
         settings = context.scene.fieldforge
         jobs = session.jobs()
+        model = chosen_model(settings)
         try:
-            captured = capture(context)
+            captured = sources.capture(context, model)
         except FieldforgeError as error:
             jobs.tell("The source cannot be used", error)
             self.report({"WARNING"}, error.cause)
             return {"CANCELLED"}
-        model = chosen_model(settings)
-        several = isinstance(captured, CubesCapture)
         jobs.generate(
             captured,
             Choices(model["id"], int(settings.resolution), **sampling_choices(settings, model)),
             _destination(context, captured.name),
-            source=None if several else source_object(context),
+            source=sources.source_object(context),
             kind=task_kind(settings),
-            origin=origin(context),
+            origin=sources.origin(context),
+            samples=bool(model.get("samples")),
         )
         return {"FINISHED"}
 
 
 def _destination(context, name: str) -> Destination:
     settings = context.scene.fieldforge
-    sources = source_objects(context)
-    beside = sources[0]
+    items = sources.source_objects(context)
+    beside = items[0].users_collection if items else [context.collection]
     inside = {context.scene.collection, *context.scene.collection.children_recursive}
-    collection = next((item for item in beside.users_collection if item in inside), None)
+    collection = next((item for item in beside if item in inside), None)
     return Destination(
         name=f"{name} mesh",
-        matrix_world=np.array(beside.matrix_world, np.float64),
+        matrix_world=np.array(items[0].matrix_world, np.float64) if items else np.eye(4),
         scene=context.scene.name,
         collection=collection.name if collection else "",
-        hide=[item.name for item in sources] if settings.hide_source else [],
+        hide=[item.name for item in items] if settings.hide_source else [],
         layout=settings.layout,
     )
 

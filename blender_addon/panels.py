@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import bpy
 
-from . import preferences, session
-from .capture import facts
+from . import models, preferences, session, sources
 from .history import STAGES, Job
+from .model_choice import chosen_model
 from .operators import disabled_reason
-from .properties import chosen_model
+from .sampling import draw_sampling
+from .sources.panel import draw_source, has_objects
 from .wrapping import paragraph
 
 SHOWN_HISTORY = 10
@@ -52,7 +53,7 @@ class FIELDFORGE_PT_main(_Sidebar, bpy.types.Panel):
         draw_notices(layout, context)
         if preferences.backend_missing(preferences.current_settings()):
             draw_setup(layout, context)
-        draw_source(layout, context)
+        draw_source(layout, context, chosen_model(context.scene.fieldforge))
         draw_choices(layout, context)
         draw_generate(layout, context)
         for job in session.jobs().active:
@@ -120,51 +121,21 @@ def draw_setup(layout, context) -> None:
     box.operator("fieldforge.open_preferences", text="Other Ways", icon="PREFERENCES")
 
 
-def draw_source(layout, context) -> None:
-    settings = context.scene.fieldforge
-    box = layout.box()
-    cubes = settings.source == "VOXELS" and settings.voxels_from == "CUBES"
-    if not cubes:
-        row = box.row(align=True)
-        row.prop(settings, "object_from", expand=True)
-        row.operator("fieldforge.pin_source", text="", icon="PINNED")
-        if settings.object_from == "PINNED":
-            box.prop(settings, "pinned", text="")
-    found = facts(context)
-    icon = "ERROR" if found.reason else _source_icon(settings)
-    paragraph(box, [found.text], context, icon=icon, indent=14)
-    box.row().prop(settings, "source", expand=True)
-    if settings.source == "POINTS":
-        if found.has_faces:
-            box.prop(settings, "take_vertices")
-    else:
-        box.row().prop(settings, "voxels_from", expand=True)
-        if not cubes:
-            box.prop(settings, "voxel_size")
-    if not cubes:
-        box.prop(settings, "use_modifiers")
-
-
-def _source_icon(settings) -> str:
-    return "POINTCLOUD_DATA" if settings.source == "POINTS" else "MESH_CUBE"
-
-
 def draw_choices(layout, context) -> None:
     settings = context.scene.fieldforge
     model = chosen_model(settings)
     column = layout.column()
     column.use_property_split = True
     column.prop(settings, "model")
-    column.row().prop(settings, "resolution", expand=True)
-    sampling = column.column(align=True)
-    sampling.enabled = bool(model.get("samples"))
-    sampling.prop(settings, "seed")
-    sampling.prop(settings, "variations")
+    if not session.jobs().connection.models and not sources.of_points_or_voxels(settings):
+        column.operator("fieldforge.list_models", icon="LINKED")
     if not model.get("samples"):
-        title = model.get("title") or model["id"]
-        words = f"{title} finds one surface: a seed makes no difference."
-        paragraph(column, [words], context, icon="INFO")
-    column.prop(settings, "hide_source")
+        column.row().prop(settings, "resolution", expand=True)
+    draw_sampling(column, settings, model, context)
+    if has_objects(settings):
+        column.prop(settings, "hide_source")
+    if model["id"] and not model.get("ready", True):
+        models.draw_missing(layout, model, context)
 
 
 def draw_generate(layout, context) -> None:
@@ -174,7 +145,8 @@ def draw_generate(layout, context) -> None:
     reason = disabled_reason(context)
     if reason:
         words = [f"{part.rstrip('.')}." for part in reason]
-        if words[0] == facts(context).text:  # the source's box says it already
+        model = chosen_model(context.scene.fieldforge)
+        if words[0] == sources.facts(context, model).text:  # the source's box says it already
             del words[0]
         paragraph(layout, words[:1], context, icon="ERROR")
         paragraph(layout, words[1:], context, icon="BLANK1")
@@ -203,7 +175,7 @@ def draw_history_entry(layout, job: Job, context) -> None:
     row = box.row(align=True)
     row.label(text=job.destination.name, icon=_STATE_ICONS[job.state], translate=False)
     if job.job_id:
-        if job.state in {"done", "lost"}:
+        if job.state == "lost" or (job.state == "done" and job.makes_meshes):
             words = "Fetch Again" if job.state == "lost" else ""
             icon = "FILE_REFRESH" if job.state == "lost" else "IMPORT"
             row.operator("fieldforge.import_again", text=words, icon=icon).key = job.key
@@ -214,7 +186,11 @@ def draw_history_entry(layout, job: Job, context) -> None:
 
 def history_words(job: Job) -> str:
     """One line about a job that is over."""
-    words = f"{_STATE_WORDS[job.state]}, {duration(job.seconds)}, resolution {job.resolution}"
+    words = f"{_STATE_WORDS[job.state]}, {duration(job.seconds)}"
+    if job.sampled:
+        words += f", {sampling_words(job)}"
+    elif job.makes_meshes:
+        words += f", resolution {job.resolution}"
     if job.faces:
         words += f", {job.faces:,} faces"
     if job.stage:
@@ -222,6 +198,17 @@ def history_words(job: Job) -> str:
     if job.error:
         words += f". {job.error.get('cause', '')}"
     return words
+
+
+def sampling_words(job: Job) -> str:
+    """How a model that samples was asked to do it."""
+    last = job.seed + job.variations - 1
+    words = [job.model, f"seed {job.seed}" if last == job.seed else f"seeds {job.seed} to {last}"]
+    if job.steps is not None:
+        words.append(f"{job.steps} steps")
+    if job.guidance is not None:
+        words.append(f"guidance {job.guidance:g}")
+    return ", ".join(words)
 
 
 def duration(seconds: float) -> str:

@@ -153,6 +153,12 @@ class FieldforgePreferences(bpy.types.AddonPreferences):
         subtype="DIR_PATH",
         update=_apply_folder,
     )
+    licenses: StringProperty(
+        name="Accepted Licences", description="Of models that are downloaded", options={"HIDDEN"}
+    )
+    show_models: BoolProperty(
+        name="Show Models", description="Show the models and what can be downloaded"
+    )
     show_log: BoolProperty(name="Show Log", description="Show the last lines of the log")
 
     def draw(self, context) -> None:
@@ -172,6 +178,7 @@ class FieldforgePreferences(bpy.types.AddonPreferences):
         if not self.data_folder:
             paragraph(layout, [f"Files are kept in {environment.home()}"], context, icon="BLANK1")
         self._draw_test(layout, context)
+        self._draw_models(layout, context)
         self._draw_log(layout, context)
 
     def _draw_installed(self, layout, context) -> None:
@@ -218,6 +225,18 @@ class FieldforgePreferences(bpy.types.AddonPreferences):
         if Checks.connection:
             icon = "ERROR" if Checks.connection_failed else "CHECKMARK"
             paragraph(layout, [Checks.connection], context, icon=icon)
+
+    def _draw_models(self, layout, context) -> None:
+        from .models import draw_models
+
+        layout.separator()
+        row = layout.row()
+        row.use_property_split = False
+        row.alignment = "LEFT"
+        icon = "TRIA_DOWN" if self.show_models else "TRIA_RIGHT"
+        row.prop(self, "show_models", text="Models", icon=icon, emboss=False)
+        if self.show_models:
+            draw_models(layout.box(), context)
 
     def _draw_log(self, layout, context) -> None:
         row = layout.row()

@@ -1,7 +1,5 @@
 """What the panel's fields hold, kept in the scene."""
 
-import zlib
-
 import bpy
 from bpy.props import (
     BoolProperty,
@@ -9,13 +7,16 @@ from bpy.props import (
     FloatProperty,
     IntProperty,
     PointerProperty,
+    StringProperty,
 )
 
 from ..backend.protocol import MAX_GUIDANCE, MAX_STEPS, RESOLUTIONS, PointsToMesh, VoxelsToMesh
-from . import session
+from . import preferences, session
 from .capture import forget_facts
+from .model_choice import chosen_model, get_model, list_models, set_model, task_kind
+from .sources import of_points_or_voxels
+from .sources.settings import SOURCES, SourceSettings
 
-DEFAULT_MODEL = PointsToMesh.model
 MAX_VARIATIONS = 16
 
 _RESOLUTION_WORDS = {
@@ -26,36 +27,27 @@ _RESOLUTION_WORDS = {
 
 REFINABLE = {PointsToMesh.kind, VoxelsToMesh.kind}
 
-# Blender keeps no copy of what an items callback returns, so that somebody else has to.
-_model_items: list[tuple[str, str, str, int]] = []
-
 
 def _changed(self, context) -> None:
     forget_facts()
 
 
-def _use_changed(self, context) -> None:
-    """Not every model does points and voxels."""
-    self.model = chosen_model(self)["id"]
+def _source_changed(self, context) -> None:
+    """Most sources need a model with weights: which there are, the backend knows."""
     forget_facts()
+    connection = session.jobs().connection
+    usable = preferences.backend_missing(preferences.current_settings()) is None
+    first_use = connection.state == "unknown" and not bpy.app.background
+    if first_use and usable and not of_points_or_voxels(self):
+        session.jobs().connect()
 
 
-def task_kind(settings) -> str:
-    return PointsToMesh.kind if settings.source == "POINTS" else VoxelsToMesh.kind
-
-
-def models_for(settings) -> list[dict]:
-    """The backend's models for what is asked; the one that needs no weights before it was asked."""
-    kind = task_kind(settings)
-    known = [model for model in session.jobs().connection.models if kind in model.get("tasks", ())]
-    title = DEFAULT_MODEL.replace("-", " ").capitalize()
-    default = {"id": DEFAULT_MODEL, "title": title, "summary": "", "samples": False, "ready": True}
-    return known or [default]
-
-
-def chosen_model(settings) -> dict:
-    models = models_for(settings)
-    return next((model for model in models if model["id"] == settings.model), models[0])
+def _own_sampling_changed(self, context) -> None:
+    """One's own values begin with those of the model's authors."""
+    model = chosen_model(self)
+    if self.own_sampling:
+        self.steps = model.get("steps") or self.steps
+        self.guidance = model.get("guidance") or self.guidance
 
 
 def sampling_choices(settings, model: dict) -> dict:
@@ -73,25 +65,7 @@ def sampling_choices(settings, model: dict) -> dict:
     }
 
 
-def _list_models(self, context) -> list[tuple[str, str, str, int]]:
-    _model_items[:] = [
-        (
-            model["id"],
-            model.get("title") or model["id"],
-            model.get("summary") or "",
-            _number_of(model["id"]),
-        )
-        for model in models_for(self)
-    ]
-    return _model_items
-
-
-def _number_of(model_id: str) -> int:
-    """What a file keeps of the choice: it must mean the same model when the list is another one."""
-    return 0 if model_id == DEFAULT_MODEL else 1 + zlib.crc32(model_id.encode()) % (2**31 - 2)
-
-
-class FieldforgeSettings(bpy.types.PropertyGroup):
+class FieldforgeSettings(SourceSettings, bpy.types.PropertyGroup):
     object_from: EnumProperty(
         name="Object From",
         items=[
@@ -109,11 +83,9 @@ class FieldforgeSettings(bpy.types.PropertyGroup):
     )
     source: EnumProperty(
         name="Source",
-        items=[
-            ("POINTS", "Points", "Lay a surface through points"),
-            ("VOXELS", "Voxels", "Lay a smooth surface around voxels"),
-        ],
-        update=_use_changed,
+        description="What a mesh is made of",
+        items=SOURCES,
+        update=_source_changed,
     )
     voxels_from: EnumProperty(
         name="Voxels From",
@@ -144,7 +116,14 @@ class FieldforgeSettings(bpy.types.PropertyGroup):
         default=True,
         update=_changed,
     )
-    model: EnumProperty(name="Model", description="What makes the mesh", items=_list_models)
+    model_id: StringProperty(options={"HIDDEN"})
+    model: EnumProperty(
+        name="Model",
+        description="What makes the mesh",
+        items=list_models,
+        get=get_model,
+        set=set_model,
+    )
     resolution: EnumProperty(
         name="Resolution",
         description="Nodes along each side of the cube in which the surface is solved",
@@ -172,6 +151,7 @@ class FieldforgeSettings(bpy.types.PropertyGroup):
     own_sampling: BoolProperty(
         name="Own Steps and Guidance",
         description="Set what the model's authors found best for everyone yourself",
+        update=_own_sampling_changed,
     )
     steps: IntProperty(
         name="Steps",
@@ -200,6 +180,14 @@ class FieldforgeSettings(bpy.types.PropertyGroup):
         name="Refine to Input",
         description="Lead the surface through the source where there is one, and keep what was "
         "generated elsewhere",
+    )
+    region_result: EnumProperty(
+        name="Result",
+        description="Where the shape with the new region goes",
+        items=[
+            ("REPLACE", "Replace", "The object gets the new mesh; undo brings the old one back"),
+            ("BESIDE", "Beside", "A new object beside it"),
+        ],
     )
     hide_source: BoolProperty(
         name="Hide Source", description="Hide the source once its mesh is there"

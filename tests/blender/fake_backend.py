@@ -6,6 +6,7 @@ last bit where they have to lie. For voxels it gives the corners of the filled b
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 import threading
@@ -59,9 +60,11 @@ def mesh_of(task: protocol.Task) -> protocol.MeshResult:
     return protocol.MeshResult(name=task.name, vertices=vertices, faces=faces, colors=colors)
 
 
-def result_of(task: protocol.Task) -> protocol.Result:
+def result_of(task: protocol.Task, empty: frozenset[int] = frozenset()) -> protocol.Result:
     """What a model that samples gives has a latent, and tells its seed, steps and guidance; the
-    seed is the first number of the latent."""
+    seed is the first number of the latent. empty: seeds that give no surface."""
+    if isinstance(task, protocol.DownloadModel):
+        return protocol.Report(name=task.name, report={"bytes": 1})
     mesh = mesh_of(task)
     if task.model == "wavelet-fit":
         return mesh
@@ -70,7 +73,8 @@ def result_of(task: protocol.Task) -> protocol.Result:
     for seed in range(task.seed, task.seed + task.variations):
         latent = np.full(protocol.LATENT_SHAPE, 0.25, np.float32)
         latent.flat[0] = seed
-        meshes.append(replace(mesh, latent=latent, report={**told, "seed": seed}))
+        made = replace(mesh, latent=latent, report={**told, "seed": seed})
+        meshes.append(replace(made, faces=made.faces[:0]) if seed in empty else made)
     if len(meshes) == 1:
         return meshes[0]
     return protocol.MeshSet(name=task.name, meshes=tuple(meshes), report=told)
@@ -78,7 +82,8 @@ def result_of(task: protocol.Task) -> protocol.Result:
 
 class FakeBackend:
     """hold: jobs run until it is set; version: the protocol it claims to speak; fail: error of
-    every job; drop_events: the events end after one; read_pause: seconds per megabyte received."""
+    every job; empty: seeds without a surface; models: what it lists; drop_events: the events end
+    after one; read_pause: seconds per megabyte received."""
 
     def __init__(self) -> None:
         self.hold = threading.Event()
@@ -86,6 +91,8 @@ class FakeBackend:
         self.version = protocol.PROTOCOL_VERSION
         self.name = "fieldforge"
         self.fail: FieldforgeError | None = None
+        self.empty: set[int] = set()
+        self.models = copy.deepcopy(MODELS)
         self.drop_events = False
         self.read_pause = 0.0
         self.jobs: dict[str, dict] = {}
@@ -172,7 +179,10 @@ class FakeBackend:
         if self.fail is not None:
             record.update(state="failed", preview=0, error=self.fail.to_dict())
             return
-        self.results[record["id"]] = protocol.encode_result(result_of(task))
+        if isinstance(task, protocol.DownloadModel):
+            for model in self.models:
+                model["ready"] = model.get("ready") or model["id"] == task.model
+        self.results[record["id"]] = protocol.encode_result(result_of(task, frozenset(self.empty)))
         record.update(state="done", stage="", fraction=1.0, preview=0)
 
 
@@ -218,7 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise NotAuthorized("The token is wrong.", "Enter the right one.")
             match [method, *path.strip("/").split("/")]:
                 case ["GET", "models"]:
-                    self._json(MODELS)
+                    self._json(fake.models)
                 case ["POST", "jobs"]:
                     self._json(fake.submit(body), 202)
                 case ["GET", "jobs"]:

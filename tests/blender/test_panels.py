@@ -17,7 +17,6 @@ from fieldforge.blender_addon import (
     wrapping,
 )
 from fieldforge.blender_addon.backend_process import Settings
-from fieldforge.blender_addon.operators import CLASSES as OPERATORS
 from scenes import cloud, cube, select
 
 
@@ -54,7 +53,8 @@ class Layout:
 
     def operator(self, name, icon="NONE", **options):
         _check_icon(icon)
-        assert name in {cls.bl_idname for cls in OPERATORS}
+        owner, _, action = name.partition(".")
+        assert hasattr(bpy.types, f"{owner.upper()}_OT_{action}"), f"there is no {name}"
         self.page.append(("operator", name))
         return SimpleNamespace()
 
@@ -286,12 +286,13 @@ def _draw_preferences(mode, **fields) -> Layout:
         "token": "",
         "data_folder": "",
         "show_log": True,
+        "show_models": True,
         "start": "FIRST_USE",
         "bl_rna": cls.bl_rna,
         "layout": page,
     }
     fake = SimpleNamespace(**values | fields)
-    for name in ("installed", "python", "server", "test", "log"):
+    for name in ("installed", "python", "server", "test", "models", "log"):
         method = getattr(cls, f"_draw_{name}")
         setattr(fake, f"_draw_{name}", lambda *a, method=method: method(fake, *a))
     cls.draw(fake, _context(600))
