@@ -1,0 +1,145 @@
+"""A published checkpoint of MVDream -> what a model folder holds.
+
+WaLa's text models are Lightning checkpoints whose state dict has MVDream as its part `model.`;
+MVDream's own files have it alone. Either holds the network, the text tower and the autoencoder of
+pictures; what they hold besides is known by name and left out. Anything else is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...checkpoints import Checkpoint
+from ...errors import BadInput
+from ...protocol import VIEW_CAMERAS
+from ...tensor_files import LazyTensor
+from ...weights import Entry
+from ..wala.loading import mismatches
+from .config import MVDreamConfig
+from .model import MVDream
+
+DENOISER = "model.diffusion_model."
+_OUTER = "model."
+
+_SCHEDULE = (
+    "betas|alphas_cumprod|alphas_cumprod_prev|sqrt_alphas_cumprod|sqrt_one_minus_alphas_cumprod|"
+    "log_one_minus_alphas_cumprod|sqrt_recip_alphas_cumprod|sqrt_recipm1_alphas_cumprod|"
+    "posterior_variance|posterior_log_variance_clipped|posterior_mean_coef1|posterior_mean_coef2|"
+    "lvlb_weights|logvar|scale_factor"
+)
+_TEXT = re.escape("cond_stage_model.model.")
+_LEFT_OUT = re.compile(
+    rf"({_SCHEDULE})|model_ema\..*|first_stage_model\.loss\..*|"
+    rf"{_TEXT}(logit_scale|text_projection|attn_mask|visual\..*)"
+)
+
+
+def contents(
+    checkpoint: Checkpoint,
+    entry: Entry,
+    dtype: str | None = None,
+    state: str = "state_dict",
+    *,
+    ignore: Sequence[str] = (),
+    config: MVDreamConfig | None = None,
+) -> tuple[MVDreamConfig, dict[str, LazyTensor]]:
+    """The configuration and the weights by published name, for weights.write_model.
+
+    entry: of the registry, for what a checkpoint does not tell. dtype: as in Checkpoint.lazy.
+    state: which state dict of the checkpoint. ignore: patterns of names that may be in the file and
+    are left out. config: that of the entry unless given.
+    Raises BadInput for a file that is no such model, and names what is missing, too much, or of
+    another shape.
+    """
+    config = config or config_of(entry)
+    tensors = {
+        name: tensor
+        for name, tensor in checkpoint.state_dict(state).items()
+        if not any(fnmatchcase(name, pattern) for pattern in ignore)
+    }
+    names = published_names(tensors, config)
+    check({name: tensors[inside].shape for name, inside in names.items()}, config)
+    for name in ("betas", _OUTER + "betas"):
+        if name in tensors:
+            data = b"".join(map(bytes, checkpoint.lazy(tensors[name], "F32").pieces()))
+            config = with_schedule(config, np.frombuffer(data, "<f4"))
+    return config, {name: checkpoint.lazy(tensors[inside], dtype) for name, inside in names.items()}
+
+
+def config_of(entry: Entry) -> MVDreamConfig:
+    """The configuration of a published text model.
+
+    `arguments` of the registry: view_steps, view_guidance and suffix, where they differ from ours.
+    """
+    config = MVDreamConfig(tuple(VIEW_CAMERAS[index] for index in entry.cameras))
+    known = {"view_steps": "steps", "view_guidance": "guidance", "suffix": "suffix"}
+    chosen = {known[name]: value for name, value in entry.arguments.items()}
+    return dataclasses.replace(config, **chosen)
+
+
+def published_names(names: Iterable[str], config: MVDreamConfig) -> dict[str, str]:
+    """Published name -> name in the file, of all weights that count.
+
+    names: of the tensors in the file. Raises BadInput when the file is no MVDream.
+    """
+    names = list(names)
+    wrapped = any(name.startswith(_OUTER + DENOISER) for name in names)
+    found = {}
+    for name in names:
+        inner = name.removeprefix(_OUTER) if wrapped else name
+        if wrapped and inner == name:
+            continue  # beside MVDream, not in it
+        if not _is_left_out(inner, config):
+            found[inner] = name
+    if not any(name.startswith(DENOISER) for name in found):
+        raise BadInput(
+            "The checkpoint is not one of MVDream: it has no network of views.",
+            "Use checkpoint.ckpt of the text model as its authors published it.",
+        )
+    return found
+
+
+def _is_left_out(name: str, config: MVDreamConfig) -> bool:
+    # The text is read off before the last layer.
+    last = f"cond_stage_model.model.transformer.resblocks.{config.text.depth}."
+    return name.startswith(last) or _LEFT_OUT.fullmatch(name) is not None
+
+
+def check(shapes: Mapping[str, tuple[int, ...]], config: MVDreamConfig) -> None:
+    """Raise BadInput unless `shapes`, by published name, are exactly those of the model."""
+    with torch.device("meta"):
+        own = MVDream(config).published_state_dict()
+    problems = mismatches({name: tuple(t.shape) for name, t in own.items()}, dict(shapes))
+    if problems:
+        raise BadInput(
+            f"The checkpoint does not hold exactly the weights of the model ({problems}).",
+            "Use checkpoint.ckpt of the text model as its authors published it; leave out what is "
+            "not needed with --ignore NAME.",
+        )
+
+
+def with_schedule(config: MVDreamConfig, betas: Any) -> MVDreamConfig:
+    """`config` with the noise schedule that the file holds. betas: (steps,).
+
+    Raises BadInput for a schedule of another form.
+    """
+    given = np.asarray(betas, np.float64)
+    diffusion = dataclasses.replace(
+        config.diffusion,
+        steps=len(given),
+        first=round(float(given[0]), 8),
+        last=round(float(given[-1]), 8),
+    )
+    if not np.allclose(diffusion.betas(), given, rtol=1e-4, atol=0):
+        raise BadInput(
+            "The checkpoint was trained with a noise schedule that is not known here.",
+            "Use checkpoint.ckpt of the text model as its authors published it.",
+        )
+    return dataclasses.replace(config, diffusion=diffusion)

@@ -1,0 +1,150 @@
+"""Published checkpoints into model folders."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from backend import weights
+from backend.checkpoints import Checkpoint
+from backend.errors import BadInput
+from backend.models.mvdream import checkpoint, loading
+from backend.models.mvdream.model import MVDream
+from backend.sampling import Diffusion, scaled_linear_betas
+
+Tensors = dict[str, torch.Tensor]
+
+
+def _extras(small: MVDream, last: float) -> Tensors:
+    """What published files hold besides the weights that are used."""
+    betas = torch.from_numpy(scaled_linear_betas(last=last)).float()
+    text = "cond_stage_model.model."
+    unused = f"{text}transformer.resblocks.{small.config.text.depth}."
+    return {
+        "betas": betas,
+        "alphas_cumprod": torch.cumprod(1 - betas, 0),
+        "model_ema.decay": torch.tensor(0.9999),
+        "first_stage_model.loss.logvar": torch.zeros(()),
+        text + "logit_scale": torch.tensor(4.6),
+        text + "text_projection": torch.zeros(32, 32),
+        unused + "ln_1.weight": torch.ones(32),
+        unused + "attn.in_proj_weight": torch.ones(96, 32),
+    }
+
+
+def _mvdream(small: MVDream, last: float = 0.012) -> Tensors:
+    return {**small.published_state_dict(), **_extras(small, last)}
+
+
+def _wala(small: MVDream) -> Tensors:
+    inner = {"model." + name: tensor for name, tensor in _mvdream(small, last=0.02).items()}
+    return {**inner, "clip_model.visual.proj": torch.zeros(3, 3)}
+
+
+def _file(tmp_path: Path, tensors: Tensors, lightning: bool = True) -> Checkpoint:
+    path = tmp_path / "checkpoint.ckpt"
+    whole = {"state_dict": tensors, "epoch": 3, "optimizer_states": [{"state": {}}]}
+    torch.save(whole if lightning else tensors, path)
+    return Checkpoint(path)
+
+
+def _contents(opened: Checkpoint, small: MVDream, **wishes: Any):
+    entry = weights.entries()["mvdream-depth6"]
+    return checkpoint.contents(opened, entry, config=small.config, **wishes)
+
+
+@pytest.mark.parametrize("kind", ["wala", "mvdream"])
+def test_a_checkpoint_becomes_a_model(tmp_path: Path, small: MVDream, kind: str) -> None:
+    wala = kind == "wala"
+    tensors = _wala(small) if wala else _mvdream(small)
+    opened = _file(tmp_path, tensors, lightning=wala)
+    config, found = _contents(opened, small)
+    assert config.diffusion.last == (0.02 if wala else 0.012)
+    assert dataclasses.replace(config, diffusion=small.config.diffusion) == small.config
+    installed = weights.write_model(
+        tmp_path / "text",
+        id="text",
+        title="Text",
+        family="mvdream",
+        tasks=("text-to-mesh",),
+        config=config.to_dict(),
+        tensors=found,
+        steps=10,
+    )
+    model = loading.load(installed, torch.device("cpu"), torch.float32)
+    assert model.config == config
+    assert not model.training
+    own = model.state_dict()
+    assert own.keys() == small.state_dict().keys()
+    for name, tensor in small.state_dict().items():
+        assert torch.equal(own[name], tensor), name
+    assert not any(weight.requires_grad for weight in model.parameters())
+
+
+def test_half_precision(tmp_path: Path, small: MVDream) -> None:
+    _, found = _contents(_file(tmp_path, _wala(small)), small, dtype="F16")
+    assert {tensor.info.dtype for tensor in found.values()} == {"F16"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("missing", r"missing: model\.diffusion_model\.out\.2\.bias"),
+        ("unexpected", r"unexpected: model\.diffusion_model\.extra"),
+        ("shape", r"of another shape: model\.diffusion_model\.out\.2\.bias \(5,\)"),
+        ("no views", "not one of MVDream"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path: Path, small: MVDream, change: str, said: str) -> None:
+    tensors = _wala(small)
+    prefix = "model.model.diffusion_model."
+    if change == "missing":
+        del tensors[prefix + "out.2.bias"]
+    elif change == "unexpected":
+        tensors[prefix + "extra"] = torch.zeros(1)
+    elif change == "shape":
+        tensors[prefix + "out.2.bias"] = torch.zeros(5)
+    else:
+        tensors = {name: t for name, t in tensors.items() if not name.startswith(prefix)}
+    with pytest.raises(BadInput, match=said) as raised:
+        _contents(_file(tmp_path, tensors), small)
+    assert "checkpoint.ckpt" in raised.value.remedy
+
+
+def test_what_a_person_knows_to_be_unneeded_is_left_out(tmp_path: Path, small: MVDream) -> None:
+    tensors = _wala(small) | {"model.adapter.0.weight": torch.zeros(2)}
+    opened = _file(tmp_path, tensors)
+    with pytest.raises(BadInput, match="adapter"):
+        _contents(opened, small)
+    _, found = _contents(opened, small, ignore=["model.adapter.*"])
+    assert found.keys() == small.published_state_dict().keys()
+
+
+def test_another_noise_schedule_is_refused(tmp_path: Path, small: MVDream) -> None:
+    tensors = _mvdream(small)
+    tensors["betas"] = torch.linspace(0.0001, 0.02, 1000)
+    with pytest.raises(BadInput, match="noise schedule"):
+        _contents(_file(tmp_path, tensors), small)
+
+
+def test_the_schedule_of_the_file_counts(small: MVDream) -> None:
+    betas = Diffusion("scaled_linear", 500, first=0.001, last=0.03).betas()
+    found = checkpoint.with_schedule(small.config, betas.astype(np.float32)).diffusion
+    assert (found.steps, found.first, found.last) == (500, 0.001, 0.03)
+    assert found.prediction is small.config.diffusion.prediction
+
+
+@pytest.mark.parametrize(("name", "views"), [("mvdream-depth6", 6), ("mvdream-rgb4", 4)])
+def test_the_registry_says_what_a_checkpoint_does_not(name: str, views: int) -> None:
+    config = checkpoint.config_of(weights.entries()[name])
+    assert len(config.views) == views
+    assert (config.steps, config.guidance, config.suffix) == (50, 10, ", 3d asset")
+    assert config.spacing == "trailing"
+    assert config.diffusion.last == 0.02
+    assert config.unet.widths == (320, 640, 1280, 1280)
+    assert config.autoencoder.factor == 8
