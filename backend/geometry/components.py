@@ -36,6 +36,31 @@ def supported(
     # A part that half of a big cloud was not asked about needs fewer answers.
     needed = least * len(sample) / len(points)
     kept = np.bincount(part[nearest], minlength=count) >= needed
+    return _only(vertices, faces, part, kept)
+
+
+def without_specks(
+    vertices: np.ndarray, faces: np.ndarray, extent: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Leave out parts whose bounding box is shorter than `extent` along every axis.
+
+    When all parts are, all stay.
+    """
+    if not len(vertices):
+        return vertices, faces
+    part = parts(vertices, faces)
+    order = np.argsort(part, kind="stable")
+    starts = np.flatnonzero(np.diff(part[order], prepend=-1))
+    sorted_vertices = vertices[order]
+    low = np.minimum.reduceat(sorted_vertices, starts)
+    high = np.maximum.reduceat(sorted_vertices, starts)
+    return _only(vertices, faces, part, (high - low).max(axis=1) >= extent)
+
+
+def _only(
+    vertices: np.ndarray, faces: np.ndarray, part: np.ndarray, kept: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The parts that are `kept`, in their order; all, when all or none are."""
     if kept.all() or not kept.any():
         return vertices, faces
     stays = kept[part]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from .. import device as devices
 from ..errors import OutOfMemory
 
-
 LOWER = "Choose a lower resolution or a smaller source, or close other programs."
 
 

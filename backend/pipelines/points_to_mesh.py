@@ -41,7 +41,7 @@ def points_to_mesh(task: Task, context: Context) -> Iterator[Progress | Result]:
     colors = None
     if task.colors is not None:
         yield stages.at("Carrying the colours over", 0.95)
-        colors = _carried_over(vertices, points, task.colors, task.resolution)
+        colors = carried_over(vertices, points, task.colors, task.resolution)
     context.check_cancelled()
     is_double = task.points.dtype == np.float64
     yield MeshResult(
@@ -65,7 +65,7 @@ def points_to_mesh(task: Task, context: Context) -> Iterator[Progress | Result]:
     )
 
 
-def _carried_over(
+def carried_over(
     vertices: np.ndarray, points: np.ndarray, colors: np.ndarray, resolution: int
 ) -> np.ndarray:
     """The colours (V, 4) uint8 of the points nearest to each vertex."""

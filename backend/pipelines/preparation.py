@@ -1,0 +1,176 @@
+"""The source of a task -> what a WaLa model is given, and the way back from its cube.
+
+One function per kind of task, in PREPARATIONS. Standing on `backend/conditions`, which knows what
+the models saw in training; here are only the choices that a task makes. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..conditions import depths, framing, images, points, sketches, voxels
+from ..errors import BadInput
+from ..geometry.transforms import apply_to_points, compose, inverse
+from ..protocol import (
+    DepthToMesh,
+    Generation,
+    ImageToMesh,
+    PointsToMesh,
+    Shape,
+    SketchToMesh,
+    ViewsToMesh,
+    VoxelsToMesh,
+    check_view_count,
+    turned_up,
+)
+from ..weights import Installed
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A condition before its encoder.
+
+    source: what `Wala.encode` takes, float32 without the batch axis; None for no condition.
+    to_source: (4, 4) float64, from the model's cube to the frame of the task.
+    points: (N, 3) float32, all points of the task in the cube, where there are any.
+    notes: what was done to the source, for the person.
+    """
+
+    source: np.ndarray | None
+    to_source: np.ndarray
+    points: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+
+def prepare(task: Generation, model: Installed) -> Prepared:
+    """Raises BadInput when the source is not what `model` was made for."""
+    return PREPARATIONS[task.kind](task, model)
+
+
+def prepare_points(task: PointsToMesh, model: Installed) -> Prepared:
+    if task.as_published:
+        # The published command takes points as they are: in the cube already, y up, all of them.
+        return Prepared(_float32(task.points), np.eye(4), _float32(task.points))
+    source, to_source = points.model_points(task.points, task.up_axis)
+    return Prepared(source, to_source, apply_to_points(inverse(to_source), task.points))
+
+
+def prepare_voxels(task: VoxelsToMesh, model: Installed) -> Prepared:
+    origin, voxel_size = np.array(task.origin, float), np.array(task.voxel_size, float)
+    if task.as_published:
+        return Prepared(_published_voxels(task), _over_grid(origin, voxel_size))
+    cells, to_source = voxels.model_voxels(task.occupancy, origin, voxel_size, task.up_axis)
+    return Prepared(cells[None], to_source)
+
+
+def _published_voxels(task: VoxelsToMesh) -> np.ndarray:
+    side = voxels.SIDE
+    if task.occupancy.shape != (side,) * 3:
+        shape = " x ".join(map(str, task.occupancy.shape))
+        raise BadInput(
+            f"The published command takes {side} x {side} x {side} voxels; these are {shape}.",
+            f"Use such a grid, or leave {_AS_PUBLISHED} out: voxels are then made ready.",
+        )
+    return _float32(task.occupancy)[None]
+
+
+def _over_grid(origin: np.ndarray, voxel_size: np.ndarray) -> np.ndarray:
+    """From the cube to the frame of a grid that fills it."""
+    half = voxels.SIDE / 2 * voxel_size
+    to_source = np.diag([*half, 1.0])
+    to_source[:3, 3] = origin + half
+    return to_source
+
+
+def prepare_image(task: ImageToMesh, model: Installed) -> Prepared:
+    if task.as_published:
+        return _picture(images.model_image(task.image, as_published=True), task)
+    ready = images.prepare(task.image, task.background)
+    return _picture(framing.to_model(ready.picture), task, ready.notes)
+
+
+def prepare_sketch(task: SketchToMesh, model: Installed) -> Prepared:
+    image = task.image
+    if image is None:
+        assert task.strokes is not None  # noqa: S101 - the task was validated
+        assert task.stroke_lengths is not None  # noqa: S101
+        image = sketches.rasterise(task.strokes, task.stroke_lengths)
+    if task.as_published:
+        return _picture(images.model_image(image, as_published=True), task)
+    ready = sketches.prepare(image)
+    return _picture(framing.to_model(ready.picture), task, ready.notes)
+
+
+def prepare_depth(task: DepthToMesh, model: Installed) -> Prepared:
+    if task.as_published:
+        return _picture(depths.model_depth(task.depth, task.encoding, as_published=True), task)
+    ready = depths.prepare(task.depth, task.encoding)
+    return _picture(framing.to_model(ready.picture), task, ready.notes)
+
+
+def prepare_views(task: ViewsToMesh, model: Installed) -> Prepared:
+    kind = "image" if task.images is not None else "depth"
+    if kind != model.view_kind:
+        wanted, given = ("depth pictures", "pictures")[:: -1 if kind == "depth" else 1]
+        raise BadInput(
+            f"{model.title} takes {wanted}; {given} were given.",
+            f"Give {wanted}, or choose a model for {given}.",
+        )
+    if task.images is not None:
+        check_view_count(len(task.images), model.views, model.cameras)
+        views = images.model_views(task.images, task.background, task.as_published)
+    else:
+        assert task.depths is not None  # noqa: S101 - the task was validated
+        check_view_count(len(task.depths), model.views, model.cameras)
+        views = depths.model_views(task.depths, task.encoding, task.as_published)
+    return _picture(views, task)
+
+
+def prepare_nothing(task: Generation, model: Installed) -> Prepared:
+    return Prepared(None, turned_up(task.up_axis))
+
+
+def _picture(source: np.ndarray, task: Generation, notes: tuple[str, ...] = ()) -> Prepared:
+    return Prepared(source, turned_up(task.up_axis), notes=notes)
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values, np.float32)
+
+
+def voxels_in_cube(
+    task: VoxelsToMesh, to_source: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The grid of the task as the model's cube sees it: occupancy, its lowest corner, voxel size.
+
+    The axes of the result are the cube's, so the grid is turned as `to_source` turns the cube.
+    """
+    to_grid = np.diag([*task.voxel_size, 1.0])
+    to_grid[:3, 3] = task.origin
+    # From voxel indices to the cube: a permutation of axes, scaled and shifted.
+    to_cube = compose(inverse(to_source), to_grid)
+    order = np.abs(to_cube[:3, :3]).argmax(axis=1)
+    occupancy = task.occupancy.astype(bool).transpose(order)
+    steps = to_cube[np.arange(3), order]
+    low = to_cube[:3, 3].copy()
+    for axis in range(3):
+        if steps[axis] < 0:
+            occupancy = np.flip(occupancy, axis)
+            low[axis] += steps[axis] * occupancy.shape[axis]
+    return np.ascontiguousarray(occupancy), low, np.abs(steps)
+
+
+_AS_PUBLISHED = "--as-published"
+
+PREPARATIONS: dict[str, Callable[..., Prepared]] = {
+    PointsToMesh.kind: prepare_points,
+    VoxelsToMesh.kind: prepare_voxels,
+    ImageToMesh.kind: prepare_image,
+    SketchToMesh.kind: prepare_sketch,
+    DepthToMesh.kind: prepare_depth,
+    ViewsToMesh.kind: prepare_views,
+    Shape.kind: prepare_nothing,
+}

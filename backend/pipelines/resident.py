@@ -1,0 +1,205 @@
+"""Models stay loaded between the jobs of a worker, as long as there is room for them.
+
+FIELDFORGE_PRECISION: "bfloat16", "float16" or "float32"; by default bfloat16 on a graphics card and
+float32 on a processor.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from .. import device as devices
+from .. import environment, sampling
+from ..errors import BadInput
+from ..geometry import wavelets
+from ..models.wala import loading
+from ..models.wala.model import RESOLUTION, Wala
+from ..models.wala.preview_decoder import PreviewDecoder
+from ..tensor_files import SIZES, read_header
+from ..weights import DESCRIPTION, Installed
+from . import Context, memory
+
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+SPARE = 0.1
+"""Share of the memory that stays free for others: models that eat into it are unloaded."""
+
+Key = tuple[str, str, torch.dtype, tuple[tuple[int, int], ...]]
+
+
+@dataclass(eq=False)
+class Loaded:
+    """A model in memory. Its networks compute in `dtype`; latents are float32 throughout.
+
+    previews: the quick decoder that learns from what the model decodes.
+    pace: seconds of stages as they were measured last, by name.
+    """
+
+    model: Wala
+    installed: Installed
+    device: torch.device
+    dtype: torch.dtype
+    nbytes: int
+    previews: PreviewDecoder
+    pace: dict[str, float] = field(default_factory=dict)
+    used_at: float = 0.0
+
+    def encode(self, source: torch.Tensor) -> torch.Tensor:
+        """As Wala.encode, from float32."""
+        return self.model.encode(source.to(self.device, self.dtype))
+
+    def denoiser(self, features: torch.Tensor | None, guidance: float) -> sampling.Denoiser:
+        """As Wala.guided_denoiser, of float32 latents."""
+        denoise = self.model.guided_denoiser(features, guidance)
+        if self.dtype == torch.float32:
+            return denoise
+        return lambda x, timesteps: denoise(x.to(self.dtype), timesteps).float()
+
+    def codes(self, latent: torch.Tensor) -> torch.Tensor:
+        """Generated latents (B, 4, 12, 12, 12) on the codebook."""
+        return self.model.autoencoder.quantize(latent.float()).latent
+
+    def tree(self, latent: torch.Tensor) -> wavelets.Tree:
+        """As Wala.tree, of float32 latents into float32 bands."""
+        packed = self.model.autoencoder.decode(self.codes(latent).to(self.dtype)).float()
+        return wavelets.unpack(packed, RESOLUTION, depth=self.model.config.autoencoder.levels)
+
+
+_models: dict[Key, Loaded] = {}
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """What models compute in on `device`. Raises BadInput for an unknown FIELDFORGE_PRECISION."""
+    wanted = os.environ.get("FIELDFORGE_PRECISION", "")
+    if wanted and wanted not in PRECISIONS:
+        raise BadInput(
+            f"FIELDFORGE_PRECISION is {wanted!r}.", f"Use one of {', '.join(PRECISIONS)}."
+        )
+    if wanted:
+        return PRECISIONS[wanted]
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def load(installed: Installed, device: torch.device, working_bytes: int) -> Loaded:
+    """The model, loaded now or still there from an earlier job.
+
+    working_bytes: what the job needs besides. Other models make room for it. Raises OutOfMemory
+    before anything is loaded when it cannot fit, BadInput when files and description disagree.
+    """
+    key = _key(installed, device, precision(device))
+    loaded = _models.get(key)
+    needed = working_bytes if loaded else working_bytes + _weight_bytes(installed, key[2])
+    _make_room(needed, device, keep=key)
+    memory.require(needed, device.type, LOWER)
+    if loaded is None:
+        dtype = key[2]
+        model = loading.load(installed, device, dtype)
+        # Codes are compared by distance, for which half the digits are too few.
+        model.autoencoder.quantize.float()
+        size = _weight_bytes(installed, dtype)
+        previews = PreviewDecoder(_previews_file(installed))
+        loaded = _models[key] = Loaded(model, installed, device, dtype, size, previews)
+    loaded.used_at = time.monotonic()
+    return loaded
+
+
+LOWER = "Ask for fewer variations, choose a smaller model, or close other programs."
+
+
+def unload_when_short() -> None:
+    """After a job: give models back where they leave others too little memory."""
+    for kind in {loaded.device.type for loaded in _models.values()}:
+        place = devices.describe(kind)
+        if place.total_bytes and place.free_bytes < SPARE * place.total_bytes:
+            unload(kind)
+
+
+def unload(kind: str | None = None) -> None:
+    """Give back the memory of all models on a kind of device, or everywhere."""
+    for key, loaded in list(_models.items()):
+        if kind in (None, loaded.device.type):
+            del _models[key]
+    _collect()
+
+
+def _make_room(needed: int, device: torch.device, keep: Key) -> None:
+    """Unload other models, those first that were not used for longest, until `needed` fits."""
+    others = sorted((key for key in _models if key != keep), key=lambda key: _models[key].used_at)
+    for key in others:
+        place = devices.describe(device.type)
+        if not place.total_bytes or needed + SPARE * place.total_bytes <= place.free_bytes:
+            return
+        if _models[key].device.type == device.type:
+            del _models[key]
+            _collect()
+
+
+def _collect() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _key(installed: Installed, device: torch.device, dtype: torch.dtype) -> Key:
+    """Another one when the files were replaced meanwhile."""
+    files = tuple((s.st_size, s.st_mtime_ns) for s in (path.stat() for path in installed.files))
+    return str(installed.folder), str(device), dtype, files
+
+
+def _previews_file(installed: Installed) -> Path:
+    """Where what previews have learned of exactly this model is kept."""
+    digest = hashlib.sha256((installed.folder / DESCRIPTION).read_bytes()).hexdigest()[:16]
+    return environment.home() / "cache" / "previews" / f"{installed.id}-{digest}.npz"
+
+
+def _weight_bytes(installed: Installed, dtype: torch.dtype) -> int:
+    size = dtype.itemsize
+    return sum(
+        info.nbytes // SIZES[info.dtype] * size
+        for path in installed.files
+        for info in read_header(path).values()
+    )
+
+
+@contextmanager
+def interruptible(model: Wala, context: Context) -> Iterator[None]:
+    """Within, the networks ask between their layers whether the job is still wanted.
+
+    On a processor only: a step there takes seconds, on a graphics card milliseconds.
+    """
+    if next(model.parameters()).device.type != "cpu":
+        yield
+        return
+
+    def ask(*_: object) -> None:
+        context.check_cancelled()
+
+    hooks = [layer.register_forward_pre_hook(ask) for layer in _layers(model)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _layers(model: Wala) -> Iterator[torch.nn.Module]:
+    """The parts of the networks that take long."""
+    denoiser = model.denoiser
+    yield from (*denoiser.blocks, *denoiser.input_blocks, *denoiser.output_blocks)
+    yield from model.autoencoder.decoder.children()
+    if model.image_encoder is not None:
+        yield from model.image_encoder.blocks
+    if model.encoder is not None:
+        yield from model.encoder.children()
