@@ -103,10 +103,11 @@ PIPELINES: dict[tuple[str, str], str] = {
     (PointsToMesh.kind, "wavelet-fit"): "backend.pipelines.points_to_mesh:points_to_mesh",
     (VoxelsToMesh.kind, "wavelet-fit"): "backend.pipelines.voxels_to_mesh:voxels_to_mesh",
     **{
-        (task.kind, "mvdream" if task is TextToMesh else "wala"): _GENERATE
+        (task.kind, "wala"): _GENERATE
         for task in TASKS.values()
-        if issubclass(task, Generation)
+        if issubclass(task, Generation) and task is not TextToMesh
     },
+    (TextToMesh.kind, "mvdream"): "backend.pipelines.text_to_mesh:text_to_mesh",
     **{(DownloadModel.kind, family): _DOWNLOAD for family in ("wala", "mvdream")},
 }
 """(task, family of the model) -> "module:function"."""

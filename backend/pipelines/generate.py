@@ -80,7 +80,7 @@ def generate(task: Task, context: Context) -> Iterator[Progress | Result]:
     try:
         yield from _Generator(task, context).run()
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         resident.unload()
         raise OutOfMemory("The shape did not fit into memory.", lower(task)) from None
@@ -99,7 +99,8 @@ def lower(task: Generation) -> str:
     return f"{', '.join(ways[:-1])}, or {ways[-1]}.".capitalize()
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """What Python, torch on a card, and torch on a processor raise."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return "can't allocate memory" in str(error) or "not enough memory" in str(error)

@@ -10,8 +10,8 @@ import gc
 import hashlib
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -173,20 +173,25 @@ def _weight_bytes(installed: Installed, dtype: torch.dtype) -> int:
     )
 
 
-@contextmanager
-def interruptible(model: Wala, context: Context) -> Iterator[None]:
-    """Within, the networks ask between their layers whether the job is still wanted.
+def interruptible(model: Wala, context: Context) -> AbstractContextManager[None]:
+    """Within, the networks ask between their layers whether the job is still wanted."""
+    return asking(_layers(model), next(model.parameters()).device, context)
 
-    On a processor only: a step there takes seconds, on a graphics card milliseconds.
+
+@contextmanager
+def asking(
+    layers: Iterable[torch.nn.Module], device: torch.device, context: Context
+) -> Iterator[None]:
+    """Within, each of `layers` asks before it works whether the job is still wanted.
+
+    On a processor only: there a step takes seconds, on a graphics card milliseconds.
     """
-    if next(model.parameters()).device.type != "cpu":
-        yield
-        return
 
     def ask(*_: object) -> None:
         context.check_cancelled()
 
-    hooks = [layer.register_forward_pre_hook(ask) for layer in _layers(model)]
+    asked = list(layers) if device.type == "cpu" else []
+    hooks = [layer.register_forward_pre_hook(ask) for layer in asked]
     try:
         yield
     finally:
