@@ -128,11 +128,6 @@ def _cubes(context) -> list[bpy.types.Object]:
     return sorted(cubes, key=lambda item: item != active)
 
 
-def origin(context) -> Origin:
-    """What results of the chosen points or voxels are going to stand for."""
-    return origin_of(context, source_objects(context))
-
-
 def origin_of(context, items: list[bpy.types.Object]) -> Origin:
     """What results of the chosen source, which are these objects, are going to stand for."""
     members = [(item.name, item.session_uid) for item in items]

@@ -334,7 +334,7 @@ def metres(buffer: np.ndarray, projection: np.ndarray) -> np.ndarray:
     z, w = projection[2, 2:], projection[3, 2:]
     ndc = 2 * buffer.astype(np.float64) - 1
     with np.errstate(divide="ignore", invalid="ignore"):
-        depth = (ndc * w[1] - z[1]) / (ndc * w[0] - z[0]) * -1
+        depth = (ndc * w[1] - z[1]) / (ndc * w[0] - z[0])
     return np.where(buffer < 1, depth, np.inf).astype(np.float32)
 
 
@@ -357,8 +357,11 @@ def _bounds_of(
 def _depth_task(
     capture: PictureCapture, choices: Choices, depth: np.ndarray, matrix_world: np.ndarray
 ) -> tuple[Task, Placement]:
-    if not np.isfinite(depth).any():
+    seen = np.isfinite(depth)
+    if not seen.any():
         raise nothing_seen()
+    # A view without perspective may begin behind what it shows; only differences matter there.
+    depth = depth - min(0.0, float(depth[seen].min()))
     return with_sampling(DepthToMesh, capture, choices, depth=depth), Placement(matrix_world)
 
 

@@ -30,7 +30,8 @@ def facts(context) -> Facts:
         found = Facts(f"{item.name}: {counted(_count(_layers(item)), 'stroke')}")
         empty = f"{item.name} has no strokes"
     else:
-        found = Facts(counted(_count(_annotation_layers(context)), "annotated stroke"))
+        count = sum(len(frame.strokes) for _, frame in _annotated(context))
+        found = Facts(counted(count, "annotated stroke"))
         empty = "Nothing is annotated"
     if found.text.split(": ")[-1].startswith("0 "):
         where = "in Draw Mode" if settings.sketch_from == "OBJECT" else "with the Annotate tool"
@@ -110,9 +111,10 @@ def _read_object(context, item) -> list[Strokes]:
 
 def _layer_matrix(layer) -> np.ndarray:
     """(4, 4) from a layer to its object. A layer that follows an object of its own is taken as if
-    it did not."""
-    name = "matrix_local" if hasattr(layer, "matrix_local") else "matrix_layer"
-    return np.array(getattr(layer, name), np.float64)
+    it did not. Before Blender 4.3 what is evaluated has it applied."""
+    if hasattr(layer, "matrix_local"):
+        return np.array(layer.matrix_local, np.float64)
+    return np.eye(4)
 
 
 def _read_drawing(frame, owner, to_world: np.ndarray) -> Strokes:
@@ -199,20 +201,28 @@ def _without_hidden(strokes: Strokes, materials: np.ndarray, owner) -> Strokes:
 # -------------------------------------------------------------------------------------- annotations
 
 
-def _annotation_layers(context) -> list:
-    """The layers of what is annotated in the 3D view."""
+def _annotated(context) -> list[tuple]:
+    """(layer, frame) of what is annotated in the 3D view and shown now."""
     scene = context.scene
-    name = "annotation" if hasattr(scene, "annotation") else "grease_pencil"
-    data = getattr(scene, name)
-    return [] if data is None else [layer for layer in data.layers if not layer.annotation_hide]
+    data = scene.annotation if hasattr(scene, "annotation") else scene.grease_pencil
+    layers = [] if data is None else data.layers
+    return [
+        (layer, _frame_at(layer, scene.frame_current))
+        for layer in layers
+        if len(layer.frames) and not layer.annotation_hide
+    ]
+
+
+def _frame_at(layer, time: int):
+    """The last one that has begun, or the first of all."""
+    begun = [frame for frame in layer.frames if frame.frame_number <= time]
+    return max(begun, key=lambda frame: frame.frame_number, default=layer.frames[0])
 
 
 def _read_annotations(context, size: tuple[int, int]) -> list[Strokes]:
     parts = []
-    for layer in _annotation_layers(context):
-        if layer.active_frame is None:
-            continue
-        strokes = list(layer.active_frame.strokes)
+    for layer, frame in _annotated(context):
+        strokes = list(frame.strokes)
         flat = np.array([_is_flat(stroke, context) for stroke in strokes], bool)
         for on_view in (False, True):
             some = [stroke for stroke, own in zip(strokes, flat, strict=True) if own == on_view]
