@@ -252,6 +252,7 @@ def orient(
     spacings: np.ndarray,
     max_side: int = 288,
     check: Callable[[], None] = lambda: None,
+    guides: np.ndarray | None = None,
 ) -> np.ndarray:
     """Unit outward normals (N, 3) float32 of points that came without.
 
@@ -263,8 +264,18 @@ def orient(
     that is open to one side), cavities behind a hole are closed, and what is still undecided
     takes the side of its neighbours along a minimum spanning tree (Hoppe et al. 1992). check is
     called now and then and may raise.
+
+    guides: (N, 3) float32 or None, directions to the outside known from elsewhere, 1 long where
+    they are sure, 0 where they know nothing. They decide where they contradict the empty space,
+    as they do for a scan of one side, behind which all is empty.
     """
     axes = principal_normals(points, near)
+    if guides is not None:
+        _, directions, strength = _seen_space(
+            points, near, spacings, max_side, check, CLEARANCES[:1]
+        )
+        if not _agree(directions, strength, guides):
+            return _guided(points, near, spacings, axes, guides)
     space, directions, strength = _seen_space(points, near, spacings, max_side, check)
     noisy = roughness(points, directions, near) > ROUGH
     if noisy and space.has_inside():
@@ -278,6 +289,29 @@ def orient(
     planes = same_side_normals(points, axes * sides[:, None], spacings, near)
     # The planes through neighbours are sharp and the pull is steady: noise needs the steady one.
     return unit(planes * np.float32(0.3 if noisy else 1) + directions)
+
+
+def _agree(directions: np.ndarray, strength: np.ndarray, guides: np.ndarray) -> bool:
+    """Whether the surest guides and strong pulls say the same, as they do for a closed surface."""
+    strong = np.flatnonzero(strength > 0.7)
+    surest = strong[np.argsort(-np.linalg.norm(guides[strong], axis=1), kind="stable")]
+    surest = surest[: max(100, len(guides) // 50)]
+    return bool((np.einsum("nc,nc->n", directions, guides)[surest] >= 0).mean() > 0.95)
+
+
+def _guided(
+    points: np.ndarray,
+    near: Neighbourhoods,
+    spacings: np.ndarray,
+    axes: np.ndarray,
+    guides: np.ndarray,
+) -> np.ndarray:
+    """Unit outward normals (N, 3), on the side that the guides say."""
+    toward = guides.copy()
+    sides = _sides(axes, toward, np.linalg.norm(guides, axis=1) < WEAK, near)
+    planes = same_side_normals(points, axes * sides[:, None], spacings, near)
+    noisy = roughness(points, planes, near) > ROUGH
+    return unit(planes + (guides if noisy else 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,11 +334,12 @@ def _seen_space(
     spacings: np.ndarray,
     max_side: int,
     check: Callable[[], None],
+    clearances: tuple[float, ...] = CLEARANCES,
 ) -> tuple[Space, np.ndarray, np.ndarray]:
     """The space around the points, with what `_outward` makes of it: directions and strength."""
     best = None
     side = _grid_side(spacings, max_side)
-    for clearance in CLEARANCES:
+    for clearance in clearances:
         check()
         space = empty_space(points, spacings, side, clearance)
         check()

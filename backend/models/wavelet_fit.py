@@ -87,25 +87,12 @@ def fit_points(
     points (N, 3) float32 in any frame; normals (N, 3) outward, any length, or None.
     """
     yield "Reading the points", 0.0
-    normals = _usable(normals)
+    normals = usable_normals(normals)
     to_cube, points, normals, dropped = _placed(points, normals, 0.75 / resolution)
     check()
     yield "Finding the outside" if normals is None else "Measuring the density", 0.05
     cloud = _prepared(points, normals, check)
-    values = torch.empty(0)
-    sides = [side for side in ITERATIONS if COARSEST <= side <= resolution]
-    work = np.cumsum([0.0] + [float(side) ** 3 for side in sides])
-    for index, side in enumerate(sides):
-        start = torch.zeros((side,) * 3, device=device) if not index else _doubled(values)
-        values = start
-        target, active = _data(cloud, side, device)
-        check()
-        for step, state in enumerate(
-            gradient_fit.fit(target, start, ITERATIONS[side], active, check), 1
-        ):
-            done = work[index] + (work[index + 1] - work[index]) * step / ITERATIONS[side]
-            yield f"Solving at {side}", 0.3 + 0.6 * done / work[-1]
-            values = state
+    values = yield from solved((cloud,), resolution, device, check, (0.3, 0.9))
     check()
     report = {
         "points used": len(cloud.points),
@@ -113,7 +100,7 @@ def fit_points(
         "noise": round(cloud.roughness, 3),
         "normals": "estimated" if normals is None else "given",
     }
-    return Field(_as_distance(values, cloud), inverse(to_cube), report)
+    return Field(as_distance(values, cloud), inverse(to_cube), report)
 
 
 def bytes_for_points(count: int, resolution: int) -> int:
@@ -125,7 +112,7 @@ def bytes_for_points(count: int, resolution: int) -> int:
     return max(41 * resolution**3, 900 * 2**20) + 50 * count
 
 
-def _usable(normals: np.ndarray | None) -> np.ndarray | None:
+def usable_normals(normals: np.ndarray | None) -> np.ndarray | None:
     """Normals with zeros for those that are not numbers; None when a tenth of them is of no use."""
     if normals is None:
         return None
@@ -146,7 +133,7 @@ def _placed(
         points, normals = points[near], None if normals is None else normals[near]
     dropped = total - len(points)
     to_cube = fit_to_cube(points)
-    points, normals = _thinned(points, normals, to_cube, cell)
+    points, normals = thinned(points, normals, to_cube, cell)
     # A lonely point shrinks all else, so the box is taken anew without it.
     lonely = pointcloud.outliers(pointcloud.Neighbourhoods.of(points, 16))
     dropped += int(lonely.sum())
@@ -165,7 +152,7 @@ def _placed(
     return to_cube, points, normals, dropped
 
 
-def _thinned(
+def thinned(
     points: np.ndarray, normals: np.ndarray | None, to_cube: np.ndarray, cell: float
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """One point per cell, and never more than bounded memory holds."""
@@ -184,45 +171,83 @@ def _prepared(points: np.ndarray, normals: np.ndarray | None, check: Callable[[]
     area = pointcloud.areas(near)
     spacings = pointcloud.spacing(area, near)
     if normals is None:
-        normals = _oriented(points, near, spacings, check)
+        normals = oriented(points, near, spacings, check)
     rough = pointcloud.roughness(points, normals, near)
     return Cloud(points, normals, area, spacings, rough)
 
 
-def _oriented(
+def oriented(
     points: np.ndarray,
     near: pointcloud.Neighbourhoods,
     spacings: np.ndarray,
     check: Callable[[], None],
+    guides: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Outward unit normals (N, 3): all at once, or for huge clouds by those of a thinner one."""
+    """Outward unit normals (N, 3): all at once, or for huge clouds by those of a thinner one.
+
+    guides: (N, 3) or None, see `pointcloud.orient`.
+    """
     if len(points) <= MOST_ORIENTED:
-        return pointcloud.orient(points, near, spacings, check=check)
+        return pointcloud.orient(points, near, spacings, check=check, guides=guides)
     fewer, cell = points, 0.004
+    fewer_guides = guides
     while len(fewer) > MOST_ORIENTED:
-        (fewer,) = pointcloud.thin(points, cell)
+        fewer, *rest = pointcloud.thin(points, cell, *([] if guides is None else [guides]))
+        fewer_guides = rest[0] if rest else None
         cell *= 1.26
     around = pointcloud.Neighbourhoods.of(fewer)
     wide = pointcloud.spacing(pointcloud.areas(around), around)
-    coarse = pointcloud.orient(fewer, around, wide, check=check)
+    coarse = pointcloud.orient(fewer, around, wide, check=check, guides=fewer_guides)
     check()
-    guides = coarse[pointcloud.nearest(points, around.tree)]
+    outward = coarse[pointcloud.nearest(points, around.tree)]
     axes = pointcloud.principal_normals(points, near)
-    sides = np.where(np.einsum("nc,nc->n", axes, guides) < 0, -1, 1).astype(np.float32)
-    return pointcloud.unit(axes * sides[:, None] + guides)
+    sides = np.where(np.einsum("nc,nc->n", axes, outward) < 0, -1, 1).astype(np.float32)
+    return pointcloud.unit(axes * sides[:, None] + outward)
+
+
+def solved(
+    clouds: Sequence[Cloud],
+    resolution: int,
+    device: torch.device,
+    check: Callable[[], None],
+    span: tuple[float, float],
+) -> Generator[tuple[str, float], None, torch.Tensor]:
+    """Solve for the smoothed indicator of all clouds together, from coarse to fine.
+
+    A generator of (stage, fraction), the fraction within `span`, that returns (n, n, n) float32,
+    which grows from inside to outside by about one.
+    """
+    values = torch.empty(0)
+    sides = [side for side in ITERATIONS if COARSEST <= side <= resolution]
+    work = np.cumsum([0.0] + [float(side) ** 3 for side in sides])
+    for index, side in enumerate(sides):
+        start = torch.zeros((side,) * 3, device=device) if not index else _doubled(values)
+        values = start
+        target, active = _data(clouds, side, device)
+        check()
+        for step, state in enumerate(
+            gradient_fit.fit(target, start, ITERATIONS[side], active, check), 1
+        ):
+            done = work[index] + (work[index + 1] - work[index]) * step / ITERATIONS[side]
+            yield f"Solving at {side}", span[0] + (span[1] - span[0]) * done / work[-1]
+            values = state
+    return values
 
 
 def _data(
-    cloud: Cloud, side: int, device: torch.device
+    clouds: Sequence[Cloud], side: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(right-hand side, finest coefficients to solve for) at a grid of `side` nodes."""
     nodes = np.float32(side / 2)
-    width = np.float32(np.interp(cloud.roughness, *SMOOTHING))
-    flux = cloud.normals * (cloud.area * nodes**2)[:, None]
-    sigmas = np.clip(width * cloud.spacings * nodes, 0.45, 8).astype(np.float32)
-    places = (cloud.points + 1) * nodes
-    target = gradient_fit.splat_divergence(places, flux, sigmas, side)
-    active = _near_points(places, side) if side >= 256 else None
+    target = np.zeros((side,) * 3, np.float32)
+    places = [(cloud.points + 1) * nodes for cloud in clouds]
+    for cloud, at in zip(clouds, places, strict=True):
+        width = np.float32(np.interp(cloud.roughness, *SMOOTHING))
+        flux = cloud.normals * (cloud.area * nodes**2)[:, None]
+        sigmas = np.clip(width * cloud.spacings * nodes, 0.45, 8).astype(np.float32)
+        if len(at):
+            target += gradient_fit.splat_divergence(at, flux, sigmas, side)
+    active = _near_points(np.concatenate(places), side) if side >= 256 else None
     return torch.from_numpy(target).to(device), None if active is None else active.to(device)
 
 
@@ -253,7 +278,7 @@ def _doubled(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def _as_distance(values: torch.Tensor, cloud: Cloud) -> np.ndarray:
+def as_distance(values: torch.Tensor, cloud: Cloud) -> np.ndarray:
     """Shift and scale so that the points lie at zero and the slope there is one."""
     side = len(values)
     volume = values.cpu().numpy()
