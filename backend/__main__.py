@@ -94,9 +94,7 @@ def make_parser() -> Parser:
     bench.add_argument("--json", action="store_true", help="print one JSON line instead")
     doctor = commands.add_parser("doctor", help="what is installed, and what to do if it is not")
     doctor.add_argument("--json", action="store_true", help="print one JSON line instead")
-    models = commands.add_parser("models", help="the models that can be used")
-    models.add_argument("action", choices=("list",))
-    models.add_argument("--json", action="store_true", help="print one JSON line instead")
+    _add_models(commands)
     zipped = commands.add_parser("build-extension", help="make the .zip that Blender installs")
     zipped.add_argument("-o", "--output", type=Path, default=Path("dist"), metavar="FOLDER")
     return parser
@@ -133,6 +131,50 @@ def _add_serve(commands: Any) -> None:
     _add_device(serve)
     serve.add_argument("--parent-pid", type=int, metavar="PID", help="end when this process ends")
     serve.add_argument("--exit-with-stdin", action="store_true", help="end when stdin is closed")
+
+
+def _add_models(commands: Any) -> None:
+    models = commands.add_parser("models", help="list, download, convert and verify models")
+    actions = models.add_subparsers(dest="action", metavar="ACTION", parser_class=Parser)
+    actions.required = True
+    listed = actions.add_parser("list", help="what there is, here or to download")
+    download = actions.add_parser("download", help="fetch the weights of a model")
+    download.add_argument("model", metavar="ID", help="as the list names it")
+    download.add_argument(
+        "--accept-license", action="store_true", help="I have read its licence and accept it"
+    )
+    _add_dtype(download)
+    download.add_argument(
+        "--keep-checkpoint", action="store_true", help="keep what was downloaded, too (15 to 18 GB)"
+    )
+    convert = actions.add_parser("convert", help="make a model of a published checkpoint (.ckpt)")
+    convert.add_argument("checkpoint", type=Path, metavar="FILE")
+    convert.add_argument("--id", metavar="ID", help="which model it is; else told by its weights")
+    convert.add_argument(
+        "--args", type=Path, metavar="FILE", help="its args.json; else the one beside it, if any"
+    )
+    convert.add_argument(
+        "--ema", action="store_true", help="the averaged weights (published results use the last)"
+    )
+    _add_dtype(convert)
+    convert.add_argument(
+        "--ignore", action="append", default=[], metavar="NAME", help="weights to leave out, with *"
+    )
+    convert.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="in place of the store"
+    )
+    verify = actions.add_parser("verify", help="read every file and compare it with its checksum")
+    verify.add_argument("model", nargs="?", metavar="ID", help="one model; else all")
+    for parser in (listed, download, convert, verify):
+        parser.add_argument("--json", action="store_true", help="print one JSON line instead")
+
+
+def _add_dtype(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="how to store weights; else as published (float32, twice the size of the others)",
+    )
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -178,9 +220,10 @@ def _doctor(options: argparse.Namespace, arguments: list[str]) -> int:
 
 def _models(options: argparse.Namespace, arguments: list[str]) -> int:
     _enter(arguments)
-    from .command_line import list_models
+    _clean_up_when_ended()
+    from . import model_commands
 
-    return list_models(as_json=options.json)
+    return model_commands.ACTIONS[options.action](options)
 
 
 def _build_extension(options: argparse.Namespace, arguments: list[str]) -> int:

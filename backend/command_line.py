@@ -1,10 +1,9 @@
-"""The commands that need the backend's environment: run, demo, serve, bench, models list."""
+"""The commands that need the backend's environment: run, demo, serve, bench."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import sys
@@ -261,18 +260,6 @@ def serve(options: argparse.Namespace) -> int:
         parent_pid=options.parent_pid,
         exit_with_stdin=options.exit_with_stdin,
     )
-
-
-def list_models(*, as_json: bool) -> int:
-    """Every model with what it does, as a table or as one JSON line."""
-    if as_json:
-        records = [dataclasses.asdict(model) for model in pipelines.models()]
-        print(json.dumps({"models": records}))
-        return 0
-    for model in pipelines.models():
-        state = "" if model.ready else f" ({model.bytes / 1e9:.1f} GB to download)"
-        print(f"{model.id:20} {', '.join(model.tasks)}{state}\n{'':20} {model.summary}")
-    return 0
 
 
 def bench(options: argparse.Namespace) -> int:

@@ -67,7 +67,7 @@ def convert(
     settings, settings_path = _read_args(path, args)
     tensor_type = DTYPES[dtype] if dtype else None
     if (entry.family if entry else _family_of(checkpoint)) == "mvdream":
-        made = _read_mvdream(checkpoint, entry, tensor_type, ema)
+        made = _read_mvdream(checkpoint, entry, tensor_type, ema=ema, ignore=ignore)
     else:
         from .models.wala.checkpoint import read_checkpoint  # here: torch takes a second to import
 
@@ -129,15 +129,19 @@ def _family_of(checkpoint: Checkpoint) -> str:
 
 
 def _read_mvdream(
-    checkpoint: Checkpoint, entry: Entry | None, dtype: str | None, ema: bool
+    checkpoint: Checkpoint,
+    entry: Entry | None,
+    dtype: str | None,
+    *,
+    ema: bool,
+    ignore: Sequence[str],
 ) -> Conversion:
-    from .models.mvdream.checkpoint import config_of, contents
+    from .models.mvdream.checkpoint import contents
 
     if entry is None:
         raise _unsure("mvdream")
-    if ema:
-        raise BadInput("Text models have no averaged weights.", "Convert it without --ema.")
-    config, tensors = contents(checkpoint, config_of(entry), dtype)
+    state = "state_dict_ema" if ema else "state_dict"
+    config, tensors = contents(checkpoint, entry, dtype, state, ignore=ignore)
     return Conversion("mvdream", config.to_dict(), tensors, cameras=entry.cameras)
 
 

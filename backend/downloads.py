@@ -1,0 +1,345 @@
+"""Files of a model from the Hugging Face hub: licence first, resumed where it stopped, checked.
+
+huggingface_hub says what a file is (its commit, size and checksum) and who may have it. The bytes
+are fetched here, since it begins anew each time it is interrupted: they are appended to a file
+that stays, named after its checksum, and a file gets its name once its checksum is right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from . import weights
+from .conversion import convert
+from .errors import (
+    BadInput,
+    FieldforgeError,
+    LicenseNotAccepted,
+    NotAuthorized,
+    NotFound,
+    QueueFull,
+    StorageFailed,
+    Unreachable,
+)
+from .tensor_files import PIECE_BYTES, file_hash
+from .weights import Entry, Installed
+
+Report = Callable[[str, float], None]
+"""report(stage, fraction of that stage); what it raises ends the work."""
+
+OPTIONAL = ("args.json",)  # settings are read from the shapes of the weights without it
+CONVERTED_SHARE = 0.35
+"""What the weights take of a checkpoint, which repeats them for averages and the optimiser."""
+
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT = (10, 30)  # to connect, between two pieces
+_ATTEMPTS = 5
+_LONGEST_TEXT = 1 << 20
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a repository at one commit. digest: its SHA-256, or that of git (SHA-1) for small
+    files."""
+
+    name: str
+    url: str
+    commit: str
+    size: int
+    digest: str
+
+
+# ----------------------------------------------------------------------------------- whole models
+
+
+def install(
+    entry: Entry,
+    *,
+    license: str,
+    dtype: str | None = None,
+    keep_checkpoint: bool = False,
+    report: Report,
+) -> Installed:
+    """Download, check and convert the model `entry`; the checkpoint is then removed.
+
+    license: the identifier that the person accepted. What was downloaded stays when this is
+    interrupted, and is gone on with the next time.
+    Raises LicenseNotAccepted, Unreachable, NotAuthorized, NotFound, StorageFailed, BadInput.
+    """
+    check_license(entry, license)
+    folder = weights.store() / ".downloads" / entry.id
+    with _alone(folder, entry.title):
+        report("Asking for the files", 0.0)
+        files = _files(entry)
+        _check_disk(folder, files)
+        for file in files:
+            _fetch(file, folder, report)
+        report("Converting", 0.0)
+        checkpoint = next(file for file in files if file.name not in (*OPTIONAL, _text_of(entry)))
+        model = convert(
+            folder / checkpoint.name,
+            model_id=entry.id,
+            dtype=dtype,
+            source={
+                "repository": entry.repository,
+                "commit": checkpoint.commit,
+                "sha256": {file.name: file.digest for file in files},
+            },
+            texts=_texts(folder, entry),
+            report=lambda fraction: report("Converting", fraction),
+        )
+        if not keep_checkpoint:
+            for file in files:
+                (folder / file.name).unlink(missing_ok=True)
+    return model
+
+
+def check_license(entry: Entry, accepted: str) -> None:
+    """Raise LicenseNotAccepted unless `accepted` names the licence of `entry`."""
+    if accepted != entry.license:
+        raise LicenseNotAccepted(
+            f"The licence of {entry.title} has to be accepted first. {entry.license_words}",
+            f"Read it ({entry.license_url}), then accept it in Preferences > Models or with "
+            "--accept-license.",
+        )
+
+
+def license_text(entry: Entry) -> str:
+    """The full text of the licence as it lies in the repository. Raises as `install` does."""
+    file = _describe(entry, entry.license_file, "main")
+    with _in_words(entry.repository):
+        answer = requests.get(file.url, headers=_headers(), timeout=_TIMEOUT)
+        answer.raise_for_status()
+        return answer.content[:_LONGEST_TEXT].decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, title: str) -> Iterator[None]:
+    """Hold the folder of a download. The system lets go of it when the process ends."""
+    import filelock
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    lock = filelock.FileLock(folder.with_suffix(".lock"), blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise QueueFull(f"{title} is being downloaded already.", "Wait until it is done.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _files(entry: Entry) -> list[HubFile]:
+    """What to download, all of one commit."""
+    found: list[HubFile] = []
+    for name in (*entry.files, _text_of(entry)):
+        try:
+            file = _describe(entry, name, found[0].commit if found else "main")
+        except NotFound:
+            if name in (*OPTIONAL, _text_of(entry)):
+                continue
+            raise
+        known = entry.sha256.get(name)
+        if known and known != file.digest:
+            raise BadInput(
+                f"{name} of {entry.repository} is not the file that Fieldforge knows.",
+                "Update Fieldforge; its authors may have published another one.",
+            )
+        found.append(file)
+    return found
+
+
+def _text_of(entry: Entry) -> str:
+    return entry.license_file
+
+
+def _texts(folder: Path, entry: Entry) -> dict[str, str]:
+    path = folder / _text_of(entry)
+    return {path.name: path.read_text("utf-8", "replace")} if path.is_file() else {}
+
+
+def _check_disk(folder: Path, files: list[HubFile]) -> None:
+    """Raise StorageFailed unless what is still to come and what is made of it fits."""
+    have = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    total = sum(file.size for file in files)
+    weights.check_disk(folder, max(0, total - have) + int(total * CONVERTED_SHARE))
+
+
+# ------------------------------------------------------------------------------------------ the hub
+
+
+def _describe(entry: Entry, name: str, revision: str) -> HubFile:
+    """What the hub says of a file. Raises NotFound, NotAuthorized, Unreachable."""
+    import huggingface_hub
+
+    url = huggingface_hub.hf_hub_url(
+        entry.repository, name, revision=revision, endpoint=os.environ.get("HF_ENDPOINT")
+    )
+    with _in_words(entry.repository, name):
+        found = huggingface_hub.get_hf_file_metadata(url, headers=_headers())
+    digest = (found.etag or "").lower()
+    if found.size is None or not re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", digest):
+        raise Unreachable(
+            f"The hub does not say what {name} of {entry.repository} is.",
+            "Try again later; if it stays so, update Fieldforge.",
+        )
+    commit = found.commit_hash or revision
+    exact = huggingface_hub.hf_hub_url(
+        entry.repository, name, revision=commit, endpoint=os.environ.get("HF_ENDPOINT")
+    )
+    return HubFile(name, exact, commit, found.size, digest)
+
+
+def _headers() -> dict[str, str]:
+    from huggingface_hub.utils import build_hf_headers
+
+    headers: dict[str, str] = build_hf_headers(library_name="fieldforge")
+    return {**headers, "Accept-Encoding": "identity"}
+
+
+@contextlib.contextmanager
+def _in_words(repository: str, name: str = "the licence") -> Iterator[None]:
+    """Errors of the hub and of the network -> ours."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except FieldforgeError:
+        raise
+    except errors.GatedRepoError:
+        raise NotAuthorized(
+            f"{repository} is given only to those who asked its authors.",
+            "Ask for access on its page at the hub, then set HF_TOKEN to your token.",
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise NotFound(
+            f"The hub has no {repository}, or shows it to members only.",
+            "Update Fieldforge; where you have access, set HF_TOKEN to your token.",
+        ) from None
+    except errors.EntryNotFoundError:
+        raise NotFound(f"{repository} has no file {name}.", "Update Fieldforge.") from None
+    except errors.OfflineModeIsEnabled:
+        raise Unreachable(
+            "Downloads are switched off on this computer (HF_HUB_OFFLINE).",
+            "Clear that variable, or convert a checkpoint that you have: models convert.",
+        ) from None
+    except Exception as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        detail = f"it answers {status}" if status else type(error).__name__
+        raise Unreachable(
+            f"The hub cannot be reached for {repository} ({detail}).",
+            "Connect to the internet, check proxy and firewall, and try again: what is here stays.",
+        ) from error
+
+
+# --------------------------------------------------------------------------------------- one file
+
+
+def _fetch(file: HubFile, folder: Path, report: Report) -> None:
+    """Have `folder`/name with the right content. Raises BadInput for a wrong checksum."""
+    path = folder / file.name
+    if not (path.is_file() and path.stat().st_size == file.size):
+        partial = folder / f"{file.name}.{file.digest[:16]}.partial"
+        try:
+            _complete(file, partial, report)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        partial.replace(path)
+    stage = f"Checking {file.name}"
+    report(stage, 0.0)
+    if _digest(path, file, lambda fraction: report(stage, fraction)) != file.digest:
+        path.unlink()
+        raise BadInput(
+            f"{file.name} is not what the hub says it is (its checksum is another one). "
+            "It was removed.",
+            "Download it again; if that does not help, something on the way changes it.",
+        )
+
+
+def _complete(file: HubFile, partial: Path, report: Report) -> None:
+    """Append to `partial` until it is as large as the file. Lost connections are taken up again."""
+    attempts = 0
+    while (have := partial.stat().st_size if partial.exists() else 0) != file.size:
+        if have > file.size:
+            partial.unlink()
+            continue
+        try:
+            _append(file, partial, have, report)
+            lost = partial.stat().st_size <= have
+        except (requests.ConnectionError, requests.Timeout):
+            lost = not partial.exists() or partial.stat().st_size <= have
+        attempts = attempts + 1 if lost else 0
+        if attempts == _ATTEMPTS:
+            raise Unreachable(
+                f"The connection was lost at {have / 1e9:.2f} of {file.size / 1e9:.2f} GB.",
+                "Download it again when the network is back: it goes on from there.",
+            )
+        if lost:
+            _pause(min(2.0 ** (attempts - 1), 8.0), lambda: report(_stage(file), have / file.size))
+    if file.size == 0:
+        partial.touch()
+
+
+def _append(file: HubFile, partial: Path, have: int, report: Report) -> None:
+    headers = {**_headers(), **({"Range": f"bytes={have}-"} if have else {})}
+    with requests.get(file.url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
+        if answer.status_code >= 500 or answer.status_code in (408, 429):
+            raise requests.ConnectionError
+        with _in_words(file.name):
+            answer.raise_for_status()
+        goes_on = answer.status_code == 206 and answer.headers.get(
+            "Content-Range", f"bytes {have}-"
+        ).startswith(f"bytes {have}-")
+        done = have if goes_on else 0
+        with partial.open("ab" if goes_on else "wb") as output:
+            try:
+                for chunk in answer.iter_content(_CHUNK_BYTES):
+                    output.write(chunk)
+                    done += len(chunk)
+                    report(_stage(file), min(1.0, done / file.size))
+            except requests.exceptions.ChunkedEncodingError:
+                raise requests.ConnectionError from None
+
+
+def _stage(file: HubFile) -> str:
+    return f"Downloading {file.name} ({file.size / 1e9:.1f} GB)"
+
+
+def _pause(seconds: float, ask: Callable[[], None]) -> None:
+    """Sleep, and ask now and then whether to go on: `ask` raises when not."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        ask()
+        time.sleep(0.1)
+
+
+def _digest(path: Path, file: HubFile, report: Callable[[float], None]) -> str:
+    if len(file.digest) == 64:
+        return file_hash(path, report)
+    # What git names a file by. No protection against an attacker, which size and use need not be:
+    # such files are small texts that are only parsed.
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as content:
+        while piece := content.read(PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _unwritable(folder: Path, error: OSError) -> StorageFailed:
+    return StorageFailed(
+        f"The download cannot be written to {folder} ({error.strerror or error}).",
+        "Make room, or set FIELDFORGE_WEIGHTS to a folder on another disk; what is here stays.",
+    )
