@@ -42,6 +42,9 @@ MODELS = [
 def mesh_of(task: protocol.Task) -> protocol.MeshResult:
     if isinstance(task, protocol.PointsToMesh):
         vertices, colors = np.array(task.points), task.colors
+    elif not isinstance(task, protocol.VoxelsToMesh):
+        corners = np.stack(np.meshgrid(*[[-0.9, 0.9]] * 3, indexing="ij"), axis=-1)
+        vertices, colors = corners.reshape(-1, 3).astype(np.float32), None
     else:
         filled = np.argwhere(task.occupancy)
         low, high = filled.min(axis=0), filled.max(axis=0) + 1
@@ -90,6 +93,7 @@ class FakeBackend:
         self.hold.set()
         self.version = protocol.PROTOCOL_VERSION
         self.name = "fieldforge"
+        self.models = MODELS
         self.fail: FieldforgeError | None = None
         self.empty: set[int] = set()
         self.models = copy.deepcopy(MODELS)
