@@ -6,6 +6,7 @@ it may reach beyond the picture, where the ground shows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +57,49 @@ def around(mask: np.ndarray, fill: float = FILL) -> Frame:
     left, right = float(columns[0]), float(columns[-1] + 1)
     side = max(bottom - top, right - left) / fill
     return Frame((left + right - side) / 2, (top + bottom - side) / 2, side)
+
+
+def alike(masks: Sequence[np.ndarray | None], shapes: Sequence[tuple[int, int]]) -> list[Frame]:
+    """One frame for each of several views, all of the same share of their picture's longer side.
+
+    masks: where the object is, (H, W), or None where that is not known; shapes: (H, W) of each.
+    """
+    if any(mask is None or not mask.any() for mask in masks):
+        return [whole(*shape) for shape in shapes]
+    known = [mask for mask in masks if mask is not None]
+    if all(_holds_middle(mask) for mask in known):
+        share = max(_reach(mask) / max(mask.shape) for mask in known) / FILL
+        return [_middle(shape, share * max(shape)) for shape in shapes]
+    own = [around(mask) for mask in known]
+    share = max(frame.side / max(shape) for frame, shape in zip(own, shapes, strict=True))
+    frames = []
+    for frame, shape in zip(own, shapes, strict=True):
+        grow = (share * max(shape) - frame.side) / 2
+        frames.append(Frame(frame.left - grow, frame.top - grow, share * max(shape)))
+    return frames
+
+
+def _middle(shape: tuple[int, int], side: float) -> Frame:
+    return Frame((shape[1] - side) / 2, (shape[0] - side) / 2, side)
+
+
+def _holds_middle(mask: np.ndarray) -> bool:
+    frame = around(mask, fill=1)
+    height, width = mask.shape
+    return bool(
+        frame.left <= width / 2 <= frame.left + frame.side
+        and frame.top <= height / 2 <= frame.top + frame.side
+    )
+
+
+def _reach(mask: np.ndarray) -> float:
+    """Twice as far as the object reaches from the middle of its picture, along rows or columns."""
+    reaches = []
+    for axis in (0, 1):
+        places = np.flatnonzero(mask.any(axis=axis))
+        middle = mask.shape[1 - axis] / 2
+        reaches += [middle - places[0], places[-1] + 1 - middle]
+    return float(2 * max(reaches))
 
 
 def cut(picture: np.ndarray, frame: Frame, ground: int = 0, side: int = SIDE) -> np.ndarray:

@@ -10,10 +10,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .framing import Prepared, around, cut, published, to_model, whole
+from .backgrounds import CAREFUL, STRONG, Cutout, by_alpha, cut_out
+from .framing import Prepared, alike, around, cut, published, to_model, whole
 from .picture_files import read_depth, read_image
 
 __all__ = ["model_image", "model_views", "prepare", "prepare_views", "read_depth", "read_image"]
+
+REMOVED = "The plain background was removed."
+NOT_PLAIN = (
+    "The background is not plain and was kept. Results are better with the object alone: "
+    "choose to remove it, or give a picture with transparency around the object."
+)
+NOT_REMOVED = (
+    "No background could be told from the object, so the picture was used as it is. "
+    "Give a picture with transparency around the object."
+)
+_SEEN = 25
+"""Opacity from which on a pixel counts for the frame."""
 
 
 def model_image(
@@ -37,15 +50,44 @@ def model_views(
 
 def prepare(image: np.ndarray, background: str = "auto") -> Prepared:
     """The picture as the model will see it, and notes on what was done."""
-    if image.shape[2] == 4 and background != "keep":
-        alpha = image[..., 3]
-        colors = np.rint(image[..., :3] * (alpha[..., None] / np.float32(255))).astype(np.uint8)
-        return Prepared(cut(colors, around(alpha > 12)))
-    return Prepared(cut(image[..., :3], whole(*image.shape[:2])))
+    cutout, note = _isolated(image, background)
+    if cutout is None:
+        return Prepared(cut(_on_black(image), whole(*image.shape[:2])), note)
+    return Prepared(cut(cutout.colors, around(cutout.opacity > _SEEN)), note)
 
 
 def prepare_views(
     images: np.ndarray | Sequence[np.ndarray], background: str = "auto"
 ) -> list[Prepared]:
-    """Each view as the model will see it."""
-    return [prepare(image, background) for image in images]
+    """Each view as the model will see it.
+
+    All are framed alike, or an object would be larger in one than in another: around the middle of
+    the pictures, at which the cameras look, unless some object does not lie there.
+    """
+    isolated = [_isolated(image, background) for image in images]
+    pictures = [
+        _on_black(image) if cutout is None else cutout.colors
+        for image, (cutout, _) in zip(images, isolated, strict=True)
+    ]
+    masks = [None if cutout is None else cutout.opacity > _SEEN for cutout, _ in isolated]
+    frames = alike(masks, [picture.shape[:2] for picture in pictures])
+    return [
+        Prepared(cut(picture, frame), note)
+        for picture, frame, (_, note) in zip(pictures, frames, isolated, strict=True)
+    ]
+
+
+def _isolated(image: np.ndarray, background: str) -> tuple[Cutout | None, tuple[str, ...]]:
+    """The object alone, or None where the picture stays as it is; and what to tell about it."""
+    if background == "keep":
+        return None, ()
+    if image.shape[2] == 4 and (image[..., 3] < 250).mean() > 0.002:
+        return by_alpha(image), ()
+    cutout = cut_out(image[..., :3], STRONG if background == "remove" else CAREFUL)
+    if cutout is not None:
+        return cutout, (REMOVED,)
+    return None, (NOT_REMOVED if background == "remove" else NOT_PLAIN,)
+
+
+def _on_black(image: np.ndarray) -> np.ndarray:
+    return by_alpha(image).colors if image.shape[2] == 4 else image
