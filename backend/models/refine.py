@@ -12,13 +12,14 @@ from the generated field is smoothest and smallest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
 from ..geometry import pointcloud
@@ -463,3 +464,117 @@ def _joined(
         return values
     share = ndimage.zoom(share, step, order=1, grid_mode=True, mode="nearest")
     return values + share * (field - values)
+
+
+# ------------------------------------------------------------------------------------------- voxels
+
+PADDING = 3
+"""Empty voxels around the given ones, which the surface must not enter either."""
+SMALLNESS = 0.1
+"""What the size of the correction costs beside its curvature: it dies out within two voxels."""
+REPAIRS = 6
+
+
+def refine_to_voxels(
+    field: np.ndarray,
+    occupancy: np.ndarray,
+    origin: np.ndarray,
+    voxel_size: np.ndarray,
+    check: Callable[[], None] = lambda: None,
+) -> Steps:
+    """Keep the centre of every voxel on its side; a generator of (stage, fraction).
+
+    field as in `refine_to_points`; occupancy (X, Y, Z) bool; origin, the corner with the lowest
+    coordinates, and voxel_size (3,) in the cube. Returns a field like the one given, and just the
+    same one where all centres are on their side. What is added is a correction with one value per
+    voxel, of least curvature and size among those within the bounds, and interpolated by cubic
+    splines. Voxels finer than the nodes of the field cannot all be kept to.
+    """
+    yield "Reading the voxels", 0.0
+    occupancy = np.pad(np.asarray(occupancy, bool), PADDING)
+    size = np.asarray(voxel_size, np.float64)
+    first = np.asarray(origin, np.float64) + (0.5 - PADDING) * size
+    unit = float(np.prod(size) ** (1 / 3))
+    axes = [
+        (first[axis] + np.arange(count) * size[axis] + 1) * len(field) / 2
+        for axis, count in enumerate(occupancy.shape)
+    ]
+    centres = [_linear(len(field), places) for places in axes]
+    generated = _along(centres, field) / np.float32(unit)
+    check()
+    bounds = _bounds_of_correction(occupancy, generated, float(np.abs(field).max()) / unit)
+    start = torch.clamp(torch.zeros(occupancy.shape), *bounds)
+    correction = yield from wavelet_fit.least_curvature(start, bounds, check, (0.1, 0.7), SMALLNESS)
+    data = correction.numpy()
+    nodes = [_cubic(places, len(field)) for places in axes]
+    side = np.where(occupancy, np.float32(-1), np.float32(1))
+    fine = field
+    for turn in range(REPAIRS):
+        check()
+        yield "Refining", 0.7 + 0.3 * turn / REPAIRS
+        fine = field + _along(nodes, ndimage.spline_filter(data, output=np.float32)) * np.float32(
+            unit
+        )
+        here = _along(centres, fine) * side / np.float32(unit)
+        lacking = np.maximum(np.float32(wavelet_fit.MARGIN / 2) - here, 0)
+        if not lacking.any():
+            break
+        data = data + lacking * side * np.float32(1.2)
+    limit = np.abs(field).max()
+    return np.clip(fine, -limit, limit)
+
+
+def _bounds_of_correction(
+    occupancy: np.ndarray, generated: np.ndarray, truncation: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Least and most that may be added at each centre, in voxels.
+
+    As for voxels alone, but that a value which is on its side already may stay.
+    """
+    least, most = (part.numpy() for part in wavelet_fit.distance_bounds(occupancy))
+    least, most = np.maximum(least, -truncation), np.minimum(most, truncation)
+    margin = min(wavelet_fit.MARGIN, truncation / 2)
+    right = np.where(occupancy, -generated, generated) >= margin / 2
+    low = np.where(right, np.minimum(least, generated), least) - generated
+    high = np.where(right, np.maximum(most, generated), most) - generated
+    return torch.from_numpy(low.astype(np.float32)), torch.from_numpy(high.astype(np.float32))
+
+
+def _linear(count: int, places: np.ndarray) -> csr_matrix:
+    """(places, count) weights that interpolate between `count` nodes; beyond them, the last."""
+    at = np.clip(places, 0, count - 1)
+    low = np.minimum(at.astype(np.int64), count - 2)
+    rows = np.arange(len(places))
+    entries = np.concatenate([1 - (at - low), at - low])
+    return csr_matrix(
+        (entries.astype(np.float32), (np.tile(rows, 2), np.concatenate([low, low + 1]))),
+        (len(places), count),
+    )
+
+
+def _cubic(places: np.ndarray, count: int) -> csr_matrix:
+    """(count, places) weights that give a cubic spline, with its coefficients at `places`, evenly
+    spaced in index coordinates, at `count` nodes; beyond the places it is zero."""
+    at = (np.arange(count) - places[0]) / (places[1] - places[0])
+    low = np.floor(at).astype(np.int64)
+    part = at - low
+    weights = (
+        (1 - part) ** 3 / 6,
+        2 / 3 - part**2 * (2 - part) / 2,
+        2 / 3 - (1 - part) ** 2 * (1 + part) / 2,
+        part**3 / 6,
+    )
+    columns = np.concatenate([low + offset for offset in (-1, 0, 1, 2)])
+    rows = np.tile(np.arange(count), 4)
+    inside = (columns >= 0) & (columns < len(places))
+    entries = np.concatenate(weights).astype(np.float32)[inside]
+    return csr_matrix((entries, (rows[inside], columns[inside])), (count, len(places)))
+
+
+def _along(matrices: Sequence[csr_matrix], volume: np.ndarray) -> np.ndarray:
+    """Each of three (M, N) matrices applied along its axis of volume (N0, N1, N2)."""
+    for matrix in matrices:
+        flat = matrix @ volume.reshape(len(volume), -1)
+        # Each turn brings the next axis to the front.
+        volume = np.moveaxis(flat.reshape(matrix.shape[0], *volume.shape[1:]), 0, -1)
+    return np.ascontiguousarray(volume)

@@ -329,16 +329,9 @@ def fit_voxels(
     yield "Reading the voxels", 0.0
     low, cropped = _cropped(occupancy)
     check()
-    bounds = _distance_bounds(np.pad(cropped, PADDING))
-    values = (bounds[0] + bounds[1]) / 2
-    previous = values
-    for turn in range(ROUNDS):
-        check()
-        yield "Smoothing", 0.05 + 0.75 * turn / ROUNDS
-        ahead = torch.lerp(previous, values, 1 + turn / (turn + 3))
-        # 144 is the largest eigenvalue of the squared Laplacian.
-        ahead -= gradient_fit.laplacian(gradient_fit.laplacian(ahead)) / 144
-        previous, values = values, torch.clamp(ahead, *bounds, out=ahead)
+    bounds = distance_bounds(np.pad(cropped, PADDING))
+    middle = (bounds[0] + bounds[1]) / 2
+    values = yield from least_curvature(middle, bounds, check, (0.05, 0.8))
     yield "Refining", 0.8
     values, to_index = _refined(values, bounds, resolution, check)
     start = np.asarray(origin) + (low - PADDING + 0.5) * voxel_size
@@ -354,6 +347,32 @@ def fit_voxels(
         "nodes per voxel": round(1 / to_index[0, 0]),
     }
     return Field(values.numpy(), to_source @ to_index @ nodes, report)
+
+
+def least_curvature(
+    values: torch.Tensor,
+    bounds: Sequence[torch.Tensor],
+    check: Callable[[], None],
+    span: tuple[float, float],
+    smallness: float = 0.0,
+) -> Generator[tuple[str, float], None, torch.Tensor]:
+    """The smoothest volume between two bounds, from `values` on; all (X, Y, Z) float32.
+
+    Least is the sum of the squared Laplacian and of `smallness` times the square, which lets the
+    volume die out within smallness^(-1/4) nodes of where the bounds hold it off zero. A generator
+    of (stage, fraction), the fraction within `span`.
+    """
+    previous = values
+    for turn in range(ROUNDS):
+        check()
+        yield "Smoothing", span[0] + (span[1] - span[0]) * turn / ROUNDS
+        ahead = torch.lerp(previous, values, 1 + turn / (turn + 3))
+        # 144 is the largest eigenvalue of the squared Laplacian.
+        descent = gradient_fit.laplacian(gradient_fit.laplacian(ahead))
+        descent.add_(ahead, alpha=smallness)
+        ahead.sub_(descent, alpha=1 / (144 + smallness))
+        previous, values = values, torch.clamp(ahead, *bounds, out=ahead)
+    return values
 
 
 def bytes_for_voxels(occupancy: np.ndarray, resolution: int) -> int:
@@ -389,7 +408,7 @@ def _cropped(occupancy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array(low), np.asarray(occupancy[tuple(box)], bool)
 
 
-def _distance_bounds(occupancy: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def distance_bounds(occupancy: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Least and most signed distance, in voxels, that the field may have at each centre.
 
     The surface lies between a centre and the nearest one of the other side, at distance d: it is

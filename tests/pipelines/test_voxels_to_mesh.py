@@ -290,12 +290,12 @@ def test_progress_grows_and_the_report_has_the_facts() -> None:
 
 def test_the_distances_that_voxels_allow() -> None:
     occupancy = _one(9, 4, 4, 4)
-    least, most = wavelet_fit._distance_bounds(occupancy)
+    least, most = wavelet_fit.distance_bounds(occupancy)
     assert (least <= most).all()
     assert most[4, 4, 4] < 0 < least[4, 4, 5]
     assert (least[4, 4, 4], most[4, 4, 4]) == pytest.approx((-1, -wavelet_fit.MARGIN))
     assert (least[4, 5, 5], most[4, 5, 5]) == pytest.approx((2**0.5 - 1, 2**0.5))
     assert most[0, 0, 0] == pytest.approx((wavelet_fit.REACH**2 + 1) ** 0.5)
-    flipped = wavelet_fit._distance_bounds(~occupancy)
+    flipped = wavelet_fit.distance_bounds(~occupancy)
     np.testing.assert_array_equal(flipped[0], -most)
     np.testing.assert_array_equal(flipped[1], -least)
