@@ -7,7 +7,7 @@ the models saw in training; here are only the choices that a task makes. No torc
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,12 +21,23 @@ from ..protocol import (
     PointsToMesh,
     Shape,
     SketchToMesh,
+    TextToMesh,
     ViewsToMesh,
     VoxelsToMesh,
     check_view_count,
     turned_up,
 )
 from ..weights import Installed
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PaintedText(TextToMesh):
+    """Words and the views that a text model painted of them, for a model that takes such views.
+
+    pictures: (V, H, W, 3) uint8, in the order of the model's cameras.
+    """
+
+    pictures: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +140,13 @@ def prepare_views(task: ViewsToMesh, model: Installed) -> Prepared:
     return _picture(views, task)
 
 
+def prepare_painted(task: PaintedText, model: Installed) -> Prepared:
+    check_view_count(len(task.pictures), model.views, model.cameras)
+    # They are painted as the model wants them: nothing to frame, to stretch or to cut out.
+    ready = [framing.to_model(framing.published(picture)) for picture in task.pictures]
+    return _picture(np.stack(ready), task)
+
+
 def prepare_nothing(task: Generation, model: Installed) -> Prepared:
     return Prepared(None, turned_up(task.up_axis))
 
@@ -172,5 +190,6 @@ PREPARATIONS: dict[str, Callable[..., Prepared]] = {
     SketchToMesh.kind: prepare_sketch,
     DepthToMesh.kind: prepare_depth,
     ViewsToMesh.kind: prepare_views,
+    TextToMesh.kind: prepare_painted,
     Shape.kind: prepare_nothing,
 }

@@ -1,7 +1,7 @@
 """Models stay loaded between the jobs of a worker, as long as there is room for them.
 
-FIELDFORGE_PRECISION: "bfloat16", "float16" or "float32"; by default bfloat16 on a graphics card and
-float32 on a processor.
+FIELDFORGE_PRECISION: "bfloat16", "float16" or "float32"; by default bfloat16 on a graphics card
+(text models: float16) and float32 on a processor.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import gc
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -28,11 +29,16 @@ from ..tensor_files import SIZES, read_header
 from ..weights import DESCRIPTION, Installed
 from . import Context, memory
 
+if TYPE_CHECKING:
+    from ..models.mvdream.model import MVDream
+
 PRECISIONS = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_TEXT = torch.float16
+"""Of text models on a graphics card: strong guidance over many steps shows what bfloat16 rounds."""
 SPARE = 0.1
 """Share of the memory that stays free for others: models that eat into it are unloaded."""
 
@@ -77,11 +83,27 @@ class Loaded:
         return wavelets.unpack(packed, RESOLUTION, depth=self.model.config.autoencoder.levels)
 
 
-_models: dict[Key, Loaded] = {}
+@dataclass(eq=False)
+class LoadedText:
+    """A text model in memory."""
+
+    model: MVDream
+    installed: Installed
+    device: torch.device
+    dtype: torch.dtype
+    nbytes: int
+    used_at: float = 0.0
 
 
-def precision(device: torch.device) -> torch.dtype:
-    """What models compute in on `device`. Raises BadInput for an unknown FIELDFORGE_PRECISION."""
+Kept = TypeVar("Kept", Loaded, LoadedText)
+_models: dict[Key, Any] = {}
+
+
+def precision(device: torch.device, on_card: torch.dtype = torch.bfloat16) -> torch.dtype:
+    """What models compute in on `device`; on_card: what is best on a graphics card.
+
+    Raises BadInput for an unknown FIELDFORGE_PRECISION.
+    """
     wanted = os.environ.get("FIELDFORGE_PRECISION", "")
     if wanted and wanted not in PRECISIONS:
         raise BadInput(
@@ -89,7 +111,7 @@ def precision(device: torch.device) -> torch.dtype:
         )
     if wanted:
         return PRECISIONS[wanted]
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return on_card if device.type == "cuda" else torch.float32
 
 
 def load(installed: Installed, device: torch.device, working_bytes: int) -> Loaded:
@@ -98,19 +120,45 @@ def load(installed: Installed, device: torch.device, working_bytes: int) -> Load
     working_bytes: what the job needs besides. Other models make room for it. Raises OutOfMemory
     before anything is loaded when it cannot fit, BadInput when files and description disagree.
     """
-    key = _key(installed, device, precision(device))
-    loaded = _models.get(key)
-    needed = working_bytes if loaded else working_bytes + _weight_bytes(installed, key[2])
+    return _kept(installed, device, precision(device), working_bytes, _read)
+
+
+def load_text_model(installed: Installed, device: torch.device, working_bytes: int) -> LoadedText:
+    """As `load`, of a model that paints views of words."""
+    return _kept(installed, device, precision(device, _TEXT), working_bytes, _read_text_model)
+
+
+def _read(installed: Installed, device: torch.device, dtype: torch.dtype, nbytes: int) -> Loaded:
+    model = loading.load(installed, device, dtype)
+    # Codes are compared by distance, for which half the digits are too few.
+    model.autoencoder.quantize.float()
+    previews = PreviewDecoder(_previews_file(installed))
+    return Loaded(model, installed, device, dtype, nbytes, previews)
+
+
+def _read_text_model(
+    installed: Installed, device: torch.device, dtype: torch.dtype, nbytes: int
+) -> LoadedText:
+    from ..models.mvdream.loading import load as read  # here: its libraries take seconds to import
+
+    return LoadedText(read(installed, device, dtype), installed, device, dtype, nbytes)
+
+
+def _kept(
+    installed: Installed,
+    device: torch.device,
+    dtype: torch.dtype,
+    working_bytes: int,
+    read: Callable[[Installed, torch.device, torch.dtype, int], Kept],
+) -> Kept:
+    key = _key(installed, device, dtype)
+    loaded: Kept | None = _models.get(key)
+    size = _weight_bytes(installed, dtype)
+    needed = working_bytes if loaded else working_bytes + size
     _make_room(needed, device, keep=key)
     memory.require(needed, device.type, LOWER)
     if loaded is None:
-        dtype = key[2]
-        model = loading.load(installed, device, dtype)
-        # Codes are compared by distance, for which half the digits are too few.
-        model.autoencoder.quantize.float()
-        size = _weight_bytes(installed, dtype)
-        previews = PreviewDecoder(_previews_file(installed))
-        loaded = _models[key] = Loaded(model, installed, device, dtype, size, previews)
+        loaded = _models[key] = read(installed, device, dtype, size)
     loaded.used_at = time.monotonic()
     return loaded
 

@@ -23,10 +23,18 @@ def load(installed: Installed, device: torch.device, dtype: torch.dtype) -> MVDr
     return model.eval().requires_grad_(False)
 
 
-def _on_meta(installed: Installed) -> MVDream:
+def config_of(installed: Installed) -> MVDreamConfig:
+    """Raises BadInput for a description that is none."""
     try:
-        config = MVDreamConfig.from_dict(installed.config)
+        return MVDreamConfig.from_dict(installed.config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise unfit(installed, f"{type(error).__name__}: {error}") from None
+
+
+def _on_meta(installed: Installed) -> MVDream:
+    config = config_of(installed)
+    try:
         with torch.device("meta"):
             return MVDream(config)
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise unfit(installed, f"{type(error).__name__}: {error}") from None

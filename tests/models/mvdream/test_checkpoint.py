@@ -16,6 +16,7 @@ from backend.errors import BadInput
 from backend.models.mvdream import checkpoint, loading
 from backend.models.mvdream.model import MVDream
 from backend.sampling import Diffusion, scaled_linear_betas
+from tests import mvdream_models
 
 Tensors = dict[str, torch.Tensor]
 
@@ -66,16 +67,8 @@ def test_a_checkpoint_becomes_a_model(tmp_path: Path, small: MVDream, kind: str)
     config, found = _contents(opened, small)
     assert config.diffusion.last == (0.02 if wala else 0.012)
     assert dataclasses.replace(config, diffusion=small.config.diffusion) == small.config
-    installed = weights.write_model(
-        tmp_path / "text",
-        id="text",
-        title="Text",
-        family="mvdream",
-        tasks=("text-to-mesh",),
-        config=config.to_dict(),
-        tensors=found,
-        steps=10,
-    )
+    changes = {"config": config.to_dict(), "tensors": found}
+    installed = mvdream_models.write(tmp_path, small, "text", **changes)
     model = loading.load(installed, torch.device("cpu"), torch.float32)
     assert model.config == config
     assert not model.training

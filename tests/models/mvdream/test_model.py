@@ -16,6 +16,7 @@ from backend.errors import BadInput
 from backend.models.mvdream import loading
 from backend.models.mvdream.config import MVDreamConfig, UNetConfig
 from backend.models.mvdream.model import MVDream, first_noise, full_prompt, grey
+from tests import mvdream_models
 
 CPU = torch.device("cpu")
 
@@ -168,20 +169,6 @@ def test_half_precision_comes_near(store: Path, small: MVDream) -> None:
     assert model.pictures(_latents(model, "a cup")).shape == (6, 16, 16, 3)
 
 
-def _rewritten(store: Path, tmp_path: Path, small: MVDream, **changes: object) -> weights.Installed:
-    record = small.config.to_dict() | changes
-    return weights.write_model(
-        tmp_path / "other",
-        id="other",
-        title="Other",
-        family="mvdream",
-        tasks=("text-to-mesh",),
-        config=record,
-        tensors=small.published_state_dict(),
-        steps=10,
-    )
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -192,9 +179,10 @@ def _rewritten(store: Path, tmp_path: Path, small: MVDream, **changes: object) -
     ],
 )
 def test_a_description_that_does_not_fit_is_refused(
-    store: Path, tmp_path: Path, small: MVDream, changes: dict[str, object], said: str
+    tmp_path: Path, small: MVDream, changes: dict[str, object], said: str
 ) -> None:
-    installed = _rewritten(store, tmp_path, small, **changes)
+    config = small.config.to_dict() | changes
+    installed = mvdream_models.write(tmp_path, small, "other", config=config)
     with pytest.raises(BadInput, match=said) as raised:
         loading.load(installed, CPU, torch.float32)
     assert "download other" in raised.value.remedy
