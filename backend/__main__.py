@@ -32,6 +32,12 @@ from .terminal import ProgressBar
 TASKS = {
     "points-to-mesh": "a surface through a point cloud (.ply .xyz .obj .glb .npz .npy)",
     "voxels-to-mesh": "a smooth surface around voxels (.json .npz .npy)",
+    "image-to-mesh": "a shape from a picture of it",
+    "sketch-to-mesh": "a shape from a line drawing",
+    "depth-to-mesh": "a shape from a depth picture (.exr .npy, or a picture)",
+    "views-to-mesh": "a shape from several views, in the order of the model's cameras",
+    "text-to-mesh": "a shape from words, in quotes",
+    "shape": "a shape of the model's own choice, from no input",
 }
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -108,17 +114,49 @@ def _add_run(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.add_argument("task", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
-    run.add_argument("input", nargs="+", type=Path, metavar="INPUT")
+    run.add_argument("input", nargs="*", metavar="INPUT", help="file or files; the text")
     run.add_argument(
         "-o", "--output", type=Path, required=True, help=".glb .obj .ply .npz or .blend"
     )
-    run.add_argument("--model", default="wavelet-fit", metavar="ID")
+    run.add_argument("--model", default="", metavar="ID", help="else the best one that is here")
     run.add_argument("--seed", type=int, default=0, metavar="N")
-    run.add_argument("--resolution", type=int, default=256, metavar="R", help="128, 256 or 512")
-    _add_device(run)
+    run.add_argument(
+        "--resolution", type=int, default=256, metavar="R", help="128, 256 or 512, of wavelet-fit"
+    )
+    run.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    _add_generation(run.add_argument_group("models that generate"))
     run.add_argument("--json", action="store_true", help="print one JSON line at the end")
     run.add_argument("--server", metavar="URL", help="let a running backend do it")
     run.add_argument("--token", metavar="T", help="its token (or FIELDFORGE_TOKEN)")
+
+
+def _add_generation(group: Any) -> None:
+    group.add_argument("--steps", type=int, metavar="N", help="of the sampler; else the model's")
+    group.add_argument(
+        "--guidance", type=float, metavar="G", help="1 follows the input as trained, more insists"
+    )
+    group.add_argument(
+        "--variations", type=int, default=1, metavar="N", help="of N seeds, as NAME-1 to NAME-N"
+    )
+    group.add_argument(
+        "--as-published", action="store_true", help="as the published command, faults included"
+    )
+    group.add_argument(
+        "--refine", action="store_true", help="lead the surface through the points or voxels"
+    )
+    group.add_argument("--up-axis", choices=("z", "y"), default="z", help="of the input")
+    group.add_argument("--background", choices=("auto", "keep", "remove"), default="auto")
+    group.add_argument("--depth-encoding", choices=("metres", "near-bright", "near-dark"))
+    group.add_argument("--prompt", metavar="TEXT", help="the text, in place of INPUT")
+    group.add_argument(
+        "--keep", type=Path, metavar="RESULT.npz", help="an earlier result, to change --region of"
+    )
+    group.add_argument(
+        "--region", metavar="X0,Y0,Z0,X1,Y1,Z1", help="the box to make anew, in the input's frame"
+    )
+    group.add_argument(
+        "--preview", type=Path, metavar="FOLDER", help="write what forms, step by step (.ply)"
+    )
 
 
 def _add_serve(commands: Any) -> None:

@@ -9,16 +9,28 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from . import device as devices
 from . import environment, pipelines
 from .blender_process import preview
 from .errors import BadInput, InternalError, NotFound, StorageFailed
-from .protocol import MeshResult, PointsToMesh, Progress, Result, Task, VoxelsToMesh
+from .protocol import (
+    MAX_VARIATIONS,
+    MeshResult,
+    MeshSet,
+    PointsToMesh,
+    Preview,
+    Progress,
+    Result,
+    Task,
+    meshes_of,
+)
+from .task_files import read_task
 from .terminal import ProgressBar
 
 Report = Callable[[str, float], None]
@@ -30,66 +42,50 @@ Report = Callable[[str, float], None]
 def run(options: argparse.Namespace) -> int:
     """`run TASK INPUT -o OUTPUT`."""
     write = writer_for(options.output)
-    with replaced_when_done(options.output) as partial, ProgressBar() as bar:
+    outputs = outputs_of(options)
+    _check_place(options)
+    with replaced_when_done(outputs) as partials, ProgressBar() as bar:
         bar.report("Reading", 0.0)
         task = read_task(options)
         result, report = work(task, options, bar.report)
         bar.report("Writing", 1.0)
-        write(partial, result, task, bar.report)
-    tell(options.output, result, report, as_json=options.json)
+        for partial, mesh in zip(partials, meshes_of(result), strict=True):
+            if len(mesh.vertices) or len(partials) == 1:
+                write(partial, mesh, task, bar.report)
+    tell([path for path in outputs if path.exists()], report, as_json=options.json)
     return 0
 
 
-def read_task(options: argparse.Namespace) -> Task:
-    """The command line's options and the input file -> a task. Raises BadInput, NotFound."""
-    if len(options.input) != 1:
+def outputs_of(options: argparse.Namespace) -> list[Path]:
+    """One file, or one for each variation: chair-1.glb, chair-2.glb, ..."""
+    path: Path = options.output
+    if options.variations <= 1:
+        return [path]
+    numbers = range(1, min(options.variations, MAX_VARIATIONS) + 1)
+    return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in numbers]
+
+
+def _check_place(options: argparse.Namespace) -> None:
+    """Raise BadInput for what a server decides by itself, and for a device that is not here."""
+    if not options.server:
+        if options.device == "cuda":
+            devices.pick("cuda")  # told now, whatever the task
+        return
+    if options.device is not None:
         raise BadInput(
-            f"{options.task} takes one file; {len(options.input)} were given.",
-            "Run it once for each file.",
+            "--device was given together with --server, but the server decides where it works.",
+            "Leave --device out, or start the server with it.",
         )
-    (path,) = options.input
-    shared = {
-        "name": path.stem[:255] or "Fieldforge",
-        "model": options.model,
-        "seed": options.seed,
-        "resolution": options.resolution,
-    }
-    return READERS[options.task](path, shared)
-
-
-def read_points_task(path: Path, shared: dict[str, Any]) -> PointsToMesh:
-    from .geometry import mesh_files  # here, so that `serve` starts without its compiled code
-
-    cloud = mesh_files.read_points(path)
-    return PointsToMesh(points=cloud.points, normals=cloud.normals, colors=cloud.colors, **shared)
-
-
-def read_voxels_task(path: Path, shared: dict[str, Any]) -> VoxelsToMesh:
-    from .geometry import mesh_files
-
-    voxels = mesh_files.read_voxels(path)
-    return VoxelsToMesh(
-        occupancy=voxels.occupancy,
-        origin=_triple(voxels.origin),
-        voxel_size=_triple(voxels.voxel_size),
-        **shared,
-    )
-
-
-def _triple(values: np.ndarray) -> tuple[float, float, float]:
-    x, y, z = (float(value) for value in values)
-    return x, y, z
-
-
-READERS: dict[str, Callable[[Path, dict[str, Any]], Task]] = {
-    PointsToMesh.kind: read_points_task,
-    VoxelsToMesh.kind: read_voxels_task,
-}
+    if options.preview is not None:
+        raise BadInput(
+            "--preview was given together with --server, which shows previews to Blender only.",
+            "Leave --preview out, or leave --server out.",
+        )
 
 
 def work(
     task: Task, options: argparse.Namespace, report: Report
-) -> tuple[MeshResult, dict[str, Any]]:
+) -> tuple[MeshResult | MeshSet, dict[str, Any]]:
     """Do `task`, here or on a server. Returns the result and what --json prints of it."""
     if options.server:
         from . import remote
@@ -97,17 +93,23 @@ def work(
         token = options.token or os.environ.get("FIELDFORGE_TOKEN")
         steps = remote.run(task, options.server, token)
     else:
-        steps = pipelines.run(task, pipelines.Context(device=options.device))
+        steps = pipelines.run(task, pipelines.Context(device=options.device or "auto"))
     with contextlib.closing(cast(Generator[Progress | Result, None, None], steps)):
-        return follow(task, steps, report)
+        return follow(task, steps, report, options.preview)
 
 
 def follow(
-    task: Task, steps: Iterator[Progress | Result], report: Report
-) -> tuple[MeshResult, dict[str, Any]]:
-    """Drain a pipeline: show its progress, return its result and the seconds of each stage."""
+    task: Task,
+    steps: Iterator[Progress | Result],
+    report: Report,
+    previews: Path | None = None,
+) -> tuple[MeshResult | MeshSet, dict[str, Any]]:
+    """Drain a pipeline: show its progress, return its result and the seconds of each stage.
+
+    previews: a folder for what forms meanwhile.
+    """
     begun = at = time.perf_counter()
-    stage, seconds = "", dict[str, float]()
+    stage, seconds, shown = "", dict[str, float](), 0
     result: Result | None = None
     for step in steps:
         now = time.perf_counter()
@@ -116,30 +118,59 @@ def follow(
         if isinstance(step, Progress):
             stage = step.stage
             report(stage, step.fraction)
+            if isinstance(step, Preview) and previews is not None:
+                shown += 1
+                write_previews(previews, shown, step.meshes)
         else:
             result = step
-    if not isinstance(result, MeshResult):
+    if not isinstance(result, MeshResult | MeshSet):
         raise InternalError("The model ended without a result.", "Report this as a fault.")
     seconds.pop("", None)
     measured = {name: round(value, 3) for name, value in seconds.items()}
+    meshes = meshes_of(result)
     return result, {
         "task": task.kind,
-        "vertices": len(result.vertices),
-        "faces": len(result.faces),
+        "vertices": sum(len(mesh.vertices) for mesh in meshes),
+        "faces": sum(len(mesh.faces) for mesh in meshes),
         "seconds": result.report.get("seconds", measured),
         "total_seconds": round(time.perf_counter() - begun, 3),
         "device": result.report.get("device", "cpu"),
-        "model": task.model,
+        "model": result.report.get("model", task.model),
         "seed": task.seed,
+        **{name: result.report[name] for name in GENERATION_FACTS if name in result.report},
     }
 
 
-def tell(output: Path, result: Result, report: dict[str, Any], *, as_json: bool) -> None:
+GENERATION_FACTS = (
+    *("steps", "guidance", "variations", "precision", "as_published", "notes"),
+    *("previews", "preview_seconds", "preview_share", "refined"),
+)
+
+
+def write_previews(folder: Path, number: int, meshes: Sequence[MeshResult]) -> None:
+    """FOLDER/preview-003.ply, or preview-003-2.ply of several variations. Raises StorageFailed."""
+    from .geometry import mesh_files
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageFailed(
+            f"The folder {folder} cannot be made ({error.strerror}).", "Choose another one."
+        ) from error
+    for index, mesh in enumerate(meshes, 1):
+        name = f"preview-{number:03}" + (f"-{index}" if len(meshes) > 1 else "")
+        if len(mesh.vertices):
+            mesh_files.write_mesh(folder / f"{name}.ply", mesh.vertices, mesh.faces)
+
+
+def tell(outputs: list[Path], report: dict[str, Any], *, as_json: bool) -> None:
+    names = [str(path) for path in outputs]
     if as_json:
-        print(json.dumps({"output": str(output), **report}))
+        several = {"outputs": names} if len(names) > 1 else {}
+        print(json.dumps({"output": names[0], **several, **report}))
         return
     print(
-        f"{output}: {report['vertices']:,} vertices, {report['faces']:,} faces, "
+        f"{', '.join(names)}: {report['vertices']:,} vertices, {report['faces']:,} faces, "
         f"{report['total_seconds']:.1f} s ({report['model']}, {report['device']})"
     )
 
@@ -163,10 +194,23 @@ def writer_for(output: Path) -> Writer:
 
 
 def write_mesh(path: Path, result: MeshResult, task: Task, report: Report) -> None:
-    """.ply .obj .npz in the frame of the source, .glb turned to Y-up."""
+    """.ply .obj in the frame of the source, .glb turned to Y-up."""
     from .geometry import mesh_files
 
     mesh_files.write_mesh(path, result.vertices, result.faces, result.colors)
+
+
+def write_arrays(path: Path, result: MeshResult, task: Task, report: Report) -> None:
+    """.npz: the mesh, the way from the models' cube, and what a generated shape was decoded from,
+    which --keep needs."""
+    from .geometry import mesh_files
+
+    if not len(result.vertices):
+        raise BadInput("There is nothing to write: the mesh is empty.", "Check the source.")
+    names = ("vertices", "faces", "colors", "to_source", "latent")
+    arrays = {name: getattr(result, name) for name in names}
+    present = {name: array for name, array in arrays.items() if array is not None}
+    mesh_files.write_bytes(path, mesh_files.npz_bytes(present))
 
 
 def write_blend(path: Path, result: MeshResult, task: Task, report: Report) -> None:
@@ -193,18 +237,37 @@ WRITERS: dict[str, Writer] = {
     ".glb": write_mesh,
     ".obj": write_mesh,
     ".ply": write_mesh,
-    ".npz": write_mesh,
+    ".npz": write_arrays,
     ".blend": write_blend,
 }
 
 
 @contextlib.contextmanager
-def replaced_when_done(output: Path) -> Iterator[Path]:
-    """A path to write to, of the same name in a new folder beside `output`; it becomes `output` at
-    the end, or is removed.
+def replaced_when_done(outputs: list[Path]) -> Iterator[list[Path]]:
+    """Paths to write to, of the same names in a new folder beside the outputs (which lie in one
+    folder); they become `outputs` at the end, or are removed. Of several, some may stay unwritten.
 
     Raises NotFound or StorageFailed at once when nothing can be written there.
     """
+    for output in outputs:
+        _check_name(output)
+    parent = outputs[0].parent
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=".fieldforge-", dir=parent)
+    except OSError as error:
+        raise StorageFailed(
+            f"Nothing can be written to {parent} ({error.strerror}).",
+            "Choose a folder of your own for the output.",
+        ) from error
+    with folder as place:
+        partials = [Path(place) / output.name for output in outputs]
+        yield partials
+        for partial, output in zip(partials, outputs, strict=True):
+            if partial.exists() or len(outputs) == 1:
+                _put_in_place(partial, output)
+
+
+def _check_name(output: Path) -> None:
     if not os.path.isdir(output.parent):
         raise NotFound(f"There is no folder {output.parent}.", "Make it, or choose another one.")
     try:
@@ -215,23 +278,16 @@ def replaced_when_done(output: Path) -> Iterator[Path]:
         raise BadInput(
             f"{output.name} cannot be the name of a file ({error.strerror}).", "Choose another."
         ) from None
+
+
+def _put_in_place(partial: Path, output: Path) -> None:
     try:
-        folder = tempfile.TemporaryDirectory(prefix=".fieldforge-", dir=output.parent)
+        os.replace(partial, output)
     except OSError as error:
         raise StorageFailed(
-            f"Nothing can be written to {output.parent} ({error.strerror}).",
-            "Choose a folder of your own for the output.",
+            f"{output} cannot be replaced ({error.strerror}).",
+            "Close the program that uses it, or choose another name.",
         ) from error
-    with folder as place:
-        partial = Path(place) / output.name
-        yield partial
-        try:
-            os.replace(partial, output)
-        except OSError as error:
-            raise StorageFailed(
-                f"{output} cannot be replaced ({error.strerror}).",
-                "Close the program that uses it, or choose another name.",
-            ) from error
 
 
 # ------------------------------------------------------------------------------------------ others

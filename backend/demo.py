@@ -6,9 +6,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from .command_line import Report, follow, make_preview, read_points_task, write_mesh
+from .command_line import Report, follow, make_preview, write_mesh
 from .errors import NotFound, StorageFailed
 from .pipelines import Context, run
+from .protocol import MeshResult
+from .task_files import read_points_task
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "hen.ply"
 # Where the whole job stands at the end of each part of it.
@@ -30,6 +32,7 @@ def run_demo(folder: Path, device: str, report: Report) -> list[tuple[Path, str]
         task = read_points_task(EXAMPLE, shared)
         steps = run(task, Context(device=device))
         result, numbers = follow(task, steps, lambda s, f: report(s, f * _MODEL_ENDS))
+        assert isinstance(result, MeshResult)  # noqa: S101 - wavelet-fit makes one mesh
         glb, blend, png = made
         write_mesh(glb, result, task, report)
         report("Lighting and rendering in Blender", _MODEL_ENDS)

@@ -29,6 +29,7 @@ from ..geometry.transforms import (
     index_to_cube,
     inverse,
 )
+from ..models import refine
 from ..models.wala.config import LATENT_SIDE, WalaConfig
 from ..models.wala.model import RESOLUTION
 from ..protocol import (
@@ -257,14 +258,10 @@ class _Generator:
             normals = task.normals
             if normals is not None:
                 normals = apply_to_normals(inverse(prepared.to_source), normals)
-            from ..models.refine import refine_to_points
-
-            return refine_to_points(field, prepared.points, normals, self.device, check)
+            return refine.refine_to_points(field, prepared.points, normals, self.device, check)
         if isinstance(task, VoxelsToMesh) and task.refine:
-            from ..models import refine
-
             grid = voxels_in_cube(task, prepared.to_source)
-            return refine.refine_to_voxels(field, *grid, check)  # type: ignore[attr-defined]
+            return refine.refine_to_voxels(field, *grid, check)
         return _as_it_is(field)
 
     def mesh(

@@ -59,7 +59,7 @@ def test_every_command_has_help(command: Callable[..., Any], name: str) -> None:
 
 def test_every_task_that_is_offered_has_a_pipeline_and_a_reader() -> None:
     from backend.__main__ import TASKS as OFFERED
-    from backend.command_line import READERS
+    from backend.task_files import READERS
 
     assert set(OFFERED) == set(READERS) == set(TASKS) - {DownloadModel.kind}
     assert {kind for kind, _ in PIPELINES} == set(TASKS)

@@ -293,8 +293,8 @@ def test_the_whole_road_over_http_gives_what_the_same_machine_gives(
 ) -> None:
     source = write_ply(tmp_path / "Kugel.ply", 3 * ball(3000) + [5, 6, 7])
     outputs = [tmp_path / "here.npz", tmp_path / "there.npz"]
-    wanted = ["run", "points-to-mesh", source, "--resolution", 128, "--device", "cpu", "--json"]
-    assert command(*wanted, "-o", outputs[0]).code == 0
+    wanted = ["run", "points-to-mesh", source, "--resolution", 128, "--json"]
+    assert command(*wanted, "-o", outputs[0], "--device", "cpu").code == 0
     server = ["--server", served["url"], "--token", served["token"]]
     done = command(*wanted, "-o", outputs[1], *server)
     assert (done.code, done.err) == (0, "")

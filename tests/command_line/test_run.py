@@ -333,7 +333,32 @@ def test_names_that_no_file_can_have(command: Callable[..., Any], tmp_path: Path
     ("arguments", "words"),
     [
         (["run", "points-to-mesh", "a.ply"], "-o"),
-        (["run", "image-to-mesh", "a.png", "-o", "a.glb"], "points-to-mesh"),
+        (["run", "paint-to-mesh", "a.png", "-o", "a.glb"], "points-to-mesh"),
+        (["run", "image-to-mesh", "a.png", "-o", "a.glb"], "no file a.png"),
+        (["run", "image-to-mesh", "-o", "a.glb"], "none was given"),
+        (["run", "views-to-mesh", "-o", "a.glb"], "several files"),
+        (["run", "shape", "a.ply", "-o", "a.glb"], "takes no input"),
+        (["run", "shape", "-o", "a.glb"], "models download wala-shape-1b"),
+        (["run", "shape", "-o", "a.glb", "--model", "wavelet-fit"], "wala-shape-1b"),
+        (["run", "text-to-mesh", "-o", "a.glb"], "There is no text"),
+        (["run", "text-to-mesh", "a", "--prompt", "a", "-o", "a.glb"], "twice"),
+        (["run", "text-to-mesh", "a chair", "-o", "a.glb"], "wala-views-depth6-1b"),
+        (["run", "shape", "-o", "a.glb", "--steps", "0"], "from 1 to 1000"),
+        (["run", "shape", "-o", "a.glb", "--guidance", "99"], "guidance 99"),
+        (["run", "shape", "-o", "a.glb", "--variations", "17"], "from 1 to 16"),
+        (["run", "shape", "-o", "a.glb", "--up-axis", "x"], "invalid choice"),
+        (["run", "shape", "-o", "a.glb", "--keep", "a.npz"], "belong together"),
+        (["run", "shape", "-o", "a.glb", "--keep", "a.npz", "--region", "0,0,0,1,1,1"], "a.npz"),
+        (["run", "points-to-mesh", "a.h5df", "-o", "a.glb"], "numpy.save"),
+        (["run", "points-to-mesh", "a.ply", "-o", "a.glb", "--device", "cuda"], "NVIDIA"),
+        (
+            ["run", "shape", "-o", "a.glb", "--server", "http://x", "--device", "cpu"],
+            "the server decides",
+        ),
+        (
+            ["run", "shape", "-o", "a.glb", "--server", "http://x", "--preview", "p"],
+            "Leave --preview out",
+        ),
         (["run", "points-to-mesh", "a.ply", "-o", "a.glb", "--resolution", "300"], "128, 256, 512"),
         (["run", "points-to-mesh", "a.ply", "-o", "a.glb", "--resolution", "big"], "big"),
         (["run", "points-to-mesh", "a.ply", "-o", "a.glb", "--seed", "-1"], "2147483647"),
@@ -357,6 +382,7 @@ def test_mistakes_on_the_command_line(
     words: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(device, "_cuda_works", lambda: False)
     for name in ("a.ply", "b.ply"):
         write_ply(tmp_path / name, ball())
     (tmp_path / "folder.glb").mkdir()

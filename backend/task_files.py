@@ -1,0 +1,280 @@
+"""The command line's options and input files -> a task.
+
+Imported by the command line, not by the server: what reads a kind of file is imported when such a
+file is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import pipelines
+from .errors import BadInput, NotFound
+from .protocol import (
+    LATENT_SHAPE,
+    MAX_NAME_LENGTH,
+    DepthToMesh,
+    ImageToMesh,
+    PointsToMesh,
+    Shape,
+    SketchToMesh,
+    Task,
+    TextToMesh,
+    ViewsToMesh,
+    VoxelsToMesh,
+)
+
+Fields = dict[str, Any]
+
+HDF5_SUFFIXES = (".h5df", ".h5", ".hdf5")
+_DEPTH_SUFFIXES = (".exr", ".npy")  # pictures of these can be nothing but depth
+
+
+def read_task(options: argparse.Namespace) -> Task:
+    """Raises BadInput, NotFound, TooLarge."""
+    return READERS[options.task](options, _shared(options))
+
+
+def _shared(options: argparse.Namespace) -> Fields:
+    """The fields of every task."""
+    fields: Fields = {
+        "seed": options.seed,
+        "steps": options.steps,
+        "guidance": options.guidance,
+        "variations": options.variations,
+        "preview": options.preview is not None,
+        "as_published": options.as_published,
+        "up_axis": options.up_axis,
+        **_region(options),
+    }
+    if options.model:
+        fields["model"] = options.model
+    return fields
+
+
+def _region(options: argparse.Namespace) -> Fields:
+    if options.keep is None and options.region is None:
+        return {}
+    if options.keep is None or options.region is None:
+        raise BadInput(
+            "--keep and --region belong together: an earlier result, and the box in it to make"
+            " anew.",
+            "Give both, for example: --keep chair.npz --region -1,-1,0,1,1,1",
+        )
+    return {"latent": read_latent(options.keep), "region": box_matrix(options.region)}
+
+
+def read_latent(path: Path) -> np.ndarray:
+    """What the shape in a result (.npz) was decoded from, LATENT_SHAPE float32."""
+    if not path.is_file():
+        raise NotFound(f"There is no file {path}.", "Give a result that was written as .npz.")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            latent = arrays["latent"] if "latent" in arrays.files else None
+    except (OSError, ValueError, EOFError, AttributeError, KeyError) as error:
+        raise BadInput(
+            f"{path.name} cannot be read as a result: {error}.",
+            "Give a result that was written as .npz.",
+        ) from None
+    if latent is None or latent.shape != LATENT_SHAPE or latent.dtype.kind != "f":
+        raise BadInput(
+            f"{path.name} is no generated shape.",
+            "Give a result of a model that generates, written as .npz.",
+        )
+    return latent.astype(np.float32)
+
+
+def box_matrix(text: str) -> np.ndarray:
+    """ "x0,y0,z0,x1,y1,z1" -> (4, 4) float64 from the box [-1, 1]^3 to that box."""
+    try:
+        numbers = np.array([float(part) for part in text.split(",")])
+    except ValueError:
+        numbers = np.zeros(0)
+    if numbers.shape != (6,) or not np.isfinite(numbers).all():
+        raise BadInput(
+            f"The region {text!r} is not a box.",
+            "Give two corners as six numbers: --region x0,y0,z0,x1,y1,z1",
+        )
+    low, high = np.minimum(numbers[:3], numbers[3:]), np.maximum(numbers[:3], numbers[3:])
+    matrix = np.diag([*(high - low) / 2, 1.0])
+    matrix[:3, 3] = (low + high) / 2
+    return matrix
+
+
+# ----------------------------------------------------------------------------------------- by task
+
+
+def read_points(options: argparse.Namespace, fields: Fields) -> PointsToMesh:
+    path = _one_file(options)
+    if path.suffix.lower() in HDF5_SUFFIXES:
+        raise BadInput(
+            f"{path.name} is an HDF5 file, which is not read here.",
+            "Save its points as .npy where h5py is: numpy.save('points.npy',"
+            f" h5py.File('{path.name}')['points'])",
+        )
+    return read_points_task(path, {**fields, **_solved(options)})
+
+
+def read_points_task(path: Path, fields: Fields) -> PointsToMesh:
+    """The points of a file as a task of its name."""
+    from .geometry import mesh_files  # here, so that `serve` starts without its compiled code
+
+    cloud = mesh_files.read_points(path)
+    return PointsToMesh(
+        points=cloud.points,
+        normals=cloud.normals,
+        colors=cloud.colors,
+        **{"name": _named(path), **fields},
+    )
+
+
+def read_voxels(options: argparse.Namespace, fields: Fields) -> VoxelsToMesh:
+    from .geometry import mesh_files
+
+    path = _one_file(options)
+    voxels = mesh_files.read_voxels(path)
+    return VoxelsToMesh(
+        name=_named(path),
+        occupancy=voxels.occupancy,
+        origin=_triple(voxels.origin),
+        voxel_size=_triple(voxels.voxel_size),
+        **fields,
+        **_solved(options),
+    )
+
+
+def read_image(options: argparse.Namespace, fields: Fields) -> ImageToMesh:
+    from .conditions import picture_files
+
+    path = _one_file(options)
+    image = picture_files.read_image(path)
+    return ImageToMesh(name=_named(path), image=image, background=options.background, **fields)
+
+
+def read_sketch(options: argparse.Namespace, fields: Fields) -> SketchToMesh:
+    from .conditions import picture_files
+
+    path = _one_file(options)
+    return SketchToMesh(name=_named(path), image=picture_files.read_image(path), **fields)
+
+
+def read_depth(options: argparse.Namespace, fields: Fields) -> DepthToMesh:
+    path = _one_file(options)
+    depth, encoding = _depth_of(path, options)
+    return DepthToMesh(name=_named(path), depth=depth, encoding=encoding, **fields)
+
+
+def read_views(options: argparse.Namespace, fields: Fields) -> ViewsToMesh:
+    paths = [Path(name) for name in options.input]
+    if not paths:
+        raise BadInput("views-to-mesh takes several files.", "Give one file for each view.")
+    fields = {"name": _named(paths[0]), **fields}
+    if _are_depths(paths, options):
+        found = [_depth_of(path, options) for path in paths]
+        encodings = {encoding for _, encoding in found}
+        if len(encodings) > 1:
+            raise BadInput(
+                f"The depth pictures seem to be of several kinds: {', '.join(sorted(encodings))}.",
+                "Say which with --depth-encoding.",
+            )
+        depths = _stacked([depth for depth, _ in found], paths)
+        return ViewsToMesh(depths=depths, encoding=encodings.pop(), **fields)
+    from .conditions import picture_files
+
+    images = [_with_alpha(picture_files.read_image(path)) for path in paths]
+    if all(image[..., 3].min() == 255 for image in images):
+        images = [image[..., :3] for image in images]
+    return ViewsToMesh(images=_stacked(images, paths), background=options.background, **fields)
+
+
+def read_text(options: argparse.Namespace, fields: Fields) -> TextToMesh:
+    words = " ".join(options.input) if options.prompt is None else options.prompt
+    if options.prompt is not None and options.input:
+        raise BadInput(
+            "The text was given twice, as --prompt and without.", "Give it once, in quotes."
+        )
+    name = " ".join(words.split())[:MAX_NAME_LENGTH] or "Text"
+    return TextToMesh(name=name, prompt=words, **fields)
+
+
+def read_nothing(options: argparse.Namespace, fields: Fields) -> Shape:
+    if options.input:
+        raise BadInput("shape takes no input.", "Leave the file out, or choose another task.")
+    return Shape(name="Shape", **fields)
+
+
+READERS: dict[str, Callable[[argparse.Namespace, Fields], Task]] = {
+    PointsToMesh.kind: read_points,
+    VoxelsToMesh.kind: read_voxels,
+    ImageToMesh.kind: read_image,
+    SketchToMesh.kind: read_sketch,
+    DepthToMesh.kind: read_depth,
+    ViewsToMesh.kind: read_views,
+    TextToMesh.kind: read_text,
+    Shape.kind: read_nothing,
+}
+
+
+# ------------------------------------------------------------------------------------------- parts
+
+
+def _one_file(options: argparse.Namespace) -> Path:
+    if len(options.input) != 1:
+        given = f"{len(options.input)} were given" if options.input else "none was given"
+        raise BadInput(f"{options.task} takes one file; {given}.", "Run it once for each file.")
+    return Path(options.input[0])
+
+
+def _named(path: Path) -> str:
+    return path.stem[:MAX_NAME_LENGTH] or "Fieldforge"
+
+
+def _solved(options: argparse.Namespace) -> Fields:
+    return {"resolution": options.resolution, "refine": options.refine}
+
+
+def _triple(values: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return x, y, z
+
+
+def _depth_of(path: Path, options: argparse.Namespace) -> tuple[np.ndarray, str]:
+    from .conditions import picture_files
+
+    depth, encoding = picture_files.read_depth(path)
+    return depth, options.depth_encoding or encoding
+
+
+def _are_depths(paths: list[Path], options: argparse.Namespace) -> bool:
+    """By the option, the files, and then the model that will look at them."""
+    if options.depth_encoding or all(path.suffix.lower() in _DEPTH_SUFFIXES for path in paths):
+        return True
+    able = [model for model in pipelines.models() if ViewsToMesh.kind in model.tasks]
+    if options.model:
+        chosen = [model for model in able if model.id == options.model]
+    else:
+        chosen = [model for model in able if model.ready]
+    return bool(chosen) and all(model.view_kind == "depth" for model in chosen)
+
+
+def _with_alpha(image: np.ndarray) -> np.ndarray:
+    if image.shape[2] == 4:
+        return image
+    return np.concatenate([image, np.full_like(image[..., :1], 255)], axis=2)
+
+
+def _stacked(views: list[np.ndarray], paths: list[Path]) -> np.ndarray:
+    first = views[0].shape[:2]
+    for view, path in zip(views, paths, strict=True):
+        if view.shape[:2] != first:
+            raise BadInput(
+                f"{path.name} has {view.shape[1]} x {view.shape[0]} pixels, {paths[0].name}"
+                f" {first[1]} x {first[0]}.",
+                "Give views of one size.",
+            )
+    return np.stack(views)
