@@ -104,6 +104,8 @@ def write(
     ValueError for a tensor that does not have the bytes it says.
     """
     lazy = {name: as_lazy(tensor) for name, tensor in tensors.items()}
+    # Wide numbers first: so that each lies at a multiple of its size, as mapped files want it.
+    lazy = dict(sorted(lazy.items(), key=lambda item: -SIZES[item[1].info.dtype]))
     total = sum(tensor.info.nbytes for tensor in lazy.values()) or 1
     digest = hashlib.sha256()
     done = 0
@@ -148,7 +150,8 @@ def as_lazy(tensor: Any) -> LazyTensor:
     """A torch tensor or a numpy array as what `write` takes; its bytes are fetched late."""
     if isinstance(tensor, LazyTensor):
         return tensor
-    dtype = _DTYPES.get(str(tensor.dtype).removeprefix("torch."))
+    name = getattr(tensor.dtype, "name", str(tensor.dtype))  # numpy's says nothing of byte order
+    dtype = _DTYPES.get(name.removeprefix("torch."))
     if dtype is None:
         raise ValueError(f"tensors of {tensor.dtype} are not written")
     return LazyTensor(TensorInfo(dtype, tuple(tensor.shape)), lambda: _pieces(tensor))

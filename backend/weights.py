@@ -122,6 +122,7 @@ def _registry(path: Path) -> dict[str, Entry]:
         for spec in fields(Entry):
             if str(spec.type).startswith("tuple") and spec.name in values:
                 values[spec.name] = tuple(values[spec.name])
+        values["license_url"] = values["license_url"].format(repository=values["repository"])
         found[name] = Entry(id=check_id(name), **values)
     return found
 
