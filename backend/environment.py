@@ -76,6 +76,8 @@ _BACKEND_MODULES = (
     "skimage",
     "pywt",
     "safetensors",
+    "diffusers",
+    "transformers",
     "trimesh",
     "PIL",
     "fastapi",
