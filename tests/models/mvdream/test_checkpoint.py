@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from backend import weights
+from backend import conversion, weights
 from backend.checkpoints import Checkpoint
 from backend.errors import BadInput
 from backend.models.mvdream import checkpoint, loading
@@ -77,6 +77,22 @@ def test_a_checkpoint_becomes_a_model(tmp_path: Path, small: MVDream, kind: str)
     for name, tensor in small.state_dict().items():
         assert torch.equal(own[name], tensor), name
     assert not any(weight.requires_grad for weight in model.parameters())
+
+
+def test_a_checkpoint_becomes_a_model_of_the_registry(
+    tmp_path: Path, small: MVDream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = _file(tmp_path, _wala(small))
+    monkeypatch.setattr(checkpoint, "config_of", lambda _entry: small.config)
+    installed = conversion.convert(
+        opened.path, model_id="mvdream-depth6", store=tmp_path, dtype="bfloat16"
+    )
+    assert installed.needs == ("wala-views-depth6-1b",)
+    assert installed.cameras == (3, 6, 10, 26, 49, 50)
+    assert (installed.family, installed.views, installed.view_kind) == ("mvdream", 6, "depth")
+    model = loading.load(installed, torch.device("cpu"), torch.float32)
+    for name, tensor in small.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor.bfloat16().float()), name
 
 
 def test_half_precision(tmp_path: Path, small: MVDream) -> None:
