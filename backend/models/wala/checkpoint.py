@@ -48,6 +48,9 @@ FIXED = {
 }
 """What every published model has, and what is built in here."""
 
+_NULL_WHEN_MISSING = {"beta", "normalize_latent", "diffusion_scale_ratio", "dp_cond", "pre_quant"}
+"""In an args.json, where the published program takes a missing entry for null."""
+
 _SIZES = (
     "n_e",
     "e_dim",
@@ -210,7 +213,8 @@ def _config(
     given = dict(args or {})
     differing = _compared(derived, given)
     known = {**(entry.arguments if entry else {}), **given}
-    assumed = {name: value for name, value in ASSUMED.items() if name not in known}
+    told = known.keys() | (_NULL_WHEN_MISSING if args is not None else set())
+    assumed = {name: value for name, value in ASSUMED.items() if name not in told}
     complete = {**assumed, **known, **derived}
     try:
         config = WalaConfig.from_args(complete)
