@@ -12,7 +12,7 @@ from torch import nn
 
 from backend import sampling
 from backend.models.mvdream import names, networks
-from backend.models.mvdream.config import MVDreamConfig, UNetConfig
+from backend.models.mvdream.config import MVDreamConfig, TextConfig, UNetConfig
 from backend.models.mvdream.model import MVDream
 from backend.protocol import VIEW_CAMERAS, camera_poses, view_poses
 from backend.sampling import Diffusion
@@ -82,6 +82,21 @@ def test_sampling_with_guidance(golden: Golden) -> None:
     for step, inputs in zip(taken, arrays["model_inputs"], strict=True):
         _assert_near(step.x.repeat(2, 1, 1, 1), inputs, 5e-4)
     _assert_near(taken[-1].sample, arrays["final_latents"], 5e-4)
+
+
+def test_text_tower_without_its_last_layer(golden: Golden) -> None:
+    arrays = golden("text_tower")
+    config = TextConfig(vocabulary=100, length=12, width=32, depth=2, heads=2)
+    network = networks.text_encoder(config)
+    places = names.text_places(config, network.state_dict())
+    prefix = "cond_stage_model.model."
+    own = {
+        name: place.read(arrays["w." + place.name.removeprefix(prefix)])
+        for name, place in places.items()
+    }
+    network.load_state_dict(own, strict=True)
+    found = network.eval()(input_ids=arrays["tokens"]).last_hidden_state
+    _assert_near(found, arrays["penultimate"], 1e-5)
 
 
 def test_cameras(golden: Golden) -> None:
