@@ -6,17 +6,46 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from . import group_norm as group_normalization
+from . import winograd
+
 GROUPS = 32
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm with 32 groups. Keeps the layout of memory that `Conv3` gives."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(GROUPS, channels)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not group_normalization.applies(input, self.weight, self.bias):
+            return super().forward(input.contiguous())
+        return group_normalization.normalize(
+            input, self.num_groups, self.weight, self.bias, self.eps
+        )
+
+
+def group_norm(channels: int) -> GroupNorm:
     """GroupNorm with 32 groups."""
-    return nn.GroupNorm(GROUPS, channels)
+    return GroupNorm(channels)
 
 
-def conv3(channels_in: int, channels_out: int) -> nn.Conv3d:
+class Conv3(nn.Conv3d):
+    """3^3 convolution that keeps the size. On the CPU the output is channels last in memory."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, 3, padding=1)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if self.bias is not None and winograd.applies(input, self.weight):
+            return winograd.convolve(input, self.weight, self.bias)
+        return super().forward(input)
+
+
+def conv3(channels_in: int, channels_out: int) -> Conv3:
     """3^3 convolution that keeps the size."""
-    return nn.Conv3d(channels_in, channels_out, 3, padding=1)
+    return Conv3(channels_in, channels_out)
 
 
 def zeroed(layer: nn.Linear | nn.Conv3d) -> nn.Linear | nn.Conv3d:
@@ -33,7 +62,9 @@ def output_layers(channels_in: int, channels_out: int, asleep: bool = False) -> 
     asleep: the convolution begins as zero.
     """
     conv = conv3(channels_in, channels_out)
-    return nn.Sequential(group_norm(channels_in), nn.SiLU(), zeroed(conv) if asleep else conv)
+    return nn.Sequential(
+        group_norm(channels_in), nn.SiLU(inplace=True), zeroed(conv) if asleep else conv
+    )
 
 
 def pool() -> nn.AvgPool3d:
@@ -60,7 +91,7 @@ class ResidualBlock(nn.Module):
         self.in_conv = conv3(channels_in, channels_out)
         self.out_layers = nn.Sequential(
             group_norm(channels_out),
-            nn.SiLU(),
+            nn.SiLU(inplace=True),
             nn.Dropout(dropout),
             zeroed(conv3(channels_out, channels_out)),
         )
@@ -71,8 +102,8 @@ class ResidualBlock(nn.Module):
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.in_conv(functional.silu(self.in_norm(x)))
-        return self.skip_connection(x) + self.out_layers(h)
+        h = self.in_conv(functional.silu(self.in_norm(x), inplace=True))
+        return self.out_layers(h).add_(self.skip_connection(x))
 
 
 class Mlp(nn.Module):

@@ -150,7 +150,7 @@ class Decoder(Coder):
         x = self.transform(self.res_in(self.in_conv(latent)))
         x = self.up_1(self.res_1_1(self.res_1(x)))
         # 12 came from 23 by rounding up.
-        x = x[..., :-1, :-1, :-1].contiguous()
+        x = x[..., :-1, :-1, :-1].clone()
         x = self.up_2(self.res_2_1(self.res_2(x)))
         return self.out_conv(self.res_3_1(self.res_3(x)))
 
