@@ -16,11 +16,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import BadInput, NotFound, TooLarge
 from ..protocol import check_depth, check_image, check_image_size
+from . import exr
 
 FORMATS = (
     "PNG",
     "JPEG",
-    "MPO",
     "WEBP",
     "AVIF",
     "TIFF",
@@ -87,8 +87,16 @@ def read_depth(path: str | Path) -> tuple[np.ndarray, str]:
     """
     path = Path(path)
     suffix = path.suffix.lower()
+    _check_file(path)
     if suffix == ".npy":
         depth = _read_npy(path)
+    elif suffix == ".exr":
+        depth = exr.read_depth(path)
+    elif suffix == ".hdr":
+        raise BadInput(
+            f"{path.name} is a Radiance picture, which is too coarse for depth.",
+            "Save the depth as OpenEXR (.exr), or as a picture of 16 bits.",
+        )
     else:
         with _opened(path) as image:
             depth = _values(ImageOps.exif_transpose(image))
@@ -193,7 +201,6 @@ def _values(image: Image.Image) -> np.ndarray:
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    _check_file(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         squeezed = array.reshape([size for size in array.shape if size != 1] or [1])
