@@ -16,6 +16,7 @@ from ..errors import BadInput, InternalError, OutOfMemory
 from ..models.mvdream.config import MVDreamConfig
 from ..models.mvdream.loading import config_of
 from ..models.mvdream.model import MVDream, first_noise, full_prompt, grey
+from ..models.mvdream.tokenizer import fits
 from ..protocol import MeshResult, MeshSet, Progress, Result, Task, TextToMesh, meshes_of
 from ..sampling import Step
 from ..weights import Installed
@@ -55,6 +56,7 @@ def text_to_mesh(task: Task, context: Context) -> Iterator[Progress | Result]:
         "model": painter.id,
         "shape_model": maker.id,
         "prompt": task.prompt,
+        **_notes(task, painter),
         "total_seconds": round(time.perf_counter() - began, 3),
     }
     yield _result(task, meshes, seconds, facts)
@@ -152,6 +154,14 @@ def working_bytes(config: MVDreamConfig) -> int:
 
 
 # ------------------------------------------------------------------------------------------ shapes
+
+
+def _notes(task: TextToMesh, painter: Installed) -> dict[str, list[str]]:
+    config = config_of(painter)
+    if fits(full_prompt(task.prompt, config.suffix, task.as_published), config.text.length):
+        return {}
+    most = config.text.length - 2
+    return {"notes": [f"The text is long: only its first {most} words and signs were read."]}
 
 
 def _shape_task(

@@ -85,16 +85,21 @@ def test_progress_grows_to_the_end_through_every_step(
     assert len({news.fraction for news in painting}) == 4
 
 
-def test_the_same_seed_gives_the_same_mesh(one: tuple[list[Progress], MeshResult]) -> None:
+def test_the_same_seed_gives_the_same_mesh_from_models_that_stay_loaded(
+    one: tuple[list[Progress], MeshResult],
+) -> None:
+    loaded = {id(kept) for kept in resident._models.values()}
+    assert len(loaded) == 2
     _, again = _run(seed=5)
     np.testing.assert_array_equal(again.vertices, one[1].vertices)
-    _, other = _run(seed=6)
-    assert not np.array_equal(other.latent, one[1].latent)
+    assert {id(kept) for kept in resident._models.values()} == loaded
 
 
 def test_other_words_give_another_mesh(one: tuple[list[Progress], MeshResult]) -> None:
-    _, other = _run(seed=5, prompt="an aeroplane made of glass")
+    _, other = _run(seed=5, prompt="an aeroplane made of glass " * 20)
     assert not np.array_equal(other.latent, one[1].latent)
+    assert "first 75 words" in other.report["notes"][0]
+    assert "notes" not in one[1].report
 
 
 def test_variations_are_those_of_their_seeds(one: tuple[list[Progress], MeshResult]) -> None:
@@ -102,6 +107,7 @@ def test_variations_are_those_of_their_seeds(one: tuple[list[Progress], MeshResu
     assert isinstance(both, MeshSet)
     assert [mesh.report["seed"] for mesh in both.meshes] == [4, 5]
     np.testing.assert_array_equal(both.meshes[1].vertices, one[1].vertices)
+    assert not np.array_equal(both.meshes[0].latent, both.meshes[1].latent)
     assert both.report["variations"] == 2
     assert both.report["faces"] == sum(len(mesh.faces) for mesh in both.meshes)
     fractions = [news.fraction for news in progress]
@@ -249,11 +255,3 @@ def test_too_little_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OutOfMemory, match="views did not fit"):
         _run()
     assert resident._models == {}
-
-
-def test_the_text_model_stays_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    _run(seed=1)
-    first = {id(kept) for kept in resident._models.values()}
-    assert len(first) == 2
-    _run(seed=2)
-    assert {id(kept) for kept in resident._models.values()} == first

@@ -1,14 +1,13 @@
 """A published checkpoint of MVDream -> what a model folder holds.
 
 WaLa's text models are Lightning checkpoints whose state dict has MVDream as its part `model.`;
-MVDream's own files have it alone. Either holds the network, the text tower and the autoencoder of
-pictures; what they hold besides is known by name and left out. Anything else is an error.
+MVDream's own files have it alone. Either holds the denoiser, the text tower and the autoencoder of
+pictures, of which every weight must be there and none too many. What lies beside them is left out.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -28,17 +27,13 @@ from .model import MVDream
 DENOISER = "model.diffusion_model."
 _OUTER = "model."
 
-_SCHEDULE = (
-    "betas|alphas_cumprod|alphas_cumprod_prev|sqrt_alphas_cumprod|sqrt_one_minus_alphas_cumprod|"
-    "log_one_minus_alphas_cumprod|sqrt_recip_alphas_cumprod|sqrt_recipm1_alphas_cumprod|"
-    "posterior_variance|posterior_log_variance_clipped|posterior_mean_coef1|posterior_mean_coef2|"
-    "lvlb_weights|logvar|scale_factor"
+_TEXT = "cond_stage_model.model."
+_PICTURES = "first_stage_model."
+_LEFT_OUT = (
+    *(_TEXT + name for name in ("logit_scale", "text_projection", "attn_mask", "visual.")),
+    _PICTURES + "loss.",
 )
-_TEXT = re.escape("cond_stage_model.model.")
-_LEFT_OUT = re.compile(
-    rf"({_SCHEDULE})|model_ema\..*|first_stage_model\.loss\..*|"
-    rf"{_TEXT}(logit_scale|text_projection|attn_mask|visual\..*)"
-)
+"""Beginnings of names within the parts that count, of what is not needed to paint."""
 
 
 def contents(
@@ -93,10 +88,11 @@ def published_names(names: Iterable[str], config: MVDreamConfig) -> dict[str, st
     wrapped = any(name.startswith(_OUTER + DENOISER) for name in names)
     found = {}
     for name in names:
-        inner = name.removeprefix(_OUTER) if wrapped else name
-        if wrapped and inner == name:
-            continue  # beside MVDream, not in it
-        if not _is_left_out(inner, config):
+        inner = name
+        if wrapped:
+            # A part of the same name beside MVDream is another model's.
+            inner = name.removeprefix(_OUTER) if name.startswith(_OUTER) else ""
+        if _counts(inner, config):
             found[inner] = name
     if not any(name.startswith(DENOISER) for name in found):
         raise BadInput(
@@ -106,10 +102,11 @@ def published_names(names: Iterable[str], config: MVDreamConfig) -> dict[str, st
     return found
 
 
-def _is_left_out(name: str, config: MVDreamConfig) -> bool:
+def _counts(name: str, config: MVDreamConfig) -> bool:
+    """Whether a weight belongs to the model; beside it lie schedules, averages and other models."""
     # The text is read off before the last layer.
-    last = f"cond_stage_model.model.transformer.resblocks.{config.text.depth}."
-    return name.startswith(last) or _LEFT_OUT.fullmatch(name) is not None
+    last = f"{_TEXT}transformer.resblocks.{config.text.depth}."
+    return name.startswith((DENOISER, _TEXT, _PICTURES)) and not name.startswith((*_LEFT_OUT, last))
 
 
 def check(shapes: Mapping[str, tuple[int, ...]], config: MVDreamConfig) -> None:

@@ -21,10 +21,21 @@ def tokens(text: str, length: int) -> torch.Tensor:
 
     Of the mending that CLIP does to its texts (ftfy), only quotation marks are straightened.
     """
-    plain = html.unescape(html.unescape(text)).translate(_STRAIGHT).strip()
-    ids = _tokenizer()(plain, split_special_tokens=True)["input_ids"]
+    ids = _numbers(text)
     kept = [*ids[: length - 1], ids[-1]] if len(ids) > length else ids
     return torch.tensor(kept + [PADDING] * (length - len(kept)))
+
+
+def fits(text: str, length: int) -> bool:
+    """Whether nothing of `text` is cut off."""
+    return len(_numbers(text)) <= length
+
+
+def _numbers(text: str) -> list[int]:
+    """All numbers of a text, start and end included."""
+    plain = html.unescape(html.unescape(text)).translate(_STRAIGHT).strip()
+    numbers: list[int] = _tokenizer()(plain, split_special_tokens=True)["input_ids"]
+    return numbers
 
 
 @cache

@@ -30,6 +30,7 @@ def _extras(small: MVDream, last: float) -> Tensors:
         "betas": betas,
         "alphas_cumprod": torch.cumprod(1 - betas, 0),
         "model_ema.decay": torch.tensor(0.9999),
+        "clip_model.logit_scale": torch.tensor(4.6),
         "first_stage_model.loss.logvar": torch.zeros(()),
         text + "logit_scale": torch.tensor(4.6),
         text + "text_projection": torch.zeros(32, 32),
@@ -44,7 +45,8 @@ def _mvdream(small: MVDream, last: float = 0.012) -> Tensors:
 
 def _wala(small: MVDream) -> Tensors:
     inner = {"model." + name: tensor for name, tensor in _mvdream(small, last=0.02).items()}
-    return {**inner, "clip_model.visual.proj": torch.zeros(3, 3)}
+    beside = {"cond_stage_model.model.ln_final.bias": torch.full((32,), 7.0)}
+    return {**inner, **beside, "clip_model.visual.proj": torch.zeros(3, 3)}
 
 
 def _file(tmp_path: Path, tensors: Tensors, lightning: bool = True) -> Checkpoint:
@@ -126,11 +128,11 @@ def test_what_does_not_fit_is_named(tmp_path: Path, small: MVDream, change: str,
 
 
 def test_what_a_person_knows_to_be_unneeded_is_left_out(tmp_path: Path, small: MVDream) -> None:
-    tensors = _wala(small) | {"model.adapter.0.weight": torch.zeros(2)}
+    tensors = _wala(small) | {"model.model.diffusion_model.adapter.0.weight": torch.zeros(2)}
     opened = _file(tmp_path, tensors)
     with pytest.raises(BadInput, match="adapter"):
         _contents(opened, small)
-    _, found = _contents(opened, small, ignore=["model.adapter.*"])
+    _, found = _contents(opened, small, ignore=["*.adapter.*"])
     assert found.keys() == small.published_state_dict().keys()
 
 

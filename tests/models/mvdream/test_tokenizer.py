@@ -29,6 +29,11 @@ def test_a_long_text_still_ends() -> None:
     assert len(set(numbers[1:-1])) == 1
 
 
+def test_whether_a_text_fits() -> None:
+    assert tokenizer.fits("chair " * 75, 77)
+    assert not tokenizer.fits("chair " * 76, 77)
+
+
 def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the network was asked")
