@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import time
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ OPTIONAL = ("args.json",)  # settings are read from the shapes of the weights wi
 CONVERTED_SHARE = 0.35
 """What the weights take of a checkpoint, which repeats them for averages and the optimiser."""
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 17  # what of it came is lost when the connection is
 _TIMEOUT = (10, 30)  # to connect, between two pieces
 _ATTEMPTS = 5
 _LONGEST_TEXT = 1 << 20
@@ -81,8 +82,8 @@ def install(
         report("Asking for the files", 0.0)
         files = _files(entry)
         _check_disk(folder, files)
-        for file in files:
-            _fetch(file, folder, report)
+        _fetch_all(files, folder, report)
+        _check_all(files, folder, report)
         report("Converting", 0.0)
         checkpoint = next(file for file in files if file.name not in (*OPTIONAL, _text_of(entry)))
         model = convert(
@@ -183,8 +184,7 @@ def _check_disk(folder: Path, files: list[HubFile]) -> None:
 
 def _describe(entry: Entry, name: str, revision: str) -> HubFile:
     """What the hub says of a file. Raises NotFound, NotAuthorized, Unreachable."""
-    import huggingface_hub
-
+    huggingface_hub = _hub()
     url = huggingface_hub.hf_hub_url(
         entry.repository, name, revision=revision, endpoint=os.environ.get("HF_ENDPOINT")
     )
@@ -203,7 +203,17 @@ def _describe(entry: Entry, name: str, revision: str) -> HubFile:
     return HubFile(name, exact, commit, found.size, digest)
 
 
+def _hub() -> types.ModuleType:
+    """huggingface_hub, told not to report on the person's computer."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    return huggingface_hub
+
+
 def _headers() -> dict[str, str]:
+    _hub()
     from huggingface_hub.utils import build_hf_headers
 
     headers: dict[str, str] = build_hf_headers(library_name="fieldforge")
@@ -238,6 +248,11 @@ def _in_words(repository: str, name: str = "the licence") -> Iterator[None]:
         ) from None
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            raise NotAuthorized(
+                f"The hub does not give {repository} to you.",
+                "If you set HF_TOKEN, check that it is valid; else ask for access on its page.",
+            ) from None
         detail = f"it answers {status}" if status else type(error).__name__
         raise Unreachable(
             f"The hub cannot be reached for {repository} ({detail}).",
@@ -248,52 +263,82 @@ def _in_words(repository: str, name: str = "the licence") -> Iterator[None]:
 # --------------------------------------------------------------------------------------- one file
 
 
-def _fetch(file: HubFile, folder: Path, report: Report) -> None:
-    """Have `folder`/name with the right content. Raises BadInput for a wrong checksum."""
-    path = folder / file.name
-    if not (path.is_file() and path.stat().st_size == file.size):
-        partial = folder / f"{file.name}.{file.digest[:16]}.partial"
-        try:
-            _complete(file, partial, report)
-        except OSError as error:
-            raise _unwritable(folder, error) from error
-        partial.replace(path)
-    stage = f"Checking {file.name}"
-    report(stage, 0.0)
-    if _digest(path, file, lambda fraction: report(stage, fraction)) != file.digest:
-        path.unlink()
-        raise BadInput(
-            f"{file.name} is not what the hub says it is (its checksum is another one). "
-            "It was removed.",
-            "Download it again; if that does not help, something on the way changes it.",
-        )
+def _fetch_all(files: list[HubFile], folder: Path, report: Report) -> None:
+    """Have every file in `folder`, its size right. Those that are begun are gone on with."""
+    total = sum(file.size for file in files) or 1
+    before = 0
+    for file in files:
+        path = folder / file.name
+        if not (path.is_file() and path.stat().st_size == file.size):
+            stage = f"Downloading {file.name} ({file.size / 1e9:.1f} GB)"
+
+            def told(done: int, stage: str = stage, before: int = before) -> None:
+                report(stage, (before + done) / total)
+
+            partial = folder / f"{file.name}.{file.digest[:16]}.partial"
+            try:
+                _complete(file, partial, told)
+                partial.replace(path)
+            except OSError as error:
+                raise _unwritable(folder, error) from error
+        before += file.size
 
 
-def _complete(file: HubFile, partial: Path, report: Report) -> None:
-    """Append to `partial` until it is as large as the file. Lost connections are taken up again."""
+def _check_all(files: list[HubFile], folder: Path, report: Report) -> None:
+    """Raise BadInput, and remove the file, where a checksum is wrong."""
+    total = sum(file.size for file in files) or 1
+    before = 0
+    for file in files:
+        path = folder / file.name
+        stage = f"Checking {file.name}"
+
+        def told(
+            fraction: float, stage: str = stage, file: HubFile = file, at: int = before
+        ) -> None:
+            report(stage, (at + fraction * file.size) / total)
+
+        told(0.0)
+        if _digest(path, file, told) != file.digest:
+            path.unlink()
+            raise BadInput(
+                f"{file.name} is not what the hub says it is (its checksum is another one). "
+                "It was removed.",
+                "Download it again; if that does not help, something on the way changes it.",
+            )
+        before += file.size
+
+
+def _complete(file: HubFile, partial: Path, told: Callable[[int], None]) -> None:
+    """Append to `partial` until it is as large as the file. Lost connections are taken up again.
+
+    told(bytes so far) is called often.
+    """
     attempts = 0
-    while (have := partial.stat().st_size if partial.exists() else 0) != file.size:
+    if file.size == 0:
+        partial.touch()
+    while (have := _size(partial)) != file.size:
         if have > file.size:
             partial.unlink()
             continue
-        try:
-            _append(file, partial, have, report)
-            lost = partial.stat().st_size <= have
-        except (requests.ConnectionError, requests.Timeout):
-            lost = not partial.exists() or partial.stat().st_size <= have
-        attempts = attempts + 1 if lost else 0
+        with contextlib.suppress(requests.ConnectionError, requests.Timeout):
+            _append(file, partial, have, told)
+        if _size(partial) > have:
+            attempts = 0
+            continue
+        attempts += 1
         if attempts == _ATTEMPTS:
             raise Unreachable(
                 f"The connection was lost at {have / 1e9:.2f} of {file.size / 1e9:.2f} GB.",
                 "Download it again when the network is back: it goes on from there.",
             )
-        if lost:
-            _pause(min(2.0 ** (attempts - 1), 8.0), lambda: report(_stage(file), have / file.size))
-    if file.size == 0:
-        partial.touch()
+        _pause(min(2.0 ** (attempts - 1), 8.0), lambda: told(_size(partial)))
 
 
-def _append(file: HubFile, partial: Path, have: int, report: Report) -> None:
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _append(file: HubFile, partial: Path, have: int, told: Callable[[int], None]) -> None:
     headers = {**_headers(), **({"Range": f"bytes={have}-"} if have else {})}
     with requests.get(file.url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
         if answer.status_code >= 500 or answer.status_code in (408, 429):
@@ -309,13 +354,9 @@ def _append(file: HubFile, partial: Path, have: int, report: Report) -> None:
                 for chunk in answer.iter_content(_CHUNK_BYTES):
                     output.write(chunk)
                     done += len(chunk)
-                    report(_stage(file), min(1.0, done / file.size))
+                    told(min(done, file.size))
             except requests.exceptions.ChunkedEncodingError:
                 raise requests.ConnectionError from None
-
-
-def _stage(file: HubFile) -> str:
-    return f"Downloading {file.name} ({file.size / 1e9:.1f} GB)"
 
 
 def _pause(seconds: float, ask: Callable[[], None]) -> None:

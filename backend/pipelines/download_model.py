@@ -14,6 +14,7 @@ from ..protocol import DownloadModel, Progress, Report, Task
 from . import Context
 
 _POLL_SECONDS = 0.2
+_SECONDS_BETWEEN = 0.05
 _SECONDS_TO_TIDY_UP = 3.0
 
 # What share of the job each part is, by the first word of its stage.
@@ -69,11 +70,15 @@ def _in_background(
     stands. Returns what it returns; raises what it raises, or Cancelled."""
     told: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     unwanted = threading.Event()
+    newest: list[Any] = ["", 0.0]
 
     def report(stage: str, fraction: float) -> None:
         if unwanted.is_set():
             raise Cancelled("The download was stopped.")
-        told.put(("progress", (stage, fraction)))
+        now = time.monotonic()
+        if stage != newest[0] or now - newest[1] >= _SECONDS_BETWEEN:
+            newest[:] = stage, now
+            told.put(("progress", (stage, fraction)))
 
     def run() -> None:
         try:
