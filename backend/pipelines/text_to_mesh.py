@@ -98,7 +98,9 @@ def _painted(
                 yield stages.at("Painting the views", begin)
                 for step in steps_of(model, task, seed):
                     done = (step.number + 1) / (step.count + 1)
-                    yield stages.at("Painting the views", begin + share * done)
+                    news = stages.at("Painting the views", begin + share * done)
+                    words = f"{news.stage}, step {step.number + 1} of {step.count}"
+                    yield replace(news, stage=words)
                 found.append(_pictures(model, step.sample, painter, task.as_published))
     except (MemoryError, RuntimeError) as error:
         if not generate.is_out_of_memory(error):
