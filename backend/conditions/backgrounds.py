@@ -101,8 +101,10 @@ def _cut_out(image: np.ndarray, tolerances: Tolerances) -> Cutout | None:
     if fitted is None:
         return None
     ground, spread = fitted
+    sharp = None
     if np.trace(spread) > 0.5:
         # Grain would need wide tolerances.
+        sharp = _distance(colors - ground, spread, tolerances)
         colors = ndimage.gaussian_filter(colors, (1, 1, 0))
         ground, spread = _fit_ground(colors, tolerances) or fitted
     offset = colors - ground
@@ -112,6 +114,9 @@ def _cut_out(image: np.ndarray, tolerances: Tolerances) -> Cutout | None:
     if tolerances.shadow:
         reached = _with_shadow(plain, offset, distance < 1, tolerances.shadow)
     reached |= _holes((distance < 1) & ~reached, distance)
+    if sharp is not None:
+        # The blur closed narrow gaps; their ends are ground as it was before.
+        reached |= ndimage.binary_dilation(reached, iterations=4, mask=sharp < 0.6)
     solid = _without_specks(~reached, distance)
     if not _is_object(solid):
         return None
@@ -249,11 +254,15 @@ def _holes(enclosed: np.ndarray, distance: np.ndarray) -> np.ndarray:
 
 
 def _without_specks(solid: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """The object but for dust, and for pieces that hardly differ from the ground."""
-    labels, count = ndimage.label(solid, _TOUCHING)
-    numbers = np.arange(1, count + 1)
+    """The object but for dust, and for pieces that hardly differ from the ground: also those at its
+    outline, as JPEG leaves them there."""
+    weak = solid & ~ndimage.binary_dilation(distance > 2, _TOUCHING, iterations=2)
+    labels, count = ndimage.label(weak, _TOUCHING)
+    small = np.bincount(labels.ravel(), minlength=count + 1) < 30
+    small[0] = False
+    labels, count = ndimage.label(solid & ~small[labels], _TOUCHING)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    contrast = ndimage.maximum(distance, labels, numbers) if count else np.zeros(0)
+    contrast = ndimage.maximum(distance, labels, np.arange(1, count + 1)) if count else np.zeros(0)
     kept = (sizes >= max(8, sizes.max(initial=0) / 300)) & (np.asarray(contrast) > 2)
     return np.concatenate([[False], kept])[labels]
 

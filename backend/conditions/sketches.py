@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ..errors import BadInput
-from .framing import SIDE, Prepared, around, cut, to_model
+from .framing import SIDE, Frame, Prepared, around, cut, to_model
 
 LINE_WIDTH = 2.0
 """Width of the lines, in pixels of the model's picture, that thinner and thicker ones are brought
@@ -48,14 +48,21 @@ def prepare(image: np.ndarray) -> Prepared:
         )
     notes = (NOT_LINES,) if (ink > 0.5).mean() > 0.35 else ()
     frame = around(ink > 0.5)
-    lines = cut(np.rint(255 * ink).astype(np.uint8), frame, side=_FINE * SIDE) / np.float32(255)
+    lines = _framed(ink, frame)
     width = _line_width(lines) / _FINE
     if not _USUAL_WIDTHS[0] <= width <= _USUAL_WIDTHS[1] and not notes:
         lines, notes = _redrawn(lines), (LINES_REDRAWN,)
         # What was thick reached further than its axis does.
-        codes = np.rint(255 * lines).astype(np.uint8)
-        lines = cut(codes, around(codes > 127), side=_FINE * SIDE) / np.float32(255)
+        lines = _framed(lines, around(lines > 0.5))
     return Prepared(_on_white(lines), notes)
+
+
+def _framed(ink: np.ndarray, frame: Frame) -> np.ndarray:
+    """The frame of an (H, W) ink, (672, 672); fine lines stay as dark as others."""
+    lines = cut(np.rint(255 * ink).astype(np.uint8), frame, side=_FINE * SIDE) / np.float32(255)
+    marked = lines[lines > 0.1]
+    typical = float(np.percentile(marked, 60)) if len(marked) else 1.0
+    return np.clip(lines / np.clip(typical, 0.2, 1), 0, 1)
 
 
 def rasterise(strokes: np.ndarray, lengths: np.ndarray) -> np.ndarray:
