@@ -152,10 +152,21 @@ class CrossAttention(nn.Module):
         self.k_norm = nn.LayerNorm(width // heads)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def keys_values(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What of the context (G, M, C) is attended to: (G, heads, M, D) each."""
         k, v = self.kv(context).unflatten(-1, (2, self.heads, -1)).movedim((2, 3), (0, 2))
-        return self.proj(attend(self.q_norm(q), self.k_norm(k), v))
+        return self.k_norm(k), v
+
+    def forward(
+        self, x: torch.Tensor, context: torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """context: (G, M, C), or its `keys_values`. G divides B; B / G rows after one another share
+        a context, as one sequence of queries."""
+        k, v = context if isinstance(context, tuple) else self.keys_values(context)
+        q = self.q(x).unflatten(0, (len(k), -1)).flatten(1, 2)
+        q = q.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        attended = attend(self.q_norm(q), k, v)
+        return self.proj(attended.reshape(x.shape[0], -1, attended.shape[-1]))
 
 
 def attend(

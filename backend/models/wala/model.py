@@ -12,7 +12,7 @@ from ...geometry import wavelets
 from .conditions import ConditionEmbedding, VoxelEncoder, point_encoder
 from .config import LATENT_SIDE, WalaConfig
 from .dinov2 import DinoV2
-from .uvit import UVit
+from .uvit import Prepared, UVit
 from .vqvae import VqVae
 
 RESOLUTION = 256
@@ -70,9 +70,12 @@ class Wala(nn.Module):
             return self.denoiser
         if features is None:
             raise ValueError("this model generates under a condition only")
+        if features.stride(0) == 0:  # expanded: all shapes of the batch are under one condition
+            features = features[:1]
         condition = self.embedding(features, cameras)
         null = self.embedding(torch.zeros_like(features), cameras)
-        return sampling.guided(self.denoiser, condition, null, scale if self.config.guided else 1)
+        under = _prepared_once(self.denoiser)
+        return sampling.guided(under, condition, null, scale if self.config.guided else 1)
 
     # -------------------------------------------------------------------------------- sampling
 
@@ -145,3 +148,15 @@ class Wala(nn.Module):
                 for name, tensor in module.state_dict().items():
                     found[prefix + name] = tensor
         return found
+
+
+def _prepared_once(denoiser: UVit) -> sampling.ConditionalDenoiser:
+    """`denoiser`, which prepares a condition in the first of the steps under it."""
+    kept: list[tuple[torch.Tensor, Prepared]] = []
+
+    def denoise(x: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        if not kept or kept[0][0] is not condition:
+            kept[:] = [(condition, denoiser.prepare(condition))]
+        return denoiser(x, timesteps, kept[0][1])
+
+    return denoise

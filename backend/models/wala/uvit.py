@@ -8,6 +8,9 @@ blocks of Peebles & Xie 2023, "Scalable Diffusion Models with Transformers".
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -18,6 +21,23 @@ from .layers import CrossAttention, Mlp, SelfAttention, conv3, group_norm, outpu
 
 MLP_RATIO = 4
 TIME_FREQUENCIES = 256
+
+
+KEPT_BYTES = 1 << 30
+"""Keys and values of a condition that take more memory are computed anew in every step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What a condition means to the denoiser in every step; see UVit.prepare. Rows: (G, ...).
+
+    contexts: what each block attends to: keys and values, or where these are too large the tokens
+    that they are made of; None without cross-attention.
+    """
+
+    contexts: Sequence[tuple[torch.Tensor, torch.Tensor] | torch.Tensor | None]
+    time: torch.Tensor | None
+    scale: torch.Tensor | None
 
 
 class UVit(nn.Module):
@@ -62,16 +82,34 @@ class UVit(nn.Module):
         )
         self.out = output_layers(channels, config.latent_channels, asleep=True)
 
-    def forward(
-        self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """x (B, 4, 12, 12, 12), timesteps (B,) of the training schedule, context (B, L, C)."""
+    def prepare(self, context: torch.Tensor | None) -> Prepared:
+        """What does not change from step to step, of context (G, L, C)."""
         config = self.config
-        time = self.t_embedder(timesteps, x.dtype)
         scale = self.res_cond_proj_layer(context) if config.residual_condition else None
-        modulation = time + self.global_proj(context) if config.time_condition else time
-        if config.cross_attention:
-            context = self.context_mlp(context)
+        time = self.global_proj(context) if config.time_condition else None
+        if not config.cross_attention or context is None:
+            return Prepared([None] * config.depth, time, scale)
+        tokens = self.context_mlp(context)
+        if 2 * config.depth * tokens.nbytes > KEPT_BYTES:
+            return Prepared([tokens] * config.depth, time, scale)
+        blocks = cast(list[TransformerBlock], self.blocks)
+        return Prepared([block.keys_values(tokens) for block in blocks], time, scale)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        context: torch.Tensor | Prepared | None = None,
+    ) -> torch.Tensor:
+        """x (B, 4, 12, 12, 12), timesteps (B,) of the training schedule, context (G, L, C).
+
+        G divides B: B / G rows after one another are under the same condition.
+        """
+        prepared = context if isinstance(context, Prepared) else self.prepare(context)
+        time = self.t_embedder(timesteps, x.dtype)
+        scale = _for_rows(prepared.scale, len(x))
+        pooled = _for_rows(prepared.time, len(x))
+        modulation = time if pooled is None else time + pooled
 
         x = self.conv_in(x)
         skips = []
@@ -79,8 +117,8 @@ class UVit(nn.Module):
             x = block(x, time, scale)
             skips.append(x)
         tokens = self._with_registers(self.to_patch_att_embedding_input(x) + self.pos_emb)
-        for block in self.blocks:
-            tokens = block(tokens, modulation, context)
+        for block, attended in zip(self.blocks, prepared.contexts, strict=True):
+            tokens = block(tokens, modulation, attended)
         x = self.to_patch_att_embedding_output(tokens[:, : self.pos_emb.shape[1]])
         for block in self.output_blocks:
             x = block(x, time, scale, skips.pop())
@@ -90,6 +128,13 @@ class UVit(nn.Module):
         if not self.config.registers:
             return tokens
         return torch.cat([tokens, self.register_emb.expand(len(tokens), -1, -1)], dim=1)
+
+
+def _for_rows(vectors: torch.Tensor | None, rows: int) -> torch.Tensor | None:
+    """(G, C) -> (rows, C), each for rows / G rows after one another."""
+    if vectors is None or len(vectors) == rows:
+        return vectors
+    return vectors.repeat_interleave(rows // len(vectors), 0)
 
 
 class TimeEmbedding(nn.Module):
@@ -226,8 +271,15 @@ class TransformerBlock(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), zeroed(nn.Linear(width, 6 * width)))
         self.cross_attn = CrossAttention(width, config.heads) if config.cross_attention else None
 
+    def keys_values(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What of the context (G, L, C) is attended to."""
+        return None if self.cross_attn is None else self.cross_attn.keys_values(context)
+
     def forward(
-        self, x: torch.Tensor, modulation: torch.Tensor, context: torch.Tensor | None
+        self,
+        x: torch.Tensor,
+        modulation: torch.Tensor,
+        context: torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None,
     ) -> torch.Tensor:
         vectors = self.adaLN_modulation(modulation)[:, None].chunk(6, dim=-1)
         shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = vectors

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from backend.models.wala import uvit
 from backend.models.wala.config import UVitConfig
 from backend.models.wala.uvit import FromPatches, ModulatedBlock, Patches, UVit
 from backend.sampling import Diffusion
@@ -159,3 +160,33 @@ def test_norms_of_the_blocks_divide_by_no_more_than_they_must(name: str) -> None
     centred = tokens - tokens.mean(dim=-1, keepdim=True)
     expected = centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt()
     torch.testing.assert_close(getattr(block, name)(tokens), expected)
+
+
+def test_rows_that_share_a_condition(golden) -> None:
+    """As if each row had its own copy of it; prepared once or in the step, kept or too large."""
+    case = golden("uvit_cross_dit")
+    model = case.load(UVit(_config(case.args)))
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 4, 12, 12, 12, generator=random)
+    context = torch.randn(2, 5, model.config.context_channels, generator=random)
+    timesteps = torch.tensor([0, 500, 999, 3])
+    expected = model(x, timesteps, context.repeat_interleave(2, 0))
+    shared = model(x, timesteps, model.prepare(context))
+    torch.testing.assert_close(shared, expected, atol=2e-5, rtol=0)
+    swapped = model(x, timesteps, model.prepare(context.flip(0)))
+    assert float((swapped - expected).abs().max()) > 1e-2
+
+
+def test_keys_and_values_that_are_too_large_are_not_kept(golden, monkeypatch) -> None:
+    case = golden("uvit_cross_dit")
+    model = case.load(UVit(_config(case.args)))
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 4, 12, 12, 12, generator=random)
+    context = torch.randn(1, 5, model.config.context_channels, generator=random)
+    kept = model.prepare(context)
+    assert all(isinstance(entry, tuple) for entry in kept.contexts)
+    monkeypatch.setattr(uvit, "KEPT_BYTES", 0)
+    anew = model.prepare(context)
+    assert all(isinstance(entry, torch.Tensor) for entry in anew.contexts)
+    timesteps = torch.tensor([10])
+    assert torch.equal(model(x, timesteps, kept), model(x, timesteps, anew))
