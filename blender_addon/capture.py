@@ -17,6 +17,7 @@ from bpy.app.handlers import persistent
 from ..backend.errors import BadInput
 from ..backend.protocol import MAX_POINTS, MAX_VOXEL_SIDE, MIN_POINTS
 from .compose import Capture, Colors, CubesCapture, MeshCapture, PointCapture
+from .generated import is_region_box
 
 NORMAL_NAMES = ("normal", "normals", "N", "Normal", "custom_normal")
 NORMAL_COLUMNS = ("nx", "ny", "nz")
@@ -99,7 +100,7 @@ def source_object(context) -> bpy.types.Object | None:
     """The pinned object, or the active one when it is selected.
 
     A mesh that was just made stands for its source: one wants to change a setting and click
-    Generate again, without selecting the source anew.
+    Generate again, without selecting the source anew. So does the box over a part of it.
     """
     settings = context.scene.fieldforge
     if settings.object_from == "PINNED":
@@ -107,6 +108,8 @@ def source_object(context) -> bpy.types.Object | None:
     active = context.view_layer.objects.active
     if active is None or not active.select_get():
         return None
+    if is_region_box(active):
+        active = active.parent
     made_from = _members_of_result(context, active)
     return made_from[0] if made_from else active
 

@@ -32,9 +32,10 @@ Beside = Callable[[Job], tuple[float, float] | None]
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """One preview. mark: what its object is known by."""
+    """One preview. mark: what its object is known by, whatever its name."""
 
     mark: str
+    name: str
     job: Job
     mesh: PlacedMesh
     matrix_world: np.ndarray
@@ -94,7 +95,7 @@ class Forming:
         return None
 
     def _make(self, wanted: Wanted) -> bpy.types.Object:
-        name = PREFIX + wanted.job.name
+        name = wanted.name
         mesh = bpy.data.meshes.new(name)
         mesh.materials.append(_material())
         item = bpy.data.objects.new(name, mesh)
@@ -156,7 +157,8 @@ def _wanted(job: Job, beside: Beside) -> Iterator[Wanted]:
         return
     matrices = matrices_of([mesh for _, mesh in numbered], job.destination, beside(job))
     for (number, mesh), matrix in zip(numbered, matrices, strict=True):
-        yield Wanted(f"{job.key}/{number}", job, mesh, matrix)
+        suffix = f", seed {job.seed + number}" if job.variations > 1 else ""
+        yield Wanted(f"{job.key}/{number}", PREFIX + job.name + suffix, job, mesh, matrix)
 
 
 def _marked(collection) -> Iterator[bpy.types.ID]:

@@ -83,6 +83,11 @@ def making_of(item: bpy.types.Object) -> Making | None:
     )
 
 
+def is_region_box(item: bpy.types.Object) -> bool:
+    """True for a box over a generated object, its parent."""
+    return item.type == "EMPTY" and item.fieldforge.is_region and item.parent is not None
+
+
 def _text_of(latent: np.ndarray) -> str:
     return base64.b85encode(np.ascontiguousarray(latent, "<f4").tobytes()).decode("ascii")
 

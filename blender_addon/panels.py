@@ -63,6 +63,7 @@ class FIELDFORGE_PT_main(_Sidebar, bpy.types.Panel):
 class FIELDFORGE_PT_history(_Sidebar, bpy.types.Panel):
     bl_label = "History"
     bl_idname = "FIELDFORGE_PT_history"
+    bl_order = 2
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw(self, context) -> None:

@@ -149,8 +149,8 @@ class FieldforgeSettings(SourceSettings, bpy.types.PropertyGroup):
         ],
     )
     own_sampling: BoolProperty(
-        name="Own Steps and Guidance",
-        description="Set what the model's authors found best for everyone yourself",
+        name="Own Sampling",
+        description="Set steps and guidance, instead of what the model's authors recommend",
         update=_own_sampling_changed,
     )
     steps: IntProperty(

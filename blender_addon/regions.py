@@ -8,7 +8,7 @@ import numpy as np
 from ..backend.errors import FieldforgeError
 from . import preferences, session
 from .arrival import region_of
-from .generated import making_of
+from .generated import is_region_box, making_of
 from .importing import Destination
 from .wrapping import paragraph
 
@@ -79,7 +79,7 @@ def chosen(context) -> tuple[bpy.types.Object | None, bpy.types.Object | None]:
     active = context.view_layer.objects.active
     if active is None:
         return None, None
-    if _is_box(active) and active.parent is not None:
+    if is_region_box(active):
         return active.parent, active
     others = [item for item in context.selected_objects if item != active]
     box = next((item for item in others if item.type == "EMPTY"), None)
@@ -87,10 +87,6 @@ def chosen(context) -> tuple[bpy.types.Object | None, bpy.types.Object | None]:
         own = context.view_layer.objects.get(active.fieldforge.region)
         box = own if own is not None and own.parent == active else None
     return active, box
-
-
-def _is_box(item: bpy.types.Object) -> bool:
-    return item.type == "EMPTY" and item.fieldforge.is_region
 
 
 def why_not_generated(item: bpy.types.Object | None) -> str:
@@ -171,6 +167,7 @@ class FIELDFORGE_PT_region(bpy.types.Panel):
     bl_category = "Fieldforge"
     bl_label = "Regenerate a Region"
     bl_idname = "FIELDFORGE_PT_region"
+    bl_order = 1
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw(self, context) -> None:

@@ -119,6 +119,8 @@ def test_variations_form_where_they_are_going_to_be(running, fake, dreaming, lay
     job = begin(running, fake, variations=3, layout=layout, seed=7)
     shown = 3 if layout == "ROW" else 1
     see(running, fake, job, count=shown)
+    expected = {f"Forming: Chair, seed {seed}" for seed in (7, 8, 9)[:shown]}
+    assert {item.name for item in previews()} == expected
     forming_at = sorted(item.matrix_world.translation.x for item in previews())
     fake.hold.set()
     finish(running, job)

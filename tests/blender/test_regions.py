@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from driving import finish, generate, know_models, result_objects
 from fieldforge.backend import protocol
-from fieldforge.blender_addon import arrival, generated, regions
+from fieldforge.blender_addon import arrival, capture, generated, regions
 from fieldforge.blender_addon.compose import Placement, compose
 from mathutils import Euler, Matrix
 from scenes import cloud, local_points, select, tick_until, world_points
@@ -131,6 +131,15 @@ def test_the_new_box_covers_the_upper_half(running, fake):
     assert np.array_equal(inside | near, middle | near)
     assert 0 < inside.sum() < len(points)
     assert bpy.context.selected_objects == [box]
+
+
+def test_the_box_stands_for_the_source_too(running, fake):
+    """Generate stays what it was while the box is selected."""
+    source, _, _ = make_one(running)
+    bpy.ops.fieldforge.add_region()
+    bpy.context.view_layer.update()
+    assert capture.source_object(bpy.context) == source
+    assert bpy.ops.fieldforge.generate.poll()
 
 
 def test_the_new_mesh_replaces_the_old_one_in_one_step(running, fake):

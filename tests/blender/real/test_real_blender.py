@@ -49,16 +49,34 @@ def installed(tmp_path_factory):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+WRITE_MODELS = """
+import sys
+from pathlib import Path
+from tests.wala_models import TASKS, write
+for condition in TASKS:
+    write(Path(sys.argv[1]), condition)
+"""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store of small models, of chance, one per condition."""
+    folder = tmp_path_factory.mktemp("store")
+    subprocess.run([PYTHON, "-c", WRITE_MODELS, str(folder)], cwd=ROOT, check=True, timeout=120)
+    return folder
+
+
 SCAN = str(ROOT / "examples" / "hen.ply")
 SHOTS = {
     "first_start": ("first-cube", "first-scan", "first-online", "first-preferences"),
     "generate": ("before", "during", "after", "nothing-selected", "lost", "preferences"),
+    "forming": ("forming-one", "forming-row", "formed-row", "region-after", "models"),
     "voxels": ("cubes-before", "cubes-after", "mesh-after", "cloud-after"),
 }
 
 
 @pytest.mark.parametrize("name", SHOTS)
-def test_in_the_window(installed, name):
+def test_in_the_window(installed, store, name):
     """The steps of NAME_steps.py succeed, and their pictures are there to be looked at."""
     assert PYTHON, "FIELDFORGE_BACKEND_PYTHON is not set"
     pictures = ROOT / "build" / "real-blender" / name
@@ -68,8 +86,9 @@ def test_in_the_window(installed, name):
     script = Path(__file__).with_name(f"{name}_steps.py")
     done = harness(
         *binds,
-        *("gui", str(script), str(pictures), "--seconds", "400", "--"),
-        *(SCAN, "--python", PYTHON),
+        *("--bind", str(store)),
+        *("gui", str(script), str(pictures), "--seconds", "800", "--"),
+        *(SCAN, "--python", PYTHON, "--weights", str(store)),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((pictures / "result.json").read_text())["ok"]
