@@ -116,8 +116,8 @@ def follow(
         seconds[stage] = seconds.get(stage, 0.0) + now - at
         at = now
         if isinstance(step, Progress):
-            stage = step.stage
-            report(stage, step.fraction)
+            stage = step.stage.partition(",")[0]  # after the comma: the step
+            report(step.stage, step.fraction)
             if isinstance(step, Preview) and previews is not None:
                 shown += 1
                 write_previews(previews, shown, step.meshes)

@@ -200,6 +200,8 @@ class _Generator:
         for step in sample(loaded, tensor, settings, noise, region):
             done = (step.number + 1) / step.count
             progress = self.stages.at("Sampling", _ENCODED + done * (_SAMPLED - _ENCODED))
+            words = f"{progress.stage}, step {step.number + 1} of {step.count}"
+            progress = Progress(words, progress.fraction)
             meshes = self.previews.after(step) if self.previews else ()
             yield Preview(progress.stage, progress.fraction, meshes) if meshes else progress
         if not bool(torch.isfinite(step.sample).all()):
