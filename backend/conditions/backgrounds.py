@@ -113,8 +113,9 @@ def _cut_out(image: np.ndarray, tolerances: Tolerances) -> Cutout | None:
     reached = plain
     if tolerances.shadow:
         reached = _with_shadow(plain, offset, distance < 1, tolerances.shadow)
-    reached |= _holes((distance < 1) & ~reached, distance)
+    reached |= _holes(distance, reached)
     if sharp is not None:
+        reached |= _holes(sharp, reached)
         # The blur closed narrow gaps; their ends are ground as it was before.
         reached |= ndimage.binary_dilation(reached, iterations=4, mask=sharp < 0.6)
     solid = _without_specks(~reached, distance)
@@ -234,12 +235,12 @@ def _from_border(alike: np.ndarray) -> np.ndarray:
     return reached[labels]
 
 
-def _holes(enclosed: np.ndarray, distance: np.ndarray) -> np.ndarray:
+def _holes(distance: np.ndarray, reached: np.ndarray) -> np.ndarray:
     """Ground seen through an object, as between the rungs of a chair.
 
     It is the ground exactly and ends sharply; a highlight or a white part fades, or is shaded.
     """
-    labels, count = ndimage.label(enclosed)
+    labels, count = ndimage.label(ndimage.binary_opening(distance < 1) & ~reached)
     holes = np.zeros(count + 1, bool)
     for number, place in enumerate(ndimage.find_objects(labels), start=1):
         grown = tuple(slice(max(0, s.start - 4), s.stop + 4) for s in place)
