@@ -94,7 +94,9 @@ def make_parser() -> Parser:
     _add_device(demo)
     _add_serve(commands)
     test = commands.add_parser("test", help="install what the tests need and run them")
-    test.add_argument("--ring", choices=("default", "blender", "real", "gpu"), default="default")
+    test.add_argument(
+        "--ring", choices=("default", "blender", "real", "gpu", "large"), default="default"
+    )
     bench = commands.add_parser("bench", help="measure speed and quality, print tables")
     bench.add_argument("--only", metavar="TABLE", choices=BENCHES, help=", ".join(BENCHES))
     bench.add_argument("--json", action="store_true", help="print one JSON line instead")

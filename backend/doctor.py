@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
 
-from . import device, environment
+from . import device, environment, weights
 from .blender_process import find_blender
 from .errors import FieldforgeError
 
@@ -48,7 +48,7 @@ _MARKS = {"ok": "[x]", "note": "[~]", "missing": "[ ]"}
 
 
 def findings() -> list[Finding]:
-    return [_python(), _backend(), _extra("test"), _blender(), *_device(), _disk()]
+    return [_python(), _backend(), _extra("test"), _blender(), *_models(), *_device(), _disk()]
 
 
 def _python() -> Finding:
@@ -97,6 +97,16 @@ def _blender() -> Finding:
         "not found; .blend files and previews install Blender as a Python module on first use",
         "Install Blender 4.2 or newer and put it on the PATH, if you would rather use that.",
     )
+
+
+def _models() -> list[Finding]:
+    """The store, and each model in it that cannot be used."""
+    here = weights.installed()
+    size = sum(model.bytes for model in here.values()) / _GIB
+    text = f"{', '.join(here)} ({size:.1f} GB)" if here else "wavelet-fit, which needs no weights"
+    found = [Finding("Models", "ok", f"{text}; the store is {weights.store()}")]
+    broken = weights.problems().items()
+    return found + [Finding(f"  {name}", "note", bad.cause, bad.remedy) for name, bad in broken]
 
 
 def _device() -> list[Finding]:

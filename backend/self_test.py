@@ -6,6 +6,7 @@ The rings, from the inside out:
     blender   only the tests inside Blender (as a Python module)
     real      the real Blender with its window
     gpu       the tests that need a CUDA device
+    large     checkpoints of the true size: minutes, and 10 GB of disk
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .terminal import ProgressBar
 
 ROOT = Path(__file__).resolve().parent.parent
 _NO_TESTS_COLLECTED = 5
-_ORDINARY = "not gpu and not real_blender"
+_ORDINARY = "not gpu and not real_blender and not large"
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,19 @@ _GPU = Step(
     (*_PYTEST, "gpu", "tests", "--ignore=tests/blender"),
     (("FIELDFORGE_GPU", "1"),),
 )
+_LARGE = Step(
+    "tests of the true size",
+    "test",
+    (*_PYTEST, "large", "tests", "--ignore=tests/blender"),
+    (("FIELDFORGE_LARGE", "1"),),
+)
 
 RINGS: dict[str, tuple[Step, ...]] = {
     "default": (*_LINT, _TESTS, _BLENDER),
     "blender": (_BLENDER,),
     "real": (_REAL,),
     "gpu": (_GPU,),
+    "large": (_LARGE,),
 }
 
 

@@ -89,6 +89,8 @@ def test_the_backend_never_imports_blender(path: Path) -> None:
         "self_test.py",
         "extension_zip.py",
         "blender_process.py",
+        "weights.py",
+        "tensor_files.py",
     ],
 )
 def test_what_runs_before_the_environment_needs_only_the_standard_library(name: str) -> None:
