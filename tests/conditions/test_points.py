@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -204,3 +206,43 @@ def test_strays_near_the_object_are_left_out() -> None:
     scale = np.ptp(source, axis=0).max() / 1.8
     off = np.abs(np.linalg.norm(placed * scale / RADII, axis=1) - 1)
     assert off.max() < 0.01
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_odd_clouds_give_points_in_the_cube(data: st.DataObject) -> None:
+    """Few points many times over, points on a lattice, clusters, any scale."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    kind = data.draw(st.sampled_from(["few", "lattice", "clusters", "flat", "line and point"]))
+    count = data.draw(st.integers(50, 3000))
+    if kind == "few":
+        cloud = rng.normal(size=(4, 3))[rng.integers(0, 4, count)]
+        cloud[:4] = np.eye(4)[:, :3]
+    elif kind == "lattice":
+        cloud = rng.integers(0, 5, (count, 3)).astype(float)
+    elif kind == "clusters":
+        cloud = rng.normal(size=(6, 3))[rng.integers(0, 6, count)]
+        cloud = cloud + rng.normal(size=(count, 3)) * 1e-4
+    elif kind == "flat":
+        cloud = rng.random((count, 3)) * [1, 1, 1e-3]
+    else:
+        cloud = np.outer(np.linspace(0, 1, count), [1, 2, 3])
+        cloud[-1] = [3, 1, 0]
+    cloud = (cloud * 10.0 ** data.draw(st.integers(-15, 15))).astype(np.float32)
+    placed, to_source = model_points(cloud, data.draw(st.sampled_from("yz")), 0, count=1000)
+    assert placed.shape == (1000, 3)
+    assert np.abs(placed).max() <= 0.9 + 1e-5
+    back = apply_to_points(to_source, placed, np.float64)
+    margin = 1e-4 * np.ptp(cloud, axis=0).max()
+    assert (back >= cloud.min(axis=0) - margin).all()
+    assert (back <= cloud.max(axis=0) + margin).all()
+
+
+def test_a_million_points_take_a_moment() -> None:
+    model_points(ellipsoid(200_000), "z", 0)  # compiles
+    many = np.tile(ellipsoid(100_000), (10, 1))
+    many += np.random.default_rng(0).normal(0, 1e-3, many.shape).astype(np.float32)
+    began = time.process_time()
+    placed, _ = model_points(many, "z", 0)
+    assert time.process_time() - began < 6  # 1.2 s on one processor
+    assert len(placed) == COUNT
