@@ -15,6 +15,7 @@ from . import (
     properties,
     regions,
     session,
+    variations,
 )
 from .sources import drop
 
@@ -27,6 +28,7 @@ CLASSES = (
     *drop.CLASSES,
     *panels.CLASSES,
     *regions.CLASSES,
+    *variations.CLASSES,
 )
 
 

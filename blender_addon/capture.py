@@ -142,6 +142,11 @@ def remember_result(result, origin: Origin) -> None:
     _origins[result.session_uid] = origin
 
 
+def origin_of_result(result) -> Origin | None:
+    """What it was made from, when that was since the file was opened."""
+    return _origins.get(result.session_uid)
+
+
 def _members_of_result(context, result) -> list[bpy.types.Object]:
     """What is left of what `result` was made from; nothing when something else is wanted now."""
     made_from = _origins.get(result.session_uid)

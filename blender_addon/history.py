@@ -34,7 +34,7 @@ ACTIVE = frozenset(
     {"preparing", "connecting", "sending", "queued", "running", "fetching", "placing"}
 )
 STAGES = {
-    "preparing": "Preparing the points",
+    "preparing": "Preparing the source",
     "connecting": "Connecting",
     "sending": "Sending",
     "queued": "Waiting for its turn",

@@ -14,6 +14,7 @@ from .compose import PlacedMesh
 
 COLOR_NAME = "Color"
 MATERIAL_NAME = "Fieldforge Colors"
+VARIATIONS = "fieldforge_variations"
 SOLID = {"MESH", "POINTCLOUD", "CURVE", "CURVES", "SURFACE", "META", "VOLUME"}
 
 
@@ -113,6 +114,7 @@ def add_meshes(
     together = len(meshes) > 1 and destination.layout == "COLLECTION"
     if together:
         inner = bpy.data.collections.new(destination.name)
+        inner[VARIATIONS] = True
         collection.children.link(inner)
         collection = inner
     created = []

@@ -158,6 +158,7 @@ class Jobs:
             resolution=0,
             seed=0,
             destination=Destination(f"Download of {title}", np.eye(4)),
+            state="connecting",
             file_serial=self._file_serial,
         )
         self.jobs.insert(0, job)
@@ -172,6 +173,7 @@ class Jobs:
         region: np.ndarray,
         destination: Destination,
         watch: bool,
+        origin: Origin | None = None,
     ) -> Job:
         """Make the part of a generated object anew that lies in `region`, (4, 4) as in a task."""
         job = Job(
@@ -190,6 +192,7 @@ class Jobs:
             state="connecting",
             file=bpy.data.filepath,
             file_serial=self._file_serial,
+            origin=origin,
             watch=watch,
         )
         self.jobs.insert(0, job)

@@ -1,4 +1,7 @@
-"""Regenerate a region: a box over a generated object, and what lies in it is made anew."""
+"""A generated object in the panel: how it was made, its variations, and parts made anew.
+
+A box over the object says which part; what lies in it is sampled again, the rest stays.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ import numpy as np
 from ..backend.errors import FieldforgeError
 from . import preferences, session
 from .arrival import region_of
+from .capture import origin_of_result
 from .generated import is_region_box, making_of
 from .importing import Destination
+from .variations import draw_variations
 from .wrapping import paragraph
 
 NAME = "Region of "
@@ -66,7 +71,12 @@ class FIELDFORGE_OT_regenerate_region(bpy.types.Operator):
             return {"CANCELLED"}
         settings = context.scene.fieldforge
         session.jobs().regenerate(
-            item, making, region, destination_of(context, item), settings.watch
+            item,
+            making,
+            region,
+            destination_of(context, item),
+            settings.watch,
+            origin_of_result(item),
         )
         return {"FINISHED"}
 
@@ -165,7 +175,7 @@ class FIELDFORGE_PT_region(bpy.types.Panel):
     bl_space_type = "VIEW_3D"
     bl_region_type = "UI"
     bl_category = "Fieldforge"
-    bl_label = "Regenerate a Region"
+    bl_label = "Generated Object"
     bl_idname = "FIELDFORGE_PT_region"
     bl_order = 1
     bl_options = {"DEFAULT_CLOSED"}
@@ -179,6 +189,7 @@ class FIELDFORGE_PT_region(bpy.types.Panel):
             paragraph(layout, [f"{reason}."], context, icon="INFO")
             return
         paragraph(layout, [making_words(item)], context, icon="MESH_DATA")
+        draw_variations(layout, item)
         layout.operator("fieldforge.add_region", icon="CUBE")
         if box is None:
             return

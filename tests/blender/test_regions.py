@@ -210,6 +210,7 @@ def test_beside_leaves_the_old_one_alone(running, fake):
     assert np.abs(moved[:, 1:]).max() < 1e-4
     select(new)
     assert reason() == "Add a region box first"
+    assert capture.source_object(bpy.context) == source  # also this one stands for it
 
 
 def test_the_preview_shows_where_the_object_is_now(running, fake):

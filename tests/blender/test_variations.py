@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from driving import finish, generate, know_models, result_objects
 from fieldforge.backend import protocol
-from fieldforge.blender_addon import arrival, generated, history
+from fieldforge.blender_addon import arrival, generated, history, regions
 from scenes import cloud, cube, select, tick_until, world_points
+from test_panels import draw
 
 
 @pytest.fixture
@@ -72,6 +73,30 @@ def test_a_collection_shows_the_first(running, dreaming):
         assert np.abs(world_points(item) - world_points(dreaming)).max() < 1e-5
     assert [item.visible_get() for item in items] == [True, False, False]
     assert [item.hide_render for item in items] == [False, True, True]
+
+
+def test_a_click_shows_the_next_variation(running, dreaming):
+    bpy.context.scene.fieldforge.layout = "COLLECTION"
+    (job,) = generate()
+    finish(running, job)
+    items = by_seed(dreaming)
+    for step, shown in ((1, 1), (1, 2), (1, 0), (-1, 2)):
+        assert bpy.ops.fieldforge.show_variation(step=step) == {"FINISHED"}
+        assert [item.visible_get() for item in items] == [n == shown for n in range(3)]
+        assert [item.hide_render for item in items] == [n != shown for n in range(3)]
+        assert bpy.context.selected_objects == [items[shown]]
+        assert bpy.context.view_layer.objects.active == items[shown]
+    page = draw(regions.FIELDFORGE_PT_region, width=2000)
+    assert "Variation 3 of 3" in page.words()
+    assert page.has("operator", "fieldforge.show_variation")
+
+
+def test_in_a_row_there_is_nothing_to_switch(running, dreaming):
+    (job,) = generate()
+    finish(running, job)
+    assert not bpy.ops.fieldforge.show_variation.poll()
+    page = draw(regions.FIELDFORGE_PT_region, width=2000)
+    assert not page.has("operator", "fieldforge.show_variation")
 
 
 @pytest.mark.parametrize("layout", ["ROW", "COLLECTION"])
