@@ -38,7 +38,12 @@ STIFFNESS = (0.12, 0.08, 0.05)
 """Widths, in cube units, of the Gaussians that smooth the displacement, one round each."""
 MOST_MATCHED = 20_000
 """Points that tell the displacement, smooth as it is."""
+KNOWN = 0.03
+"""Cube units from the generated surface within which points say nothing against it."""
 RAYS = 12
+DOUBT = np.float32(3)
+"""How much more a ray that speaks against a piece counts than one that speaks for it: beyond a dent
+that should not be, the far side of the body still looks right."""
 LONGEST_RAY = 0.6
 INNER, OUTER = 0.18, 0.30
 """Cube units from the points between which the solved field goes over into the generated one."""
@@ -320,11 +325,15 @@ def _contradicts(
         asked = np.random.default_rng(0).permutation(asked)[:20_000]
     side = int(np.clip(1 / np.median(cloud.spacings), 32, 128))
     scale = np.float32(side / 2)
-    fronts = np.zeros((4, side, side, side), np.float32)
+    # Where the shape has a surface by the points, theirs is nothing new to it.
+    tree = cKDTree(moved.points[moved.chosen(40_000)])
+    away = tree.query(cloud.points, distance_upper_bound=KNOWN, workers=thread_count())[0]
+    fronts = np.zeros((5, side, side, side), np.float32)
     cells = np.clip(((cloud.points + 1) * scale).astype(np.int64), 0, side - 1)
     for axis in range(3):
         np.add.at(fronts[axis], tuple(cells.T), cloud.normals[:, axis])
     np.add.at(fronts[3], tuple(cells.T), 1)
+    np.add.at(fronts[4], tuple(cells.T), np.isinf(away))
     votes = np.zeros((len(asked), 2), np.float32)
     directions = _directions(RAYS)
     in_chunks(
@@ -345,7 +354,8 @@ def _contradicts(
     )
     against, favour = near + np.float32(0.05) * wide
     nothing[uncovered] = (
-        pointcloud.sample(against - favour, (moved.points[uncovered] + 1) * np.float32(32)) > 0
+        pointcloud.sample(DOUBT * against - favour, (moved.points[uncovered] + 1) * np.float32(32))
+        > 0
     )
     return nothing
 
@@ -390,7 +400,7 @@ def _look(begin, end, places, normals, directions, fronts, field, longest, votes
                     ) / count
                     against = facing if outer else -facing
                     if against > 0.3:
-                        votes[i, 0] += 1
+                        votes[i, 0] += fronts[4, a, b, c] > 0.5 * count
                     elif against < -0.3 and not outer:
                         votes[i, 1] += 1
                     break
@@ -470,8 +480,8 @@ def _joined(
 
 PADDING = 3
 """Empty voxels around the given ones, which the surface must not enter either."""
-SMALLNESS = 0.1
-"""What the size of the correction costs beside its curvature: it dies out within two voxels."""
+SMALLNESS = 1.0
+"""What the size of the correction costs beside its curvature: it dies out within a voxel or two."""
 REPAIRS = 6
 
 
