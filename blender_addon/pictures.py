@@ -31,8 +31,8 @@ from .compose import Choices, PictureCapture, Placement, srgb_from_linear
 from .rasterizer import Picture, rasterize, shade
 
 LONGEST_PICTURE = 1024
-LONGEST_DEPTH = 384
-VIEW_SIDE = 320
+LONGEST_DEPTH = 640
+VIEW_SIDE = 480
 LONGEST_SIDE = 1.8  # of what the models make, in their cube of side 2
 ROWS = 256  # of a large picture that are worked on at once
 STROKE_MARGIN = 3.0  # how far beside the picture a stroke still counts, in half pictures
@@ -80,15 +80,17 @@ class ShapeCapture(PictureCapture):
 
 @dataclass(frozen=True, eq=False)
 class ImageCapture(PictureCapture):
-    """pixels: (H, W, 4), row 0 at the bottom; float32, or uint8 sRGB with straight alpha.
-    linear: float colours are scene-linear; premultiplied: with alpha multiplied into them; opaque:
-    alpha means nothing; drawing: it is a sketch; matrix_world: where the models' cube goes."""
+    """pixels: (H, W, 4) float32 or uint8, row 0 at the bottom. linear: float colours are
+    scene-linear; premultiplied: with alpha multiplied into them; drawn: uint8 as a viewport draws
+    (`straight`); opaque: alpha means nothing; drawing: it is a sketch; matrix_world: where the
+    models' cube goes."""
 
     name: str
     pixels: np.ndarray
     matrix_world: np.ndarray
     linear: bool = False
     premultiplied: bool = False
+    drawn: bool = False
     opaque: bool = False
     drawing: bool = False
     background: str = "auto"
@@ -122,6 +124,7 @@ def small_image(capture: ImageCapture) -> np.ndarray:
 
 def _premultiplied(block: np.ndarray, capture: ImageCapture) -> np.ndarray:
     """(h, w, 4) float32 in 0..1 with alpha multiplied into the colours."""
+    block = straight(block) if capture.drawn else block
     whole = block.dtype == np.uint8
     values = block.astype(np.float32) / 255 if whole else np.nan_to_num(block, posinf=1, neginf=0)
     if capture.opaque:
@@ -130,6 +133,21 @@ def _premultiplied(block: np.ndarray, capture: ImageCapture) -> np.ndarray:
     elif not capture.premultiplied:
         values = np.concatenate([values[..., :3] * values[..., 3:], values[..., 3:]], axis=2)
     return values
+
+
+def straight(drawn: np.ndarray) -> np.ndarray:
+    """(..., 4) uint8 as a viewport draws: alpha was multiplied into linear colours, which were then
+    made sRGB -> uint8 sRGB with straight alpha."""
+    edge = (drawn[..., 3] > 0) & (drawn[..., 3] < 255)
+    result = drawn.copy()
+    part = drawn[edge].astype(np.float32) / 255
+    result[edge, :3] = np.rint(255 * srgb_from_linear(linear_from_srgb(part[:, :3]) / part[:, 3:]))
+    return result
+
+
+def linear_from_srgb(values: np.ndarray) -> np.ndarray:
+    """sRGB (IEC 61966-2-1) in 0..1 -> linear, any shape."""
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 def _means(values: np.ndarray, factor: int) -> np.ndarray:
@@ -399,16 +417,16 @@ class ViewsCapture(PictureCapture):
 
 @dataclass(frozen=True, eq=False)
 class ViewPictures(PictureCapture):
-    """images: (V, H, W, 4) uint8 sRGB, straight alpha, row 0 at the top, in the cameras' order."""
+    """images: (V, H, W, 4) uint8 as a viewport draws (`straight`), row 0 at the top, in the
+    cameras' order."""
 
     name: str
     images: np.ndarray
     matrix_world: np.ndarray
 
     def task(self, choices: Choices) -> tuple[Task, Placement]:
-        return with_sampling(ViewsToMesh, self, choices, images=self.images), Placement(
-            self.matrix_world
-        )
+        task = with_sampling(ViewsToMesh, self, choices, images=straight(self.images))
+        return task, Placement(self.matrix_world)
 
 
 def cube_views(cameras: tuple[int, ...]) -> np.ndarray:

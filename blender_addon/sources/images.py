@@ -33,8 +33,8 @@ def facts(context) -> Facts:
         reason = f"{image.name} is a film"
         return Facts(f"{reason}.", reason, "Save one of its frames as a picture, and open that.")
     more = {"SEQUENCE": ", its first frame", "TILED": ", its first tile"}.get(image.source, "")
-    if not image.has_data:
-        return Facts(f"{image.name}{more}")
+    if not image.has_data:  # its name is in the field above already
+        return Facts(f"{image.name}{more}" if more else "")
     width, height = image.size
     return Facts(f"{image.name}: {width:,} x {height:,} pixels{more}")
 

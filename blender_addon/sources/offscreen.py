@@ -22,7 +22,7 @@ def available(context) -> bool:
 def draw(
     context, view: np.ndarray, projection: np.ndarray, size: tuple[int, int], shading: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(image (H, W, 4) uint8 sRGB, straight alpha; depth (H, W) float32 in 0..1), row 0 at the
+    """(image (H, W, 4) uint8, see `pictures.straight`; depth (H, W) float32 in 0..1), row 0 at the
     bottom. No overlays, no background. shading: "" for that of the view. Raises BadInput."""
     import gpu
     from mathutils import Matrix

@@ -109,7 +109,7 @@ def _size(box, settings, found, model) -> None:
 
 
 def _image_options(box, settings, found, model) -> None:
-    box.prop(settings, "background")
+    box.prop(settings, "background", text="")
     _size(box, settings, found, model)
 
 

@@ -36,9 +36,9 @@ class SourceSettings:
         name="Background",
         description="What becomes of what is around the object in the picture",
         items=[
-            ("auto", "Remove if Plain", "Remove a background of one colour"),
-            ("remove", "Remove", "Remove also a background that is not quite plain"),
-            ("keep", "Keep", "Take the picture as it is"),
+            ("auto", "Remove Plain Background", "Remove a background of one colour"),
+            ("remove", "Remove Background", "Remove also a background that is not quite plain"),
+            ("keep", "Keep Background", "Take the picture as it is"),
         ],
     )
     sketch_from: EnumProperty(
@@ -85,6 +85,6 @@ class SourceSettings:
         subtype="DISTANCE",
     )
     textured_views: BoolProperty(
-        name="Textures",
+        name="With Materials",
         description="Show the objects with their materials instead of as the viewport shades them",
     )

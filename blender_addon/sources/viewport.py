@@ -21,7 +21,7 @@ def facts(context) -> Facts:
         return Facts(f"{reason}.", reason, "Open one in Blender's window, or choose Image.")
     space, region = cameras.viewport(context)
     words = _SHADING_WORDS[space.shading.type]
-    return Facts(f"The view: {region.width:,} x {region.height:,} pixels, {words}")
+    return Facts(f"{region.width:,} x {region.height:,} pixels, {words}")
 
 
 def capture(context) -> ImageCapture:
@@ -37,5 +37,5 @@ def capture(context) -> ImageCapture:
         name="Viewport",
         pixels=image,
         matrix_world=cameras.at_cursor(context),
-        background="keep",
+        drawn=True,
     )

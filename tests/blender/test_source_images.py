@@ -7,7 +7,7 @@ import bpy
 import numpy as np
 import pytest
 from fieldforge.backend import errors, protocol
-from fieldforge.blender_addon import compose, sources
+from fieldforge.blender_addon import capture, compose, pictures, sources
 
 CHOICES = compose.Choices("", 256, seed=3)
 MODEL = {"id": "", "samples": True}
@@ -124,7 +124,7 @@ def saved(settings, tmp_path):
 
 def test_a_file_is_read_when_it_is_needed(settings, saved):
     settings.image = bpy.data.images.load(str(saved))
-    assert sources.facts(bpy.context, MODEL).text == "saved.png"
+    assert sources.facts(bpy.context, MODEL) == capture.Facts("")
     assert not settings.image.has_data  # looking at the panel reads no file
     task, _ = composed()
     assert task.image.shape == (4, 6, 4)
@@ -176,6 +176,24 @@ def test_the_last_render_is_read_as_it_is_shown(rendering):
     assert np.abs(task.image.reshape(-1, 4).astype(int) - [188, 39, 0, 255]).max() <= 1
     assert bpy.data.images[:] == before
     assert rendering.render.image_settings.file_format == "OPEN_EXR"
+
+
+def test_what_a_viewport_draws_gets_straight_alpha():
+    """Its antialiased edges have alpha in their linear colours; a viewport's picture shows that."""
+    rng = np.random.default_rng(2)
+    colors = rng.uniform(0.2, 1, (6, 8, 3))
+    alpha = rng.uniform(0.2, 1, (6, 8, 1))
+    alpha[0], alpha[1] = 0, 1
+    drawn = compose.srgb_from_linear(pictures.linear_from_srgb(colors) * alpha)
+    drawn = np.rint(255 * np.concatenate([drawn, alpha], axis=2)).astype(np.uint8)
+    captured = pictures.ImageCapture("Viewport", drawn[::-1], np.eye(4), drawn=True)
+    image = compose.compose(captured, CHOICES)[0].image
+    assert np.array_equal(image[..., 3], drawn[..., 3])
+    assert np.array_equal(image[1], drawn[1])
+    assert np.abs(image[1:, :, :3] - 255 * colors[1:]).max() < 6
+    views = np.stack([drawn, drawn])
+    task, _ = compose.compose(pictures.ViewPictures("Chair", views, np.eye(4)), CHOICES)
+    assert np.abs(task.images[:, 1:, :, :3] - 255 * colors[1:]).max() < 6
 
 
 def test_the_result_goes_to_the_3d_cursor(settings):
