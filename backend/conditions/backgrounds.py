@@ -16,6 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 _WORKING_SIDE = 640
+_LARGEST_SIDE = 4096
 _TOUCHING = np.ones((3, 3), bool)
 
 
@@ -56,9 +57,16 @@ class Cutout:
 
 
 def by_alpha(image: np.ndarray) -> Cutout:
-    """The cut-out that an (H, W, 4) uint8 picture with straight alpha is."""
-    multiplied = np.asarray(Image.fromarray(np.ascontiguousarray(image)).convert("RGBa"))
-    return Cutout(multiplied[..., :3], image[..., 3])
+    """The cut-out that an (H, W, 4) uint8 picture with straight alpha is; reduced when it is large,
+    band by band, for three copies of a hundred million pixels would fill a gigabyte."""
+    factor = max(1, max(image.shape[:2]) // _LARGEST_SIDE)
+    height = factor * max(1, 1024 // factor)
+    bands = []
+    for top in range(0, len(image), height):
+        band = Image.fromarray(np.ascontiguousarray(image[top : top + height]))
+        bands.append(np.asarray(band.convert("RGBa").reduce(factor)))
+    multiplied = np.concatenate(bands)
+    return Cutout(multiplied[..., :3], multiplied[..., 3])
 
 
 def cut_out(image: np.ndarray, attempts: Sequence[Tolerances] = CAREFUL) -> Cutout | None:

@@ -52,7 +52,8 @@ def prepare(image: np.ndarray, background: str = "auto") -> Prepared:
     """The picture as the model will see it, and notes on what was done."""
     cutout, note = _isolated(image, background)
     if cutout is None:
-        return Prepared(cut(_on_black(image), whole(*image.shape[:2])), note)
+        picture = _on_black(image)
+        return Prepared(cut(picture, whole(*picture.shape[:2])), note)
     return Prepared(cut(cutout.colors, around(cutout.opacity > _SEEN)), note)
 
 

@@ -136,6 +136,17 @@ def test_size_and_place_in_the_picture_do_not_matter(
 # -------------------------------------------------------------------------------------------- alpha
 
 
+def test_a_large_picture_with_alpha_is_the_same_as_a_small_one() -> None:
+    cover = ring(200, radius=0.2)
+    alpha = np.rint(255 * cover)
+    small = np.dstack([painted(cover, (220, 120, 60), (0, 255, 0)), alpha]).astype(np.uint8)
+    large = small.repeat(23, axis=0).repeat(23, axis=1)
+    for background in ("auto", "keep"):
+        found, want = (prepare(image, background).picture.astype(int) for image in (large, small))
+        assert np.abs(found - want).mean() < 3
+        assert want.mean() > 8
+
+
 def test_what_alpha_hides_does_not_show() -> None:
     cover = ring()
     hidden = np.dstack([np.full((160, 160, 3), 255), np.rint(255 * cover)]).astype(np.uint8)
