@@ -240,7 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
                 case ["GET", "jobs", job]:
                     self._json(self._record(job))
                 case ["DELETE", "jobs", job]:
-                    self._record(job)
+                    self._record(job)["state"] = "cancelled"
                     del fake.jobs[job]
                     self.send_response(204)
                     self.end_headers()
