@@ -99,6 +99,7 @@ def make_parser() -> Parser:
     )
     bench = commands.add_parser("bench", help="measure speed and quality, print tables")
     bench.add_argument("--only", metavar="TABLE", choices=BENCHES, help=", ".join(BENCHES))
+    _add_device(bench)
     bench.add_argument("--json", action="store_true", help="print one JSON line instead")
     doctor = commands.add_parser("doctor", help="what is installed, and what to do if it is not")
     doctor.add_argument("--json", action="store_true", help="print one JSON line instead")
@@ -273,7 +274,7 @@ def _build_extension(options: argparse.Namespace, arguments: list[str]) -> int:
     return 0
 
 
-BENCHES = ("geometry", "reconstruction", "blender")
+BENCHES = ("geometry", "reconstruction", "blender", "wala")
 COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "run": _in_environment("run"),
     "demo": _in_environment("demo"),

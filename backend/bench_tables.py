@@ -48,11 +48,21 @@ def import_speed() -> Iterable[Row]:
     return found if isinstance(found, list) else [found]
 
 
+def wala(device: str = "auto") -> Iterable[Row]:
+    """Stages of WaLa at the published size, on `device`."""
+    found: Iterable[Row] = importlib.import_module(".bench.wala", __package__).rows(device)
+    return found
+
+
 BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
     "geometry": _rows_of("geometry"),
     "reconstruction": _rows_of("reconstruction"),
     "blender": import_speed,
+    "wala": wala,
 }
+
+ON_DEVICE: dict[str, Callable[[str], Iterable[Row]]] = {"wala": wala}
+"""Those that run on the device of one's choice."""
 
 
 def table(rows: Sequence[Row]) -> str:

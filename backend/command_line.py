@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -320,13 +321,14 @@ def serve(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """Run the benchmarks; a table for each, or one JSON line of all."""
-    from .bench_tables import BENCHES, table
+    from .bench_tables import BENCHES, ON_DEVICE, table
 
     names = [options.only] if options.only else list(BENCHES)
     results = {}
     for name in names:
         rows = []
-        for row in BENCHES[name]():
+        work = partial(ON_DEVICE[name], options.device) if name in ON_DEVICE else BENCHES[name]
+        for row in work():
             rows.append(row)
             print(f"{name}: {len(rows)} measured", file=sys.stderr)
         results[name] = rows

@@ -310,8 +310,9 @@ def _split_matrix(size: int, low_taps: Filter, high_taps: Filter, replicate: boo
 
 
 @cache
-def _join_matrix(size: int) -> torch.Tensor:
-    return torch.from_numpy(synthesis_matrix(size))
+def _join_matrix(size: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    with torch.inference_mode(False):  # it outlives the mode that it is first wanted in
+        return torch.from_numpy(synthesis_matrix(size)).to(device, dtype)
 
 
 def _along_axes(matrix: torch.Tensor, volume: torch.Tensor) -> torch.Tensor:
@@ -331,7 +332,7 @@ def _split_dense(volume: torch.Tensor, matrix: torch.Tensor) -> tuple[torch.Tens
 
 def _synthesize_dense(low: torch.Tensor, high: torch.Tensor | None) -> torch.Tensor:
     size = low.shape[-1]
-    matrix = _join_matrix(size).to(low)
+    matrix = _join_matrix(size, low.device, low.dtype)
     if high is None:
         return _along_axes(matrix[:, :size], low)
     bands = torch.cat([low.unsqueeze(-4), high], dim=-4).unflatten(-4, (2, 2, 2))

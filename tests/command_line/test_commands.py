@@ -269,6 +269,15 @@ def test_bench_prints_tables_or_json(
     assert command("bench", "--only", "cooking").code == 2
 
 
+def test_bench_on_the_device_that_is_asked_for(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(bench_tables.ON_DEVICE, "wala", lambda device: iter([{"on": device}]))
+    assert command("bench", "--only", "wala", "--device", "cpu", "--json").record == {
+        "wala": [{"on": "cpu"}]
+    }
+
+
 # ---------------------------------------------------------------------------------- build-extension
 
 

@@ -134,7 +134,7 @@ def _for_rows(vectors: torch.Tensor | None, rows: int) -> torch.Tensor | None:
     """(G, C) -> (rows, C), each for rows / G rows after one another."""
     if vectors is None or len(vectors) == rows:
         return vectors
-    return vectors.repeat_interleave(rows // len(vectors), 0)
+    return vectors[:, None].expand(-1, rows // len(vectors), -1).flatten(0, 1)
 
 
 class TimeEmbedding(nn.Module):
