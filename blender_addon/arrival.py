@@ -94,6 +94,7 @@ def row_offsets(
 
 def extent_along_x(mesh: PlacedMesh, matrix_world: np.ndarray) -> tuple[float, float]:
     """(lowest, highest) x in the world of a mesh under a transform."""
-    row = matrix_world[0]
-    along = mesh.vertices @ row[:3].astype(np.float32)
-    return float(along.min() + row[3]), float(along.max() + row[3])
+    a, b, c, shift = matrix_world[0].astype(np.float32)
+    x, y, z = mesh.vertices.T
+    along = a * x + b * y + c * z  # no matrix product: its threads would wait for each other
+    return float(along.min() + shift), float(along.max() + shift)

@@ -65,20 +65,23 @@ class Forming:
     def update(self, jobs: list[Job], beside: Beside, budget: float = BUDGET) -> bool:
         """Show what `jobs` have formed, and nothing else; False when time ran out before the end.
 
-        budget: seconds after which no other mesh is begun.
+        budget: seconds after which no other mesh is begun; one is always done.
         """
         limit = time.perf_counter() + budget
         wanted = [each for job in jobs for each in _wanted(job, beside)]
         self._remove_all_but({each.mark for each in wanted})
+        filled = 0
         for each in wanted:
+            changed = self._meshes.get(each.mark) is not each.mesh
+            if changed and filled and time.perf_counter() > limit:
+                return False
             item = self._find(each.mark) or self._make(each)
             self._put(item, each)
-            if self._meshes.get(each.mark) is not each.mesh:
-                if time.perf_counter() > limit:
-                    return False
+            if changed:
                 item.data.clear_geometry()
                 fill_mesh(item.data, each.mesh)
                 self._meshes[each.mark] = each.mesh
+                filled += 1
         return True
 
     def clear(self) -> None:

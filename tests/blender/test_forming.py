@@ -333,7 +333,7 @@ def test_an_update_holds_the_main_thread_shortly(running, fake, dreaming):
     longest = 0.0
     for _ in range(3):
         job.forming = [ball() for _ in range(16)]
-        for _ in range(16):
+        for _ in range(16):  # one at the least with each
             begun = time.thread_time()
             running.tick()
             longest = max(longest, time.thread_time() - begun)
