@@ -312,9 +312,15 @@ class _FoundCodeError(Exception):
 
 
 class _Uncallable(type):
-    """Of classes that may be described in a pickle, but not called by it."""
+    """Of classes that may be described in a pickle, but not called by it.
+
+    Only a member of an enumeration looks like a call of a class, with its value alone.
+    """
 
     def __call__(cls, *arguments: Any, **named: Any) -> Any:
+        is_class = cls.__name__.rpartition(".")[2][:1].isupper()
+        if is_class and not named and [type(a) for a in arguments] in ([str], [int]):
+            return Inert()
         raise _FoundCodeError(cls.__name__)
 
 

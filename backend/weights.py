@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -29,6 +30,8 @@ DESCRIPTION = "model.json"
 FORMAT = 1
 MAX_DESCRIPTION_BYTES = 1 << 20
 VIEW_KINDS = ("", "image", "depth")
+
+_STALE_SECONDS = 3600
 
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.safetensors")
@@ -390,6 +393,7 @@ def replaced_folder(folder: Path, needed_bytes: int = 0) -> Iterator[Path]:
     """A new folder that becomes `folder` at the end, or is removed. Raises StorageFailed."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder)
         check_disk(folder.parent, needed_bytes)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
@@ -402,6 +406,15 @@ def replaced_folder(folder: Path, needed_bytes: int = 0) -> Iterator[Path]:
         raise _unwritable(folder, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what a process left that was killed while it wrote `folder`."""
+    for left in folder.parent.glob(f".{folder.name}-*"):
+        with contextlib.suppress(OSError):  # whoever it belongs to may be removing it, too
+            newest = max(path.stat().st_mtime for path in (left, *left.glob("*")))
+            if time.time() - newest > _STALE_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _take_place(partial: Path, folder: Path) -> None:

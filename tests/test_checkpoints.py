@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import enum
 import io
 import os
 import pathlib
@@ -116,6 +117,10 @@ class Settings(dict[str, Any]):
     """A class of whoever trained the model, which this program does not have."""
 
 
+class Mode(enum.Enum):
+    FAST = "fast"
+
+
 class Choice:
     def __init__(self) -> None:
         self.weights = [1, 2]
@@ -131,6 +136,7 @@ def test_what_frameworks_put_beside_the_weights_is_skipped(tmp_path: Path) -> No
         "path": pathlib.PurePosixPath("/somewhere"),
         "groups": collections.defaultdict(list, {"x": [1]}),
         "names": {"a", "b"},
+        "mode": Mode.FAST,
         "dtype": torch.float32,
         "device": torch.device("cpu"),
         "size": torch.Size([1, 2]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,21 @@ def test_a_failure_leaves_what_was_there(store: Path) -> None:
     assert weights.installed() == {"a-model": before}
     weights.verify(before)
     assert [path.name for path in store.iterdir()] == ["a-model"]
+
+
+def test_what_a_killed_process_left_is_removed_once_it_is_old(store: Path) -> None:
+    for name in (".a-model-old", ".a-model-new", ".another-old"):
+        (store / name).mkdir(parents=True)
+        (store / name / "model.safetensors").write_bytes(b"x")
+        if name.endswith("old"):
+            for path in (store / name / "model.safetensors", store / name):
+                os.utime(path, (1, 1))
+    write(store)
+    assert sorted(path.name for path in store.iterdir()) == [
+        ".a-model-new",
+        ".another-old",
+        "a-model",
+    ]
 
 
 def test_the_store_is_where_it_was_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ def _in_background(
     newest: list[Any] = ["", 0.0]
 
     def report(stage: str, fraction: float) -> None:
-        if unwanted.is_set():
+        # Asked here too: a worker has little time before it is killed, and there is much to remove.
+        if unwanted.is_set() or context.cancelled():
             raise Cancelled("The download was stopped.")
         now = time.monotonic()
         if stage != newest[0] or now - newest[1] >= _SECONDS_BETWEEN:
