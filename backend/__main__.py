@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     wants_json = "--json" in arguments
     try:
         parser = make_parser()
-        options, rest = parser.parse_known_args(arguments)
+        options, rest = parser.parse_known_args(_with_region(arguments))
         if options.command is None:
             parser.print_help()
             return 0
@@ -79,6 +79,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("FIELDFORGE_DEBUG"):
             raise
         return _tell(_in_words(error), wants_json)
+
+
+def _with_region(arguments: list[str]) -> list[str]:
+    """--region and its box as one argument: a box may begin with a minus, as options do."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--region":
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def make_parser() -> Parser:

@@ -1,8 +1,8 @@
 """What forms, shown after the steps of a sampler: small meshes, at a small share of the time.
 
 A preview is the 76^3 level of the wavelet transform, four nodes of the result apart. It comes from
-the real decoder where that is cheap enough, and else from `PreviewDecoder`, once that has learned
-from an earlier job.
+the real decoder where that is cheap enough for every step, and else from `PreviewDecoder`, once
+that has learned from an earlier job.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from ..geometry import wavelets
 from ..geometry.isosurface import marching_cubes
-from ..geometry.transforms import apply_to_points, compose
+from ..geometry.transforms import apply_to_points, compose, index_to_cube
 from ..models.wala.config import LATENT_SIDE, WalaConfig
 from ..protocol import MeshResult
 from ..sampling import Step
@@ -28,11 +28,15 @@ _GUESSED_LINEAR = 0.1  # seconds per shape, until it was measured
 _CAUTION = 2.0  # convolutions take longer than their multiplications tell
 
 
-def index_to_cube() -> np.ndarray:
-    """From index coordinates of a preview's grid to the cube: node i is node 4 i - 24 of 256."""
-    transform = np.diag([8 / 256] * 3 + [1.0])
-    transform[:3, 3] = 2 * -24 / 256 - 1
-    return transform
+_BESIDE = 6  # nodes at either end of a level of 76 that lie outside of the cube
+SIDE = 76 - 2 * _BESIDE
+
+
+def in_cube(level: np.ndarray) -> np.ndarray:
+    """(76, 76, 76) of a level, whose node i is node 4 i - 24 of 256 -> its part in the cube,
+    node i at 2 i / SIDE - 1, and one more where the cube ends."""
+    inside = slice(_BESIDE, _BESIDE + SIDE + 1)
+    return np.ascontiguousarray(level[inside, inside, inside])
 
 
 class Previewer:
@@ -74,15 +78,15 @@ class Previewer:
 
     def _way(self, step: Step) -> str | None:
         """ "decoder", "estimate", or None for no preview now."""
-        pace, left = self._loaded.pace, step.count - step.number
+        pace = self._loaded.pace
         per_step = (self._clock() - self._began - self.seconds) / (step.number + 1)
         guess = per_step * _decoder_share(self._loaded.model.config)
         full = self._batch * pace.get(_pace("decoder"), guess / self._batch)
         rest = self._batch * pace.get("decode", full / self._batch)
         total = self._elapsed + per_step * step.count + rest
         allowed = SHARE * total - self.seconds
-        last = left == 1  # the real decoder is about to show it in full
-        if full * (left - 1) <= allowed and not last:
+        last = step.number + 1 == step.count  # the real decoder is about to show it in full
+        if full * step.count <= SHARE * total and full <= allowed and not last:
             return "decoder"
         if self._loaded.previews.ready:
             estimate = self._batch * pace.get(_pace("estimate"), _GUESSED_LINEAR)
@@ -101,8 +105,8 @@ class Previewer:
         return list(wavelets.synthesize_level(low, None).cpu().numpy())
 
     def _mesh(self, field: np.ndarray) -> MeshResult:
-        vertices, faces = marching_cubes(field, closed=True)
-        placed = apply_to_points(compose(self._to_source, index_to_cube()), vertices)
+        vertices, faces = marching_cubes(in_cube(field), closed=True)
+        placed = apply_to_points(compose(self._to_source, index_to_cube(SIDE)), vertices)
         return MeshResult(name="Preview", vertices=placed, faces=faces, to_source=self._to_source)
 
 

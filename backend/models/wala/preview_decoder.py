@@ -85,9 +85,9 @@ class PreviewDecoder:
 
     def _read(self, file: Path) -> None:
         try:
-            with np.load(file) as kept:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as kept:
                 gram, moments, shapes = kept["gram"], kept["moments"], int(kept["shapes"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return
         if gram.shape == self._gram.shape and moments.shape == self._moments.shape and shapes > 0:
             self._gram, self._moments, self.shapes = gram, moments, shapes
