@@ -125,14 +125,18 @@ def small_image(capture: ImageCapture) -> np.ndarray:
 def _premultiplied(block: np.ndarray, capture: ImageCapture) -> np.ndarray:
     """(h, w, 4) float32 in 0..1 with alpha multiplied into the colours."""
     block = straight(block) if capture.drawn else block
-    whole = block.dtype == np.uint8
-    values = block.astype(np.float32) / 255 if whole else np.nan_to_num(block, posinf=1, neginf=0)
-    if capture.opaque:
-        values = values.copy() if values is block else values
-        values[..., 3] = 1
-    elif not capture.premultiplied:
-        values = np.concatenate([values[..., :3] * values[..., 3:], values[..., 3:]], axis=2)
-    return values
+    if block.dtype == np.uint8:
+        values = block.astype(np.float32) / 255
+    elif np.isfinite(block).all():
+        values = block
+    else:
+        values = np.nan_to_num(block, posinf=1, neginf=0)
+    if capture.premultiplied and not capture.opaque:
+        return values
+    alpha = np.float32(1) if capture.opaque else values[..., 3:]
+    result = values * alpha
+    result[..., 3] = 1 if capture.opaque else values[..., 3]
+    return result
 
 
 def straight(drawn: np.ndarray) -> np.ndarray:
