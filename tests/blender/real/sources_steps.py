@@ -345,7 +345,8 @@ def what_is_missing():
     bpy.ops.object.select_all(action="DESELECT")
     settings().image = None
     bpy.context.scene.camera = None
-    bpy.context.scene.grease_pencil = None
+    name = "annotation" if hasattr(bpy.context.scene, "annotation") else "grease_pencil"
+    setattr(bpy.context.scene, name, None)
     settings().seen_from, settings().seen_objects = "CAMERA", "VISIBLE"
     for source in ("IMAGE", "SKETCH", "DEPTH"):
         settings().source = source

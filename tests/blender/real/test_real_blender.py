@@ -71,6 +71,7 @@ SHOTS = {
     "first_start": ("first-cube", "first-scan", "first-online", "first-preferences"),
     "generate": ("before", "during", "after", "nothing-selected", "lost", "preferences"),
     "forming": ("forming-one", "forming-row", "formed-row", "region-after", "models"),
+    "sources": ("chooser", "panel-viewport", "panel-views-image", "panel-text", "missing-depth"),
     "voxels": ("cubes-before", "cubes-after", "mesh-after", "cloud-after"),
 }
 
