@@ -154,16 +154,17 @@ def _license(model: dict) -> str:
 
 
 def _draw_ready(layout, model: dict, context) -> None:
-    row = layout.row()
-    row.label(text=title_of(model), icon="CHECKMARK", translate=False)
-    row.label(text=size_words(model) or "needs no weights")
+    split = layout.split(factor=0.5)
+    split.label(text=title_of(model), icon="CHECKMARK", translate=False)
+    split.label(text=size_words(model) or "needs no weights")
     if model.get("license_words"):
         paragraph(layout, [model["license_words"]], context, icon="BLANK1")
 
 
 def _draw_absent(layout, model: dict, license: str, context) -> None:
-    row = layout.row()
-    row.label(text=title_of(model), icon="IMPORT", translate=False)
+    split = layout.split(factor=0.5)
+    split.label(text=title_of(model), icon="IMPORT", translate=False)
+    row = split.row()
     row.label(text=size_words(model))
     job = download_of(model["id"])
     if job is None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import bpy
 from bpy.props import IntProperty
 
+from .generated import is_region_box
 from .importing import VARIATIONS
 
 
 def variations_of(item: bpy.types.Object | None) -> list[bpy.types.Object]:
-    """The variations among which `item` is, by their seeds; none when it is not in a collection
-    that was made for them."""
-    if item is None or not item.fieldforge.job_id:
+    """The variations among which `item` is, or the object below it when it is a region's box, by
+    their seeds; none when it is not in a collection that was made for them."""
+    if item is None:
+        return []
+    item = item.parent if is_region_box(item) else item
+    if not item.fieldforge.job_id:
         return []
     own = next((each for each in item.users_collection if VARIATIONS in each), None)
     if own is None:
@@ -21,11 +25,16 @@ def variations_of(item: bpy.types.Object | None) -> list[bpy.types.Object]:
 
 
 def show_only(shown: bpy.types.Object, members: list[bpy.types.Object], view_layer) -> None:
-    """Show one of the variations, in the viewport and in renders, and select it."""
+    """Show one of the variations, in the viewport and in renders, and select it alone."""
     for each in members:
         each.hide_render = each != shown
         each.hide_set(each != shown, view_layer=view_layer)
-        each.select_set(each == shown, view_layer=view_layer)
+        box = view_layer.objects.get(each.fieldforge.region)
+        if box is not None and box.parent == each:
+            box.hide_set(each != shown, view_layer=view_layer)
+    for each in view_layer.objects.selected[:]:
+        each.select_set(False, view_layer=view_layer)
+    shown.select_set(True, view_layer=view_layer)
     view_layer.objects.active = shown
 
 
@@ -48,6 +57,7 @@ class FIELDFORGE_OT_show_variation(bpy.types.Operator):
     def execute(self, context):
         active = context.view_layer.objects.active
         members = variations_of(active)
+        active = active.parent if is_region_box(active) else active
         here = [each for each in members if context.view_layer.objects.get(each.name) == each]
         shown = here[(here.index(active) + self.step) % len(here)]
         show_only(shown, here, context.view_layer)

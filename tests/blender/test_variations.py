@@ -91,6 +91,20 @@ def test_a_click_shows_the_next_variation(running, dreaming):
     assert page.has("operator", "fieldforge.show_variation")
 
 
+def test_a_region_goes_with_its_variation(running, dreaming):
+    bpy.context.scene.fieldforge.layout = "COLLECTION"
+    (job,) = generate()
+    finish(running, job)
+    first, second, _ = by_seed(dreaming)
+    bpy.ops.fieldforge.add_region()
+    box = bpy.context.view_layer.objects.active
+    assert bpy.ops.fieldforge.show_variation(step=1) == {"FINISHED"}  # while the box is active
+    assert (second.visible_get(), first.visible_get(), box.visible_get()) == (True, False, False)
+    assert bpy.context.selected_objects == [second]
+    bpy.ops.fieldforge.show_variation(step=-1)
+    assert (first.visible_get(), box.visible_get()) == (True, True)
+
+
 def test_in_a_row_there_is_nothing_to_switch(running, dreaming):
     (job,) = generate()
     finish(running, job)
