@@ -193,3 +193,24 @@ def test_the_flag_accepts_it(
     assert again.code == 0
     assert "is here already" in again.out
     assert weights.require(MODEL).source["dtype"] == "float16"
+
+
+# ------------------------------------------------------------------------------------------ doctor
+
+
+def test_doctor_names_the_store_and_what_is_broken_in_it(
+    command: Callable[..., Any], store: Path
+) -> None:
+    def finding(subject: str) -> dict[str, str]:
+        found = command("doctor", "--json").record["findings"]
+        return next(f for f in found if f["subject"].strip() == subject)
+
+    assert str(store) in finding("Models")["text"]
+    model = wala_models.write(store, "shape")
+    assert model.id in finding("Models")["text"]
+    model.files[0].unlink()
+    assert model.id not in finding("Models")["text"]
+    broken = finding(model.id)
+    assert broken["state"] == "note"
+    assert "is missing" in broken["text"]
+    assert "Remove that folder" in broken["remedy"]
