@@ -7,6 +7,7 @@ Point encoder after PointNet (Qi et al. 2017), pooled by learned queries as in t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -63,7 +64,7 @@ class SmallPointEncoder(PointStem):
     """
 
     def __init__(self, config: PointEncoderConfig) -> None:
-        super().__init__(config.width, functional.relu)
+        super().__init__(config.width, partial(functional.relu, inplace=True))
         channels = config.channels
         self.pooling = Pooling(config.width, config.queries, bias=False)
         self.linear_f1 = nn.Linear(config.width, channels)
@@ -83,7 +84,7 @@ class LargePointEncoder(PointStem):
     """Published as PointNet_Large. Points (B, N, 3) in [-1, 1] -> (B, queries, channels)."""
 
     def __init__(self, config: PointEncoderConfig) -> None:
-        super().__init__(config.width, functional.silu)
+        super().__init__(config.width, partial(functional.silu, inplace=True))
         self.pooling = LargePooling(config)
         self.t_blocks = nn.ModuleList(PointBlock(config.channels) for _ in range(LARGE_BLOCKS))
 
