@@ -76,6 +76,28 @@ def region_of(box: np.ndarray, matrix_world: np.ndarray, local: np.ndarray) -> n
     return np.linalg.solve(there, box)
 
 
+def landmarks(vertices: np.ndarray) -> np.ndarray:
+    """(L,) indices of vertices (N, 3) by which a later transform of them all can be told."""
+    ends = [vertices.argmin(axis=0), vertices.argmax(axis=0)]
+    spread = np.linspace(0, len(vertices) - 1, 10).astype(np.int64)
+    return np.unique(np.concatenate([*ends, spread]))
+
+
+def transform_between(before: np.ndarray, after: np.ndarray) -> np.ndarray | None:
+    """(4, 4) float64 that leads points (L, 3) from one place to the other; None when no single
+    transform does, or when the points do not tell."""
+    size = float(np.ptp(after, axis=0).max())
+    if np.abs(after - before).max() <= 1e-6 * size:
+        return np.eye(4)
+    known = np.c_[before, np.ones(len(before))].astype(np.float64)
+    solution, _, rank, _ = np.linalg.lstsq(known, after.astype(np.float64), rcond=1e-7)
+    if rank < 4 or np.abs(known @ solution - after).max() > 1e-4 * size:
+        return None
+    matrix = np.eye(4)
+    matrix[:3] = solution.T
+    return matrix
+
+
 def row_offsets(
     extents: list[tuple[float, float]], beside: tuple[float, float] | None
 ) -> list[float]:

@@ -14,11 +14,13 @@ import numpy as np
 from bpy.props import BoolProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
 from ..backend.protocol import LATENT_SHAPE
+from .arrival import landmarks, transform_between
 
 
 class FieldforgeResult(bpy.types.PropertyGroup):
-    """latent: base85 of float32 bytes; to_local: JSON, as a property would be rounded; region: the
-    name of the box over the object; is_region: the object is such a box."""
+    """latent: base85 of float32 bytes; to_local: JSON, as a property would be rounded; landmarks:
+    JSON, where some vertices were then; region: the name of the box over the object; is_region: the
+    object is such a box."""
 
     job_id: StringProperty()
     name: StringProperty()
@@ -29,6 +31,7 @@ class FieldforgeResult(bpy.types.PropertyGroup):
     guidance: FloatProperty(default=-1, description="-1: what the model's authors found best")
     latent: StringProperty()
     to_local: StringProperty()
+    landmarks: StringProperty()
     region: StringProperty()
     is_region: BoolProperty()
 
@@ -58,6 +61,10 @@ def remember(item: bpy.types.Object, making: Making) -> None:
     kept.guidance = -1 if making.guidance is None else making.guidance
     kept.latent = "" if making.latent is None else _text_of(making.latent)
     kept.to_local = json.dumps(making.to_local.tolist())
+    vertices = _vertices(item)
+    chosen = landmarks(vertices)
+    places = vertices[chosen].astype(float).tolist()
+    kept.landmarks = json.dumps([len(vertices), chosen.tolist(), places])
 
 
 def making_of(item: bpy.types.Object) -> Making | None:
@@ -81,6 +88,30 @@ def making_of(item: bpy.types.Object) -> Making | None:
         to_local=to_local,
         latent=latent,
     )
+
+
+def present_frame(item: bpy.types.Object, making: Making) -> np.ndarray:
+    """`making.to_local`, also after a transform was applied to the mesh (Ctrl A).
+
+    What no transform explains, such as sculpting, leaves it as it was.
+    """
+    try:
+        count, chosen, places = json.loads(item.fieldforge.landmarks)
+        vertices = _vertices(item)
+        if len(vertices) != count:
+            return making.to_local
+        moved = transform_between(np.array(places), vertices[chosen])
+    except (ValueError, TypeError, IndexError):
+        return making.to_local
+    return making.to_local if moved is None else moved @ making.to_local
+
+
+def _vertices(item: bpy.types.Object) -> np.ndarray:
+    """(N, 3) float32 in the object's own space."""
+    data = item.data.attributes["position"].data
+    values = np.zeros(3 * len(data), np.float32)
+    data.foreach_get("vector", values)
+    return values.reshape(-1, 3)
 
 
 def is_region_box(item: bpy.types.Object) -> bool:

@@ -5,6 +5,8 @@ A box over the object says which part; what lies in it is sampled again, the res
 
 from __future__ import annotations
 
+import dataclasses
+
 import bpy
 import numpy as np
 
@@ -12,7 +14,7 @@ from ..backend.errors import FieldforgeError
 from . import preferences, session
 from .arrival import region_of
 from .capture import origin_of_result
-from .generated import is_region_box, making_of
+from .generated import is_region_box, making_of, present_frame
 from .importing import Destination
 from .variations import draw_variations
 from .wrapping import paragraph
@@ -63,6 +65,7 @@ class FIELDFORGE_OT_regenerate_region(bpy.types.Operator):
         context.view_layer.update()  # what was just moved is where it is
         item, box = chosen(context)
         making = making_of(item)
+        making = dataclasses.replace(making, to_local=present_frame(item, making))
         matrix = np.array(item.matrix_world, np.float64)
         try:
             region = region_of(box_matrix(box), matrix, making.to_local)

@@ -96,6 +96,39 @@ def test_the_region_is_exactly_where_the_box_is(running, fake, sheared):
     assert np.array_equal(task.points, task_points.astype(np.float32))
 
 
+@pytest.mark.parametrize("applied", ["rotation", "scale", "all"])
+def test_an_applied_transform_is_found_out(running, fake, applied):
+    """Ctrl A moves what the object's matrix held into its mesh; the region stays in its place."""
+    _, item, _ = make_one(running)
+    task_points = protocol.decode_task(fake.tasks["job1"]).points.astype(np.float64)
+    which = {"location", "rotation", "scale"} if applied == "all" else {applied}
+    options = {name: name in which for name in ("location", "rotation", "scale")}
+    bpy.ops.object.transform_apply(**options)
+    bpy.context.view_layer.update()
+    bpy.ops.fieldforge.add_region()
+    box = bpy.context.view_layer.objects.active
+    bpy.context.view_layer.update()
+    expected = world_points(item)
+    job, task = regenerate(running, fake)
+    matrix = np.array(box.matrix_world, np.float64)
+    in_box = np.linalg.solve(matrix[:3, :3], (expected - matrix[:3, 3]).T).T
+    through = in_box @ task.region[:3, :3].T + task.region[:3, 3]
+    assert np.abs(through - task_points).max() < 1e-4
+    finish(running, job)
+    assert np.abs(world_points(item) - expected).max() < 1e-4
+
+
+def test_a_sculpted_mesh_keeps_its_frame(running, fake):
+    _, item, _ = make_one(running)
+    making = generated.making_of(item)
+    points = local_points(item)
+    points[:, 0] += 0.3 * points[:, 1] ** 2
+    item.data.attributes["position"].data.foreach_set("vector", points.ravel())
+    assert np.array_equal(generated.present_frame(item, making), making.to_local)
+    item.data.clear_geometry()
+    assert np.array_equal(generated.present_frame(item, making), making.to_local)
+
+
 def test_the_frames_are_exact():
     """Without Blender's float32 in between the way there and back is exact to rounding."""
     rng = np.random.default_rng(1)
