@@ -30,6 +30,7 @@ from ..geometry.transforms import (
     inverse,
 )
 from ..models import refine
+from ..models.wala import acceleration
 from ..models.wala.config import LATENT_SIDE, WalaConfig
 from ..models.wala.model import RESOLUTION
 from ..protocol import (
@@ -251,7 +252,7 @@ class _Generator:
         """Distances (256, 256, 256) of one latent (4, 12, 12, 12)."""
         tree = loaded.tree(latent[None])
         loaded.previews.learn(loaded.codes(latent[None])[0], tree.low[0])
-        return wavelets.inverse(tree, RESOLUTION)[0].cpu().numpy()
+        return acceleration.on_host(wavelets.inverse(tree, RESOLUTION)[0])
 
     def refined(self, field: np.ndarray, prepared: Prepared) -> Steps:
         """`field` led through what is known of the shape, where the task wants that."""
