@@ -72,10 +72,11 @@ class Forming:
         self._remove_all_but({each.mark for each in wanted})
         filled = 0
         for each in wanted:
-            changed = self._meshes.get(each.mark) is not each.mesh
+            item = self._find(each.mark)
+            changed = item is None or self._meshes.get(each.mark) is not each.mesh
             if changed and filled and time.perf_counter() > limit:
                 return False
-            item = self._find(each.mark) or self._make(each)
+            item = item or self._make(each)
             self._put(item, each)
             if changed:
                 item.data.clear_geometry()

@@ -284,6 +284,8 @@ def test_a_renamed_or_deleted_preview_does_no_harm(running, fake, dreaming):
     see(running, fake, job, 0.5)
     assert [item.name for item in previews()] == ["Mine now"]
     bpy.data.objects.remove(previews()[0])
+    running.tick()
+    assert len(previews()[0].data.vertices) == 200  # again whole, without news
     see(running, fake, job, 0.25)
     fake.hold.set()
     finish(running, job)
