@@ -21,7 +21,7 @@ def tiny() -> Size:
         autoencoder=AutoencoderConfig(widths=(32, 32, 32)),
         point_count=50,
         patches=(6,),
-        batches=(2,),
+        batches=(1,),
         steps=2,
         image_side=28,
         repeats=1,
