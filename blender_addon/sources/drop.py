@@ -1,4 +1,7 @@
-"""A picture that is dropped onto the 3D viewport becomes the source."""
+"""A picture that is dropped onto the 3D viewport becomes the source.
+
+Blender has uses of its own for it, and asks which one is meant.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,6 @@ from pathlib import Path
 
 import bpy
 from bpy.props import CollectionProperty, StringProperty
-
-SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".tga", ".exr", ".hdr"),
-    *(".jp2", ".dpx", ".psd"),
-)
 
 
 class FIELDFORGE_OT_drop_image(bpy.types.Operator):
@@ -55,9 +53,9 @@ def _show_tab(context) -> None:
 
 class FIELDFORGE_FH_image(bpy.types.FileHandler):
     bl_idname = "FIELDFORGE_FH_image"
-    bl_label = "Source of Fieldforge"
+    bl_label = "Fieldforge: make a mesh of it"  # in a menu, below "Add empty image"
     bl_import_operator = "fieldforge.drop_image"
-    bl_file_extensions = ";".join(SUFFIXES)
+    bl_file_extensions = ";".join(sorted(bpy.path.extensions_image))
 
     @classmethod
     def poll_drop(cls, context) -> bool:

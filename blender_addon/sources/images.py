@@ -22,10 +22,10 @@ DATA_SPACES = {"Non-Color", "Raw"}
 
 def facts(context) -> Facts:
     """What is known of the image without reading its file."""
-    image = context.scene.fieldforge.image
+    image = chosen(context)
     if image is None:
         reason = "No image is chosen"
-        advice = "Open a file, choose one of the list, or drop a file onto the viewport."
+        advice = "Open a file, drop one onto the viewport, or select a reference image there."
         return Facts(f"{reason}.", reason, advice)
     if image.type == "RENDER_RESULT":
         return Facts("The last render")
@@ -33,16 +33,24 @@ def facts(context) -> Facts:
         reason = f"{image.name} is a film"
         return Facts(f"{reason}.", reason, "Save one of its frames as a picture, and open that.")
     more = {"SEQUENCE": ", its first frame", "TILED": ", its first tile"}.get(image.source, "")
-    if not image.has_data:  # its name is in the field above already
-        return Facts(f"{image.name}{more}" if more else "")
+    if not image.has_data:
+        in_the_field = image == context.scene.fieldforge.image and not more
+        return Facts("" if in_the_field else f"{image.name}{more}")
     width, height = image.size
     return Facts(f"{image.name}: {width:,} x {height:,} pixels{more}")
 
 
+def chosen(context) -> bpy.types.Image | None:
+    """The image of the field, else that of the reference image that is selected."""
+    image, active = context.scene.fieldforge.image, context.view_layer.objects.active
+    if image is not None or active is None or not active.select_get():
+        return image
+    return active.data if isinstance(active.data, bpy.types.Image) else None
+
+
 def capture(context, drawing: bool = False) -> ImageCapture:
     """Read the chosen image. Raises BadInput."""
-    settings = context.scene.fieldforge
-    image = settings.image
+    settings, image = context.scene.fieldforge, chosen(context)
     with _readable(context, image) as data:
         return ImageCapture(
             name=Path(image.name).stem or image.name,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fieldforge.backend import errors, protocol
 from fieldforge.blender_addon import capture, compose, pictures, sources
+from scenes import place_object
 
 CHOICES = compose.Choices("", 256, seed=3)
 MODEL = {"id": "", "samples": True}
@@ -206,12 +207,26 @@ def test_the_result_goes_to_the_3d_cursor(settings):
     assert np.array_equal(placement.linear, np.eye(3))
 
 
+def test_a_reference_image_of_the_viewport_can_be_selected_instead(settings):
+    image = new_image(np.ones((4, 6, 4)), "Reference")
+    settings.image = None
+    item = place_object(None, "Reference")
+    item.empty_display_type, item.data = "IMAGE", image
+    assert sources.facts(bpy.context, MODEL).text == "Reference: 6 x 4 pixels"
+    assert composed()[0].image.shape == (4, 6, 4)
+    new_image(np.ones((3, 3, 4)), "Field")
+    assert composed()[0].image.shape == (3, 3, 4)  # what is chosen in the field comes first
+    settings.image = None
+    item.select_set(False)
+    assert "No image is chosen" in refusal().cause
+
+
 # ------------------------------------------------------------------------------------------- errors
 
 
 def test_no_image(settings):
     assert "No image is chosen" in refusal().cause
-    assert "drop a file" in refusal().remedy
+    assert "drop one onto the viewport" in refusal().remedy
 
 
 def test_a_file_that_is_gone(settings, saved):

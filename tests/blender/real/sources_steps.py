@@ -197,10 +197,19 @@ def from_the_viewport():
 
 
 def from_an_image():
-    """The file that is dropped; Blender calls the same operator for a drop by hand."""
+    """A file that is dropped: Blender asks what it is for, as it does for a drop by hand."""
     path = Path(place["picture"])
+    dropped = {"directory": str(path.parent), "files": [{"name": path.name}]}
+    region = next(r for r in place["area"].regions if r.type == "WINDOW")
+    x, y = gui.centre(region)
+    yield from gui.act(f"move {x - 200} {y}")
+    with gui.override(place["area"], region):
+        bpy.ops.wm.drop_import_file("INVOKE_DEFAULT", **dropped)
+    yield 0.7
+    yield from gui.shot("dropped")
+    yield from gui.key("Escape")
     with gui.override(place["area"]):
-        bpy.ops.fieldforge.drop_image(directory=str(path.parent), files=[{"name": path.name}])
+        bpy.ops.fieldforge.drop_image(**dropped)
     assert settings().source == "IMAGE"
     yield from look("image")
 
