@@ -141,15 +141,13 @@ def noise_of(
 
 def sample(
     loaded: resident.Loaded,
-    source: torch.Tensor | None,
+    features: torch.Tensor | None,
     settings: Settings,
     noise: Iterator[torch.Tensor],
     region: Region | None = None,
 ) -> Iterator[sampling.Step]:
-    """Steps of all variations from noise to latents, under the condition `source` (no batch)."""
-    features = None
-    if source is not None:
-        features = loaded.encode(source[None])
+    """Steps of all variations from noise to latents, under one condition: `features` (1, ...)."""
+    if features is not None:
         features = features.expand(settings.variations, *features.shape[1:])
     denoise = loaded.denoiser(features, settings.guidance)
     correct = region.correct if region else None
@@ -193,12 +191,13 @@ class _Generator:
         """Yields progress and previews; returns latents (variations, 4, 12, 12, 12) float32."""
         settings, source = self.settings, prepared.source
         yield self.stages.at("Reading the input", _LOADED)
-        tensor = None if source is None else torch.from_numpy(source)
+        features = None if source is None else loaded.encode(torch.from_numpy(source)[None])
         noise = noise_of(settings, loaded.model.latent_shape()[1:], self.device)
         if self.task.preview:
             elapsed = time.perf_counter() - self.began
             self.previews = Previewer(loaded, prepared.to_source, settings.variations, elapsed)
-        for step in sample(loaded, tensor, settings, noise, region):
+        yield self.stages.at("Sampling", _ENCODED)
+        for step in sample(loaded, features, settings, noise, region):
             done = (step.number + 1) / step.count
             progress = self.stages.at("Sampling", _ENCODED + done * (_SAMPLED - _ENCODED))
             words = f"{progress.stage}, step {step.number + 1} of {step.count}"

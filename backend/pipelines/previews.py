@@ -64,6 +64,8 @@ class Previewer:
 
     def after(self, step: Step) -> tuple[MeshResult, ...]:
         """The x_0 of `step` as meshes, one per variation; none where it would take too long."""
+        if step.start.device.type == "cuda":
+            torch.cuda.synchronize()  # else the time of the step would be taken for ours
         way = self._way(step)
         if way is None:
             return ()

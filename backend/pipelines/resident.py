@@ -178,8 +178,7 @@ LOWER = "Ask for fewer variations, choose a smaller model, or close other progra
 def unload_when_short() -> None:
     """After a job: give models back where they leave others too little memory."""
     for kind in {loaded.device.type for loaded in _models.values()}:
-        place = devices.describe(kind)
-        if place.total_bytes and place.free_bytes < SPARE * place.total_bytes:
+        if not _is_free(0, kind):
             unload(kind)
 
 
@@ -194,13 +193,28 @@ def unload(kind: str | None = None) -> None:
 def _make_room(needed: int, device: torch.device, keep: Key) -> None:
     """Unload other models, those first that were not used for longest, until `needed` fits."""
     others = sorted((key for key in _models if key != keep), key=lambda key: _models[key].used_at)
+    if not others:
+        _is_free(needed, device.type)  # if not, what earlier jobs left behind is given back
     for key in others:
-        place = devices.describe(device.type)
-        if not place.total_bytes or needed + SPARE * place.total_bytes <= place.free_bytes:
+        if _is_free(needed, device.type):
             return
         if _models[key].device.type == device.type:
             del _models[key]
             _collect()
+
+
+def _is_free(needed: int, kind: str) -> bool:
+    """Whether `needed` bytes are free beside what is to stay for others.
+
+    If not at once, then after giving back what torch keeps of earlier jobs.
+    """
+    for attempt in range(2):
+        place = devices.describe(kind)
+        if not place.total_bytes or needed + SPARE * place.total_bytes <= place.free_bytes:
+            return True
+        if not attempt:
+            _collect()
+    return False
 
 
 def _collect() -> None:

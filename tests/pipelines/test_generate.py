@@ -91,7 +91,7 @@ TASKS: dict[str, Callable[..., Generation]] = {
 # ------------------------------------------------------------------------------------ whole jobs
 
 
-@pytest.mark.usefixtures("store")
+@pytest.mark.usefixtures("store", "few_points")
 @pytest.mark.parametrize("name", ["points", "voxels"])
 def test_a_shape_is_closed_and_lies_where_its_source_lies(name: str) -> None:
     task = TASKS[name](seed=3)
@@ -335,7 +335,7 @@ def test_progress_goes_forward(latents: Latents) -> None:
     fractions = [step.fraction for step in steps if isinstance(step, Progress)]
     assert fractions == sorted(fractions)
     stages = [step.stage for step in steps if isinstance(step, Progress)]
-    assert sum(stage.startswith("Sampling") for stage in stages) == 5
+    assert sum(stage.startswith("Sampling, step") for stage in stages) == 5
     assert 0 <= fractions[0] < fractions[-1] < 1
 
 
