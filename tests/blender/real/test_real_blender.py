@@ -23,7 +23,7 @@ pytestmark = pytest.mark.real_blender
 
 
 def harness(*arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "REAL_BLENDER_PROFILE": "fieldforge-tests"}
+    environment = {"REAL_BLENDER_PROFILE": "fieldforge-tests", **os.environ}
     return subprocess.run(
         [*COMMAND, *arguments],
         env=environment,
