@@ -9,6 +9,7 @@ from ...backend.errors import BadInput
 from ..capture import Facts, counted, originals, results
 from ..compose import srgb_from_linear
 from ..pictures import Part
+from .cameras import viewport
 
 WITH_SURFACE = {"MESH", "CURVE", "SURFACE", "FONT", "META"}
 WITHOUT_FACES = {"WIRE", "BOUNDS"}  # ways to draw an object, often one that cuts others
@@ -25,10 +26,12 @@ def chosen(context) -> list[bpy.types.Object]:
 
 def _visible(context):
     made = {item.session_uid for item in results(context)}
+    found = viewport(context)
+    shown = {"viewport": found[0]} if found else {}  # in local view it shows a few only
     return (
         item
         for item in context.view_layer.objects
-        if item.visible_get() and item.session_uid not in made
+        if item.visible_get(**shown) and item.session_uid not in made
     )
 
 

@@ -213,6 +213,22 @@ def test_wires_and_hidden_objects_hide_nothing(camera, settings):
     assert float(composed()[0].depth.min()) == pytest.approx(4.5)
 
 
+def test_local_view_hides_the_others(camera, settings):
+    settings.seen_objects = "VISIBLE"
+    near, far = cube("Near", location=(0, -1, 0)), cube("Far", location=(0, 1, 0))
+    select(far)
+    assert set(surfaces.chosen(bpy.context)) == {near, far}
+    window = bpy.context.window_manager.windows[0]
+    area = next(area for area in window.screen.areas if area.type == "VIEW_3D")
+    region = next(region for region in area.regions if region.type == "WINDOW")
+    with bpy.context.temp_override(window=window, area=area, region=region):
+        bpy.ops.view3d.localview(frame_selected=False)
+    assert surfaces.chosen(bpy.context) == [far]
+    with bpy.context.temp_override(window=window, area=area, region=region):
+        bpy.ops.view3d.localview(frame_selected=False)
+    assert set(surfaces.chosen(bpy.context)) == {near, far}
+
+
 def test_a_result_stands_for_what_it_was_made_from(camera, settings):
     source = cube("Chair")
     origin = sources.origin(bpy.context)
