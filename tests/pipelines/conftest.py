@@ -32,9 +32,9 @@ def store(written_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("FIELDFORGE_WEIGHTS", str(written_store))
     monkeypatch.setenv("FIELDFORGE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("FIELDFORGE_PRECISION", raising=False)
-    resident.unload()
+    resident._models.clear()
     yield written_store
-    resident.unload()
+    resident._models.clear()
 
 
 @pytest.fixture
