@@ -11,12 +11,20 @@ import numpy as np
 from ...backend.errors import BadInput
 from .cameras import viewport
 
-DRAWABLE = {"SOLID", "MATERIAL", "RENDERED"}
+DRAWN_AT_ONCE = {"BLENDER_EEVEE", "BLENDER_EEVEE_NEXT", "BLENDER_WORKBENCH"}
 
 
 def available(context) -> bool:
     """Whether there is a window with a 3D view, which the drawing borrows."""
     return not bpy.app.background and viewport(context) is not None
+
+
+def shading_of(context, space) -> str:
+    """The shading of a view in which it can be drawn at once, with surfaces."""
+    chosen = space.shading.type
+    if chosen == "RENDERED" and context.scene.render.engine not in DRAWN_AT_ONCE:
+        return "MATERIAL"  # the engine would begin anew and show nothing yet
+    return "SOLID" if chosen == "WIREFRAME" else chosen
 
 
 def draw(
@@ -36,7 +44,7 @@ def draw(
             "Make the viewport smaller, or use Depth.",
         ) from None
     try:
-        with _bare(space, shading):
+        with _bare(space, shading or shading_of(context, space)):
             target.draw_view3d(
                 context.scene,
                 context.view_layer,
@@ -63,11 +71,10 @@ def draw(
 def _bare(space, shading: str):
     """The view without overlays, gizmos and outlines, shaded in one of the ways with surfaces."""
     shown = space.shading
-    wanted = shading or (shown.type if shown.type in DRAWABLE else "SOLID")
     values = [
         (space.overlay, "show_overlays", False),
         (space, "show_gizmo", False),
-        (shown, "type", wanted),
+        (shown, "type", shading),
         (shown, "show_xray", False),
         (shown, "show_object_outline", False),
     ]

@@ -8,7 +8,6 @@ from ..pictures import LONGEST_PICTURE, ImageCapture, fitted
 from . import cameras, offscreen
 
 _SHADING_WORDS = {
-    "WIREFRAME": "Solid",
     "SOLID": "Solid",
     "MATERIAL": "Material Preview",
     "RENDERED": "Rendered",
@@ -20,7 +19,7 @@ def facts(context) -> Facts:
         reason = "There is no 3D viewport to look at"
         return Facts(f"{reason}.", reason, "Open one in Blender's window, or choose Image.")
     space, region = cameras.viewport(context)
-    words = _SHADING_WORDS[space.shading.type]
+    words = _SHADING_WORDS[offscreen.shading_of(context, space)]
     return Facts(f"{region.width:,} x {region.height:,} pixels, {words}")
 
 

@@ -370,6 +370,26 @@ def test_a_flat_point(camera, settings):
     assert "no surface to be seen" in refusal().cause
 
 
+@pytest.mark.parametrize(
+    ("shading", "engine", "expected"),
+    [
+        ("WIREFRAME", "CYCLES", "SOLID"),
+        ("SOLID", "CYCLES", "SOLID"),
+        ("MATERIAL", "CYCLES", "MATERIAL"),
+        ("RENDERED", "CYCLES", "MATERIAL"),
+        ("RENDERED", "BLENDER_WORKBENCH", "RENDERED"),
+    ],
+)
+def test_in_which_shading_the_view_is_drawn(settings, shading, engine, expected):
+    from types import SimpleNamespace
+
+    from fieldforge.blender_addon.sources import offscreen
+
+    bpy.context.scene.render.engine = engine
+    space = SimpleNamespace(shading=SimpleNamespace(type=shading))
+    assert offscreen.shading_of(bpy.context, space) == expected
+
+
 def test_the_view_cannot_be_drawn_without_a_window(settings):
     settings.source = "VIEWPORT"
     assert "no 3D viewport" in refusal().cause
