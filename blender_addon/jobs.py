@@ -407,7 +407,8 @@ class Jobs:
             if job.origin is not None:
                 remember_result(item, job.origin)
         self._note_sampling(job, placed[0])
-        job.stage = ""
+        empty = job.variations - len(placed)
+        job.stage = f"{empty} of {job.variations} had no surface" if empty else ""
         job.faces = sum(len(arrival.mesh.triangles) for arrival in placed)
         self._end(job, "done")
 

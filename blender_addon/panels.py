@@ -156,7 +156,8 @@ def draw_generate(layout, context) -> None:
     connection = session.jobs().connection
     if last is not None and last.recent and last.state == "done" and last.faces:
         paragraph(layout, [last.destination.name], context, icon="CHECKMARK")
-        words = f"{last.faces:,} faces in {duration(last.seconds)}"
+        several = f"{last.variations} variations, " if last.variations > 1 else ""
+        words = f"{several}{last.faces:,} faces in {duration(last.seconds)}"
         paragraph(layout, [words], context, icon="BLANK1")
     elif connection.state == "ready":
         paragraph(layout, [connection.words], context, icon="CHECKMARK")

@@ -208,6 +208,8 @@ def test_an_empty_variation_is_left_out(running, fake, dreaming):
     (job,) = generate()
     finish(running, job)
     assert [generated.making_of(item).seed for item in by_seed(dreaming)] == [40, 42]
+    assert job.stage == "1 of 3 had no surface"
+    assert "3 variations, " in draw(width=2000).words()
     fake.empty = {40, 41, 42}
     select(dreaming)
     (job,) = generate()
