@@ -54,6 +54,12 @@ def run(options: argparse.Namespace) -> int:
             if len(mesh.vertices) or len(partials) == 1:
                 write(partial, mesh, task, bar.report)
     tell([path for path in outputs if path.exists()], report, as_json=options.json)
+    if options.preview is not None and not report.get("previews"):
+        print(
+            "No preview was cheap enough this time. What was learned of the model shows every step"
+            " of the next run.",
+            file=sys.stderr,
+        )
     return 0
 
 
