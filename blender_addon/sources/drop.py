@@ -53,7 +53,7 @@ def _show_tab(context) -> None:
 
 class FIELDFORGE_FH_image(bpy.types.FileHandler):
     bl_idname = "FIELDFORGE_FH_image"
-    bl_label = "Fieldforge: make a mesh of it"  # in a menu, below "Add empty image"
+    bl_label = "Source of Fieldforge"
     bl_import_operator = "fieldforge.drop_image"
     bl_file_extensions = ";".join(sorted(bpy.path.extensions_image))
 
