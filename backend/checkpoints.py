@@ -25,7 +25,11 @@ import numpy as np
 from .errors import BadInput
 from .tensor_files import PIECE_BYTES, SIZES, LazyTensor, TensorInfo
 
-MAX_PICKLE_BYTES = 256 << 20
+MAX_PICKLE_BYTES = 64 << 20
+MAX_PICKLE_STEPS = 5_000_000
+MAX_PICKLE_NAMES = 10_000
+"""What the program of a checkpoint may take. The largest published ones have a few megabytes, some
+hundred thousand steps and a few dozen names of classes."""
 
 _STORAGES = {
     "DoubleStorage": "F64",
@@ -124,8 +128,19 @@ class Checkpoint:
         try:
             with zipfile.ZipFile(path) as archive:
                 self._read(archive)
-        except zipfile.BadZipFile:
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            RuntimeError,  # also for compressions and encryptions that are not known
+            ValueError,
+        ):
             raise _not_a_checkpoint(path) from None
+        except OSError as error:
+            raise BadInput(
+                f"{path} cannot be read ({error.strerror or error}).",
+                "Give the file of a checkpoint that you may read.",
+            ) from None
 
     def _read(self, archive: zipfile.ZipFile) -> None:
         entries = {entry.filename: entry for entry in archive.infolist()}
@@ -134,13 +149,15 @@ class Checkpoint:
             raise _not_a_checkpoint(self.path)
         root = pickles[0].removesuffix("data.pkl")
         order = entries.get(root + "byteorder")
-        if order is not None and archive.read(order)[:6] != b"little":
-            raise BadInput(
-                f"{self.path.name} was written on a machine with another byte order.",
-                "Save it once more on an ordinary computer.",
-            )
+        if order is not None:
+            with archive.open(order) as text:  # of which a hostile file may have any number
+                if text.read(6) != b"little":
+                    raise BadInput(
+                        f"{self.path.name} was written on a machine with another byte order.",
+                        "Save it once more on an ordinary computer.",
+                    )
         if entries[pickles[0]].file_size > MAX_PICKLE_BYTES:
-            raise _not_a_checkpoint(self.path)
+            raise _damaged(self.path)
         size = self.path.stat().st_size
         with self.path.open("rb") as file:
 
@@ -214,9 +231,12 @@ class Checkpoint:
             raise _damaged(self.path)
 
     def _gathered_pieces(self, file: Any, tensor: StoredTensor) -> Iterator[bytes]:
+        if not all(tensor.shape):
+            return
+        # Mapped: a storage may be much larger than what is seen of it.
         width = SIZES[tensor.dtype]
-        file.seek(tensor.storage.begin)
-        flat = np.frombuffer(file.read(tensor.storage.nbytes), f"V{width}")
+        capacity = tensor.storage.nbytes // width
+        flat = np.memmap(file, f"V{width}", "r", tensor.storage.begin, (capacity,))
         strides = [stride * width for stride in tensor.strides]
         view = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides)
         data = view.tobytes()
@@ -301,10 +321,30 @@ class Inert:
 
 
 class _Record(dict[Any, Any]):
-    """A dictionary whose attributes (the version numbers of a state dict) are let go."""
+    """A dictionary whose attributes (the version numbers of a state dict) are let go.
+
+    Keys that are more than a word or a number are, too: to hash a tuple of tuples of tuples takes
+    as long as its author wants.
+    """
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if type(key) in (str, int, float, bool):
+            super().__setitem__(key, value)
 
     def __setstate__(self, state: Any) -> None:
         pass
+
+
+class _Steps(dict[int, Callable[..., None]]):
+    """The words of the stack machine, each use of which is counted."""
+
+    left = MAX_PICKLE_STEPS
+
+    def __getitem__(self, word: int) -> Callable[..., None]:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("too long a program")
+        return super().__getitem__(word)
 
 
 class _FoundCodeError(Exception):
@@ -324,8 +364,8 @@ class _Uncallable(type):
         raise _FoundCodeError(cls.__name__)
 
 
-# The machine written in Python: its memory grows with what was read, not with the numbers in a
-# hostile file, and no registry of extensions is asked.
+# The machine written in Python: no registry of extensions is asked, and words that could take more
+# time or memory than was read have another meaning here.
 class _Reader(pickle._Unpickler):
     """Runs the stack machine of a pickle over inert marks."""
 
@@ -334,6 +374,30 @@ class _Reader(pickle._Unpickler):
         self._path = path
         self._storage_of = storage
         self._storages: dict[tuple[str, str], Storage] = {}
+        self._names: dict[str, Any] = {}
+        self.dispatch = _Steps(pickle._Unpickler.dispatch)
+        self.dispatch[pickle.EMPTY_DICT[0]] = lambda reader: reader.append(_Record())
+        self.dispatch[pickle.DICT[0]] = _Reader._load_record
+        self.dispatch[pickle.EMPTY_SET[0]] = lambda reader: reader.append(Inert())
+        self.dispatch[pickle.FROZENSET[0]] = _Reader._load_frozen_set
+        self.dispatch[pickle.BUILD[0]] = _Reader._load_state
+        # It takes the memory that is asked for before there is anything to put into it.
+        del self.dispatch[pickle.BYTEARRAY8[0]]
+
+    def _load_record(self) -> None:
+        items = self.pop_mark()
+        record = _Record()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            record[key] = value
+        self.append(record)
+
+    def _load_frozen_set(self) -> None:
+        self.pop_mark()
+        self.append(Inert())
+
+    def _load_state(self) -> None:
+        """The state of an object is let go: a tensor must stay as it was when it was checked."""
+        self.stack.pop()
 
     def load_inert(self) -> Any:
         """The values of the pickle. Raises BadInput."""
@@ -354,6 +418,13 @@ class _Reader(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
+        if full not in self._names:
+            if len(self._names) == MAX_PICKLE_NAMES:
+                raise ValueError("too many names")
+            self._names[full] = self._meaning(full, module, name)
+        return self._names[full]
+
+    def _meaning(self, full: str, module: str, name: str) -> Any:
         if full in _BUILDERS:
             return _BUILDERS[full]
         if module in ("builtins", "__builtin__"):
@@ -436,8 +507,8 @@ def _from_type(_function: Any, _kind: Any, arguments: Any, _state: Any) -> Store
     return _tensor(*arguments)
 
 
-def _record(*arguments: Any) -> _Record:
-    return _Record(*arguments)
+def _record() -> _Record:
+    return _Record()
 
 
 _BUILDERS: dict[str, Any] = {
@@ -449,7 +520,7 @@ _BUILDERS: dict[str, Any] = {
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._tensor._rebuild_from_type_v2": _from_type,
 }
-_PLAIN: dict[str, Any] = {"set": set, "frozenset": frozenset, "dict": _record, "list": list}
+_PLAIN: dict[str, Any] = {"dict": _record}
 
 
 # ------------------------------------------------------------------------------------- number types
@@ -469,15 +540,15 @@ def _converted(pieces: Iterator[bytes], have: str, want: str) -> Iterator[bytes 
 
 
 def _encoded(values: np.ndarray, want: str) -> bytes:
-    if want == "BF16":
-        return _bfloat16(values.astype("<f4")).tobytes()
     with np.errstate(over="ignore"):
-        encoded = values.astype(_FLOATS[want])
+        encoded = values.astype("<f4" if want == "BF16" else _FLOATS[want])
     if (np.isinf(encoded) & np.isfinite(values)).any():
+        small = want == "F16"
         raise BadInput(
-            "A weight of this model is too large for float16.", "Use --dtype bfloat16 or float32."
+            f"A weight of this model is too large for {'float16' if small else 'float32'}.",
+            "Use --dtype bfloat16 or float32." if small else "Leave --dtype out.",
         )
-    return encoded.tobytes()
+    return (_bfloat16(encoded) if want == "BF16" else encoded).tobytes()
 
 
 def _bfloat16(values: np.ndarray) -> np.ndarray:

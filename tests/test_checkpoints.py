@@ -13,6 +13,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 import types
 import zipfile
 from collections.abc import Callable
@@ -25,7 +26,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.checkpoints import Checkpoint, Inert, renamed
+from backend.checkpoints import _BUILDERS, Checkpoint, Inert, _Steps, renamed
 from backend.errors import BadInput
 from backend.tensor_files import read_header, write
 
@@ -348,3 +349,126 @@ def test_headers_of_written_files_are_read_back(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BadInput, match="damaged"):
         read_header(path)
+
+
+# -------------------------------------------------------------------------------- hostile programs
+
+
+def _read_apart(path: Path, memory: int = 1 << 30) -> str:
+    """What comes of reading `path` in a process that may take little memory and 20 seconds."""
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from backend.checkpoints import Checkpoint\n"
+        f"resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}))\n"
+        "try:\n    Checkpoint(Path(sys.argv[1])).state_dict(); print('read')\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env=environ,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+_NESTED = (
+    b"K\x01"
+    + b"\x94h\x00\x86"
+    + b"".join(b"q" + bytes([k]) + b"h" + bytes([k]) + b"\x86" for k in range(1, 90))
+)
+"""A pair of a pair of a pair ..., each of one object twice: 2^90 leaves."""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"}" + _NESTED + b"K\x00s.",  # a key of a dictionary
+        b"(" + _NESTED + b"K\x00d.",
+        b"(" + _NESTED + b"\x91.",  # a member of a set
+        b"\x8f(" + _NESTED + b"\x90.",
+        b"cbuiltins\nfrozenset\n(" + _NESTED + b"t\x85R.",
+        b"ccollections\nOrderedDict\n((" + _NESTED + b"K\x00tt\x85R.",
+        b"\x96" + (1 << 36).to_bytes(8, "little") + b".",  # an array of 64 GiB
+        b"\x8e" + (1 << 36).to_bytes(8, "little") + b".",
+    ],
+    ids=["key", "old key", "frozen", "set", "call", "pairs", "array", "bytes"],
+)
+def test_a_small_program_takes_no_more_than_it_is_worth(tmp_path: Path, program: bytes) -> None:
+    path = _with_pickle(tmp_path / "a.ckpt", b"\x80\x05" + program)
+    assert _read_apart(path, 2 << 30).startswith("BadInput")
+
+
+def test_a_program_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _with_pickle(tmp_path / "a.ckpt", b"\x80\x02}" + b"]0" * 1000 + b".")
+    assert Checkpoint(path).values == {}
+    monkeypatch.setattr(_Steps, "left", 2000)
+    with pytest.raises(BadInput, match="damaged"):
+        Checkpoint(path)
+
+
+def test_many_names_of_classes_are_refused(tmp_path: Path) -> None:
+    names = b"".join(b"ca\n%d\n0" % number for number in range(10_001))
+    with pytest.raises(BadInput, match="damaged"):
+        Checkpoint(_with_pickle(tmp_path / "a.ckpt", b"\x80\x02" + names + b"}."))
+
+
+def test_an_entry_that_swells_is_not_unpacked(tmp_path: Path) -> None:
+    path = _with_pickle(tmp_path / "a.ckpt", b"\x80\x02}.")
+    with (
+        zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("a/byteorder", "w") as entry,
+    ):
+        entry.write(b"little")
+        for _ in range(8):
+            entry.write(bytes(16 << 20))
+    tracemalloc.start()
+    assert Checkpoint(path).values == {}
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20
+
+
+def test_a_tensor_cannot_be_changed_after_it_was_checked(tmp_path: Path) -> None:
+    """Attributes that a program sets would lead out of the file, and into other memory."""
+    whole = _program(0, (4,), (1,))
+    at = whole.rindex(b"R")  # where the tensor has been made
+    change = pickle.dumps({"shape": (1 << 30,), "strides": (3,)}, protocol=2)[2:-1]
+    path = _with_pickle(tmp_path / "a.ckpt", whole[: at + 1] + change + b"b" + whole[at + 1 :])
+    with contextlib.suppress(BadInput):
+        assert Checkpoint(path).state_dict()["t"].shape == (4,)
+    for word in (b"ctorch\nFloatStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n"):
+        program = b"\x80\x02" + word + pickle.dumps({"name": "LongStorage"}, 2)[2:-1] + b"b."
+        Checkpoint(_with_pickle(tmp_path / "b.ckpt", program))
+    assert not vars(_BUILDERS["torch._utils._rebuild_tensor_v2"])
+
+
+def test_a_view_of_a_part_of_a_large_storage_reads_that_part(tmp_path: Path) -> None:
+    everything = torch.arange(60_000.0).reshape(200, 300)
+    path = saved(tmp_path / "a.ckpt", {"t": everything[3:7, 10:14].T})
+    found = as_torch(Checkpoint(path), tmp_path / "b")
+    assert torch.equal(found["t"], everything[3:7, 10:14].T)
+
+
+@pytest.mark.parametrize(("want", "words"), [("F16", "float16"), ("BF16", "float32")])
+def test_a_number_beyond_the_wanted_type(tmp_path: Path, want: str, words: str) -> None:
+    path = saved(tmp_path / "a.ckpt", {"t": torch.tensor([1e300], dtype=torch.float64)})
+    with pytest.raises(BadInput, match=f"too large for {words}"):
+        as_torch(Checkpoint(path), tmp_path / "b", want)
+
+
+def test_a_zip_that_is_encrypted_or_damaged_is_told_in_words(tmp_path: Path) -> None:
+    path = _with_pickle(tmp_path / "a.ckpt", b"\x80\x02}.")
+    content = bytearray(path.read_bytes())
+    begin = content.index(b"PK\x01\x02")
+    for at, value in ((8, 1), (10, 99)):  # encrypted; a compression that nobody knows
+        changed = bytearray(content)
+        changed[begin + at] = value
+        path.write_bytes(changed)
+        with pytest.raises(BadInput):
+            Checkpoint(path)
+    with pytest.raises(BadInput, match="cannot be read"):
+        Checkpoint(tmp_path)
