@@ -369,13 +369,17 @@ class _Uncallable(type):
 class _Reader(pickle._Unpickler):
     """Runs the stack machine of a pickle over inert marks."""
 
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+
     def __init__(self, path: Path, program: bytes, storage: Callable[[str, str], Storage]) -> None:
         super().__init__(io.BytesIO(program), encoding="utf-8", errors="replace")
         self._path = path
         self._storage_of = storage
         self._storages: dict[tuple[str, str], Storage] = {}
         self._names: dict[str, Any] = {}
-        self.dispatch = _Steps(pickle._Unpickler.dispatch)
+        self.dispatch = _Steps(pickle._Unpickler.dispatch)  # type: ignore[misc]  # of the class
         self.dispatch[pickle.EMPTY_DICT[0]] = lambda reader: reader.append(_Record())
         self.dispatch[pickle.DICT[0]] = _Reader._load_record
         self.dispatch[pickle.EMPTY_SET[0]] = lambda reader: reader.append(Inert())

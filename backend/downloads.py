@@ -81,6 +81,7 @@ def install(
     with _alone(folder, entry.title):
         report("Asking for the files", 0.0)
         files = _files(entry)
+        _remove_others(folder, files)
         _check_disk(folder, files)
         _fetch_all(files, folder, report)
         _check_all(files, folder, report)
@@ -118,9 +119,10 @@ def license_text(entry: Entry) -> str:
     """The full text of the licence as it lies in the repository. Raises as `install` does."""
     file = _describe(entry, entry.license_file, "main")
     with _in_words(entry.repository):
-        answer = requests.get(file.url, headers=_headers(), timeout=_TIMEOUT)
-        answer.raise_for_status()
-        return answer.content[:_LONGEST_TEXT].decode("utf-8", "replace")
+        with requests.get(file.url, headers=_headers(), stream=True, timeout=_TIMEOUT) as answer:
+            answer.raise_for_status()
+            text = next(answer.iter_content(_LONGEST_TEXT), b"")
+        return text.decode("utf-8", "replace")
 
 
 @contextlib.contextmanager
@@ -132,11 +134,13 @@ def _alone(folder: Path, title: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from error
-    lock = filelock.FileLock(folder.with_suffix(".lock"), blocking=False)
+    lock = filelock.FileLock(folder.with_name(f"{folder.name}.lock"), blocking=False)
     try:
         lock.acquire()
     except filelock.Timeout:
         raise QueueFull(f"{title} is being downloaded already.", "Wait until it is done.") from None
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     try:
         yield
     finally:
@@ -172,11 +176,27 @@ def _texts(folder: Path, entry: Entry) -> dict[str, str]:
     return {path.name: path.read_text("utf-8", "replace")} if path.is_file() else {}
 
 
+def _remove_others(folder: Path, files: list[HubFile]) -> None:
+    """Remove what is left of versions that the hub has no more: gigabytes, and settings that would
+    be taken for those of the new one."""
+    wanted = {path for file in files for path in (folder / file.name, _partial(folder, file))}
+    for path in folder.iterdir():
+        if path not in wanted and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def _partial(folder: Path, file: HubFile) -> Path:
+    return folder / f"{file.name}.{file.digest[:16]}.partial"
+
+
 def _check_disk(folder: Path, files: list[HubFile]) -> None:
     """Raise StorageFailed unless what is still to come and what is made of it fits."""
-    have = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    to_come = sum(
+        0 if _size(folder / file.name) == file.size else file.size - _size(_partial(folder, file))
+        for file in files
+    )
     total = sum(file.size for file in files)
-    weights.check_disk(folder, max(0, total - have) + int(total * CONVERTED_SHARE))
+    weights.check_disk(folder, max(0, to_come) + int(total * CONVERTED_SHARE))
 
 
 # ------------------------------------------------------------------------------------------ the hub
@@ -275,7 +295,7 @@ def _fetch_all(files: list[HubFile], folder: Path, report: Report) -> None:
             def told(done: int, stage: str = stage, before: int = before) -> None:
                 report(stage, (before + done) / total)
 
-            partial = folder / f"{file.name}.{file.digest[:16]}.partial"
+            partial = _partial(folder, file)
             try:
                 _complete(file, partial, told)
                 partial.replace(path)
@@ -314,22 +334,24 @@ def _complete(file: HubFile, partial: Path, told: Callable[[int], None]) -> None
     told(bytes so far) is called often.
     """
     attempts = 0
+    furthest = _size(partial)  # a server that begins anew each time must not be asked for ever
     if file.size == 0:
         partial.touch()
     while (have := _size(partial)) != file.size:
         if have > file.size:
             partial.unlink()
             continue
-        with contextlib.suppress(requests.ConnectionError, requests.Timeout):
+        with contextlib.suppress(requests.RequestException):
             _append(file, partial, have, told)
-        if _size(partial) > have:
-            attempts = 0
+        if _size(partial) > furthest:
+            attempts, furthest = 0, _size(partial)
             continue
         attempts += 1
         if attempts == _ATTEMPTS:
             raise Unreachable(
                 f"The connection was lost at {have / 1e9:.2f} of {file.size / 1e9:.2f} GB.",
-                "Download it again when the network is back: it goes on from there.",
+                "Download it again when the network is back, and asks for no sign-in: it goes on "
+                "from there.",
             )
         _pause(min(2.0 ** (attempts - 1), 8.0), lambda: told(_size(partial)))
 
@@ -349,14 +371,16 @@ def _append(file: HubFile, partial: Path, have: int, told: Callable[[int], None]
             "Content-Range", f"bytes {have}-"
         ).startswith(f"bytes {have}-")
         done = have if goes_on else 0
+        if answer.headers.get("Content-Length", str(file.size - done)) != str(file.size - done):
+            # Another page, such as that of a hotel's network: what is here is not given up for it.
+            raise requests.ConnectionError
         with partial.open("ab" if goes_on else "wb") as output:
-            try:
-                for chunk in answer.iter_content(_CHUNK_BYTES):
-                    output.write(chunk)
-                    done += len(chunk)
-                    told(min(done, file.size))
-            except requests.exceptions.ChunkedEncodingError:
-                raise requests.ConnectionError from None
+            for chunk in answer.iter_content(_CHUNK_BYTES):
+                # Never more than the file: an answer without end would fill the disk.
+                done += output.write(chunk[: file.size - done])
+                told(done)
+                if done == file.size:
+                    break
 
 
 def _pause(seconds: float, ask: Callable[[], None]) -> None:

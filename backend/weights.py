@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 import re
 import shutil
@@ -191,7 +192,7 @@ def require(model_id: str) -> Installed:
     if model_id in bad:
         raise NotInstalled(
             f"The model {model_id} is damaged: {bad[model_id].cause}",
-            f"Remove {store() / model_id} and get it again (Preferences > Models).",
+            bad[model_id].remedy,
         )
     entry = entries().get(model_id)
     if entry is None:
@@ -261,8 +262,10 @@ def _installed(folder: Path, record: dict[str, Any]) -> Installed:
         all(type(record[name]) is str for name in texts)
         and record["view_kind"] in VIEW_KINDS
         and type(record["steps"]) is int
+        and record["steps"] > 0
         and type(record["views"]) is int
-        and (guidance is None or type(guidance) in (int, float))
+        and record["views"] >= 0
+        and (guidance is None or (type(guidance) in (int, float) and math.isfinite(guidance)))
         and isinstance(record["config"], dict)
         and isinstance(record["source"], dict)
     )
@@ -293,9 +296,11 @@ def _tuple(values: Any, kind: type) -> tuple[Any, ...]:
 
 def _checked_file(folder: Path, entry: dict[str, Any]) -> Path:
     """The file of an entry of "files". Its name must not lead out of the folder."""
-    name, size = entry["name"], entry["bytes"]
+    name, size, digest = entry["name"], entry["bytes"], entry["sha256"]
     if not isinstance(name, str) or not _FILE.fullmatch(name):
         raise ValueError(f"{name!r} is not the name of a file of weights")
+    if not isinstance(digest, str):
+        raise ValueError(f"the checksum of {name} is {digest!r}")
     path = folder / name
     have = path.stat().st_size if path.is_file() else None
     if have != size:
@@ -315,8 +320,16 @@ def verify(model: Installed, report: Callable[[float], None] | None = None) -> N
     """Read every file of `model`. Raises BadInput when one is not what was written."""
     for entry in _read_description(model.folder)["files"]:
         path = model.folder / entry["name"]
-        tensor_files.read_header(path)
-        if tensor_files.file_hash(path, report) != entry["sha256"]:
+        try:
+            tensor_files.read_header(path)
+            digest = tensor_files.file_hash(path, report)
+        except OSError as error:
+            raise BadInput(
+                f"{path} cannot be read ({error.strerror or error}).",
+                f"Check the disk and who may read the file; else remove {model.folder} and get "
+                "the model again.",
+            ) from None
+        if digest != entry["sha256"]:
             raise BadInput(
                 f"{path} has changed since it was written.",
                 f"Remove {model.folder} and get the model again.",
@@ -424,7 +437,11 @@ def _take_place(partial: Path, folder: Path) -> None:
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)) / "old"
     try:
         folder.rename(old)
-        partial.rename(folder)
+        try:
+            partial.rename(folder)
+        except OSError:
+            old.rename(folder)
+            raise
     finally:
         shutil.rmtree(old.parent, ignore_errors=True)
 

@@ -21,6 +21,9 @@ class Hub:
     cut_after: bytes of a body after which the connection is dropped; cuts: how often that happens.
     lie: the file whose checksum is told wrongly. no_ranges: answers with the whole file always.
     status: of every answer, instead of what would be right. wait: set it to let bodies go on.
+    moved_to: where bodies lie in truth, as the hub's own storage does. sign_in: the page that is
+    answered in place of bodies. endless: bodies go on and do not say how long they are.
+    tokens: of the requests, None where there was none.
     """
 
     url: str
@@ -32,6 +35,10 @@ class Hub:
     no_ranges: bool = False
     status: int = 0
     wait: threading.Event | None = None
+    moved_to: str = ""
+    sign_in: bytes = b""
+    endless: bool = False
+    tokens: list[str | None] = field(default_factory=list)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
 
     def bodies(self, name: str) -> list[str | None]:
@@ -75,12 +82,17 @@ class _Handler(BaseHTTPRequestHandler):
         hub: Hub = self.server.hub  # type: ignore[attr-defined]
         wanted = self.headers.get("Range")
         hub.requests.append((self.command, self.path, wanted))
+        hub.tokens.append(self.headers.get("Authorization"))
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
         content = hub.files.get((found[1], found[3])) if found else None
         if hub.status:
             return self._refuse(hub.status, {})
         if content is None:
             return self._refuse(404, {"X-Error-Code": "EntryNotFound"})
+        if with_body and hub.moved_to:
+            return self._refuse(302, {"Location": hub.moved_to + self.path})
+        if with_body and hub.sign_in:
+            return self._page(hub.sign_in)
         begin = 0
         if wanted and not hub.no_ranges:
             begin = int(wanted.removeprefix("bytes=").rstrip("-"))
@@ -88,13 +100,23 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if begin else 200)
         if begin:
             self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
-        self.send_header("Content-Length", str(len(body)))
+        if with_body and hub.endless:
+            body += bytes(len(content))
+            self.close_connection = True
+        else:
+            self.send_header("Content-Length", str(len(body)))
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("ETag", f'"{self._digest(hub, found[3], content)}"')
         self.send_header("X-Linked-Size", str(len(content)))
         self.end_headers()
         if with_body:
             self._send(hub, body)
+
+    def _page(self, text: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
 
     def _refuse(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)

@@ -179,13 +179,76 @@ def test_a_server_that_begins_anew_does_not_spoil_the_file(hub: Hub, checkpoint:
     weights.verify(weights.require(MODEL))
 
 
-def test_another_version_upstream_does_not_go_on_with_the_old_one(
-    hub: Hub, checkpoint: bytes
-) -> None:
+def test_another_version_upstream_does_not_go_on_with_the_old_one(hub: Hub) -> None:
     folder().mkdir(parents=True)
     (folder() / "checkpoint.ckpt.0123456789abcdef.partial").write_bytes(b"old" * 100)
+    del hub.files[ENTRY.repository, "args.json"]
+    (folder() / "args.json").write_text('{"diffusion_step": 77}')
     fetch()
     assert hub.bodies("checkpoint.ckpt") == [None]
+    assert kept() == []
+    model = weights.require(MODEL)
+    assert model.source["args"] is None
+    assert model.config["diffusion"]["steps"] == 1000
+
+
+def test_a_page_to_sign_in_does_not_spoil_what_is_here(hub: Hub, checkpoint: bytes) -> None:
+    hub.cuts, hub.cut_after = 1, len(checkpoint) // 2
+    original = downloads._append
+    hub_page = b"<html>Welcome to the hotel</html>"
+
+    def append(*arguments: Any) -> None:
+        original(*arguments)
+        hub.sign_in = hub_page
+
+    hub.large |= {"args.json", "LICENSE.md"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(downloads, "_append", append)
+        with pytest.raises(Unreachable, match="connection was lost"):
+            fetch()
+    for left in folder().iterdir():
+        assert hub_page not in left.read_bytes()
+    hub.sign_in = b""
+    fetch()
+    assert hub.bodies("checkpoint.ckpt")[-1] is not None  # the rest alone
+    weights.verify(weights.require(MODEL))
+
+
+def test_an_answer_without_end_is_cut_off(hub: Hub) -> None:
+    hub.endless = True
+    fetch()
+    weights.verify(weights.require(MODEL))
+
+
+def test_a_server_that_always_begins_anew_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = iter(range(100))
+    file = downloads.HubFile("x", "http://127.0.0.1:9/x", "c", 1000, "a" * 64)
+
+    def append(_file: Any, partial: Path, *_: Any) -> None:
+        partial.write_bytes(b"x" * (50 + 20 * (next(lengths) % 2)))
+
+    monkeypatch.setattr(downloads, "_append", append)
+    monkeypatch.setattr(downloads, "_pause", lambda seconds, ask: ask())
+    with pytest.raises(Unreachable, match="connection was lost"):
+        downloads._complete(file, tmp_path / "x.partial", lambda done: None)
+    assert next(lengths) < 10
+
+
+@pytest.mark.parametrize("has_model", [False, True])
+def test_the_disk_is_asked_for_what_is_to_come(
+    hub: Hub, checkpoint: bytes, monkeypatch: pytest.MonkeyPatch, has_model: bool
+) -> None:
+    asked: list[int] = []
+    if has_model:
+        folder().mkdir(parents=True)
+        (folder() / "checkpoint.ckpt").write_bytes(checkpoint)
+    monkeypatch.setattr(weights, "check_disk", lambda where, size: asked.append(size))
+    fetch()
+    others = sum(len(body) for name, body in hub.files.items() if name[1] != "checkpoint.ckpt")
+    total = len(checkpoint) + others
+    assert asked[0] == (others if has_model else total) + int(0.35 * total)
 
 
 def test_cancelling_takes_less_than_a_second(hub: Hub, checkpoint: bytes) -> None:
@@ -302,6 +365,17 @@ def test_a_model_that_is_not_in_the_registry(hub: Hub) -> None:
         list(pipelines.run(DownloadModel(model="nothing-1b", license=LICENSE)))
     with pytest.raises(NotFound, match="nothing-1b"):
         list(download_model.fetch("nothing-1b", pipelines.Context(), license=LICENSE))
+
+
+def test_a_token_does_not_follow_to_another_host(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with running_hub() as storage:
+        storage.files = hub.files
+        hub.moved_to = storage.url.replace("127.0.0.1", "localhost")
+        fetch()
+    assert set(hub.tokens) == {"Bearer hf_secret"}
+    assert set(storage.tokens) == {None}
+    assert len(storage.tokens) == 3
 
 
 def test_a_token_is_sent_to_the_hub_only_as_the_hub_wants_it(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from backend import errors, weights
+from backend import errors, tensor_files, weights
 from backend.errors import BadInput, NotFound, NotInstalled, StorageFailed
 from backend.models.wala.loading import load
 from backend.protocol import TASKS, VIEW_CAMERAS
@@ -140,6 +140,24 @@ def test_a_failure_leaves_what_was_there(store: Path) -> None:
         write(store, tensors=bad)
     assert weights.installed() == {"a-model": before}
     weights.verify(before)
+    assert [path.name for path in store.iterdir()] == ["a-model"]
+
+
+def test_a_model_stays_when_its_place_cannot_be_taken(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = write(store)
+    rename = Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if target == before.folder and path.name != "old":
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(StorageFailed):
+        write(store, title="Another")
+    assert weights.installed() == {"a-model": before}
     assert [path.name for path in store.iterdir()] == ["a-model"]
 
 
@@ -286,6 +304,10 @@ MEDDLING: dict[str, Callable[[Path], None]] = {
     "no file of weights": set_file("name", "model.json"),
     "file is a number": set_file("name", 3),
     "another size": set_file("bytes", 1),
+    "no checksum": set_file("sha256", None),
+    "no steps": set_field("steps", 0),
+    "fewer than no views": set_field("views", -1),
+    "guidance without end": set_field("guidance", float("inf")),
     "no json": lambda folder: (folder / "model.json").write_text("{"),
     "a list": lambda folder: (folder / "model.json").write_text("[]"),
     "deep": lambda folder: (folder / "model.json").write_text("[" * 100_000),
@@ -316,6 +338,19 @@ def test_a_changed_weight_is_found_by_verify(store: Path) -> None:
     assert "a-model" in weights.installed()
     with pytest.raises(BadInput, match="has changed"):
         weights.verify(model)
+
+
+def test_a_disk_that_does_not_read_is_found_by_verify(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> str:
+        raise OSError(5, "Input/output error")
+
+    model = write(store)
+    monkeypatch.setattr(tensor_files, "file_hash", broken)
+    with pytest.raises(BadInput, match="Input/output error") as caught:
+        weights.verify(model)
+    assert "disk" in caught.value.remedy
 
 
 # ------------------------------------------------------------------------------------------ loading

@@ -37,8 +37,8 @@ ASSUMED: dict[str, Any] = {
     "dp_cond": 0.1,
     "pre_quant": True,
 }
-"""What no shape tells, where args.json does not say it either. The values of the paper, and for
-those that it leaves open (normalize_latent, pre_quant) the published code's own."""
+"""What no shape tells, where args.json does not say it either: the values of the paper, and for
+those that it leaves open (normalize_latent, pre_quant) what is assumed here."""
 
 FIXED = {
     "resolution": RESOLUTION,
@@ -105,8 +105,11 @@ def read_checkpoint(
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     _check_kind(shapes, entry, checkpoint.path.name)
     config, assumed, differing = _config(shapes, entry, args)
-    with torch.device("meta"):
-        model = Wala(config)
+    try:
+        with torch.device("meta"):
+            model = Wala(config)
+    except (ValueError, RuntimeError) as error:
+        raise _incomprehensible(error) from None
     want = {name: tuple(tensor.shape) for name, tensor in model.published_state_dict().items()}
     problems = mismatches(want, shapes)
     if problems:
@@ -219,22 +222,25 @@ def _config(
     try:
         config = WalaConfig.from_args(complete)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInput(
-            f"The settings of this model are not understood ({type(error).__name__}: {error}).",
-            "Check that args.json belongs to the checkpoint.",
-        ) from None
+        raise _incomprehensible(error) from None
     if config.condition is None:
         assumed.pop("dp_cond", None)
-    widths = _autoencoder_widths(shapes)
+    try:
+        widths = _autoencoder_widths(shapes)
+        image = _image_encoder(shapes) if config.image else None
+    except (KeyError, IndexError, ValueError) as error:
+        raise _incomplete(error) from None
     autoencoder = dataclasses.replace(config.autoencoder, widths=widths)
-    image = _image_encoder(shapes) if config.image else None
     return dataclasses.replace(config, autoencoder=autoencoder, image=image), assumed, differing
 
 
 def _views(entry: Entry | None, args: Mapping[str, Any] | None) -> tuple[int, ...]:
     """The published cameras in their order, as args.json or the registry say."""
     if args and "training_views" in args:
-        return tuple(args["training_views"] or ())
+        views = args["training_views"] or []
+        if not isinstance(views, list) or any(type(view) is not int for view in views):
+            raise _incomprehensible(ValueError(f"training_views is {views!r}"))
+        return tuple(views)
     return tuple(entry.arguments.get("training_views", ())) if entry else ()
 
 
@@ -268,22 +274,38 @@ def args_of_shapes(shapes: Shapes, views: Sequence[int] = ()) -> dict[str, Any]:
     """
     try:
         kind = kind_of(shapes)
+        if empty := [name for name, shape in shapes.items() if 0 in shape]:
+            raise ValueError(empty[0])
         args = {**_autoencoder_args(shapes), **_unet_args(shapes), **_encoder_args(shapes, kind)}
         if kind != "nothing":
             args |= _condition_args(shapes, views)
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise BadInput(
-            f"The weights are not complete ({error} is missing or has an unknown shape).",
-            "Download the checkpoint again.",
-        ) from None
+        raise _incomplete(error) from None
     return args
+
+
+def _incomplete(error: Exception) -> BadInput:
+    return BadInput(
+        f"The weights are not complete ({error} is missing or has an unknown shape).",
+        "Download the checkpoint again.",
+    )
+
+
+def _incomprehensible(error: Exception) -> BadInput:
+    return BadInput(
+        f"The settings of this model are not understood ({type(error).__name__}: {error}).",
+        "Check that args.json belongs to the checkpoint.",
+    )
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
     """How many modules of a list there are."""
     found = re.compile(re.escape(pattern) + r"\.(\d+)\.")
     numbers = {int(match[1]) for name in shapes if (match := found.match(name))}
-    return max(numbers, default=-1) + 1
+    last = max(numbers, default=-1)
+    if last >= len(shapes):  # each has a weight; modules are made for as many as are said to be
+        raise ValueError(f"{pattern}.{last}")
+    return last + 1
 
 
 def _autoencoder_args(shapes: Shapes) -> dict[str, Any]:

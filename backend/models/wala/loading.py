@@ -9,7 +9,7 @@ import torch
 
 from ...errors import BadInput
 from ...tensor_files import TensorInfo, read_header
-from ...weights import Installed
+from ...weights import Installed, entries
 from .config import WalaConfig
 from .model import PUBLISHED_PREFIXES, Wala
 
@@ -24,7 +24,7 @@ def load(installed: Installed, device: torch.device, dtype: torch.dtype) -> Wala
     try:
         with torch.device("meta"):
             model = Wala(WalaConfig.from_dict(installed.config))
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # torch: a size that no tensor can have
         raise unfit(installed, str(error)) from None
     check_fit(installed, model)
     weights = {
@@ -82,18 +82,26 @@ def _listed(names: list[str], most: int = 20) -> str:
 
 
 def mapped(installed: Installed) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of the files, by name; nothing of them is read yet."""
-    from safetensors import safe_open
+    """The tensors of the files, by name; nothing of them is read yet. Raises BadInput."""
+    from safetensors import SafetensorError, safe_open
 
     for path in installed.files:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            for name in file.keys():  # noqa: SIM118 (it is no dictionary)
-                yield name, file.get_tensor(name)
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                for name in file.keys():  # noqa: SIM118 (it is no dictionary)
+                    yield name, file.get_tensor(name)
+        except SafetensorError as error:
+            raise unfit(installed, f"{path.name}: {error}") from None
 
 
 def unfit(installed: Installed, problems: str) -> BadInput:
     """The error to raise for files or descriptions that cannot be a model."""
+    again = (
+        f"Remove {installed.folder} and get them again: "
+        f"python3 -m backend models download {installed.id}"
+        if installed.id in entries()
+        else "Convert its checkpoint again: python3 -m backend models convert"
+    )
     return BadInput(
-        f"The weights of {installed.id} do not fit its description ({problems}).",
-        f"Get them again: python3 -m backend models download {installed.id}",
+        f"The weights of {installed.id} do not fit its description ({problems}).", again
     )

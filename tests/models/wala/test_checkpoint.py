@@ -338,6 +338,7 @@ def test_args_given_by_name(tmp_path: Path) -> None:
         ({"wavelet": "haar"}, "wavelet is 'haar'"),
         ({"network_type": "latent_dit"}, "latent_dit"),
         ({"diffusion_model_mean_type": "VELOCITY"}, "not understood"),
+        ({"training_views": 5}, "not understood"),
     ],
 )
 def test_args_of_another_model(tmp_path: Path, change: dict[str, Any], words: str) -> None:
@@ -424,6 +425,28 @@ def test_without_a_weight_that_decides(tmp_path: Path, part: str) -> None:
     torch.save(values, path)
     with pytest.raises(BadInput, match=f"not complete.*{part}"):
         convert(path, store=tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("network.unet.blocks.999999999.attn.q.weight", (1,)),
+        ("autoencoder.encoder.t_blocks.999999999.x", (1,)),
+        ("network.unet.pos_emb", (1, 0, 1 << 40)),
+        ("network.unet.conv_in.bias", (0, 1 << 40)),
+        ("autoencoder.encoder.res_2.in_conv.weight", None),
+    ],
+)
+def test_shapes_that_would_make_an_endless_model(name: str, shape: tuple[int, ...] | None) -> None:
+    """No model is built of them, which would take all memory."""
+    state = small_model("points").published_state_dict()
+    shapes: dict[str, tuple[int, ...]] = {n: tuple(t.shape) for n, t in state.items()}
+    if shape is None:
+        del shapes[name]
+    else:
+        shapes[name] = shape
+    with pytest.raises(BadInput, match="not complete"):
+        wala_checkpoint._config(shapes, None, None)
 
 
 def test_a_checkpoint_of_something_else(tmp_path: Path) -> None:
