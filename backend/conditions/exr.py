@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BadInput
+from ..errors import BadInput, TooLarge
 from ..protocol import check_image_size
 
 MAGIC = b"\x76\x2f\x31\x01"
@@ -22,6 +22,7 @@ _TILED, _DEEP, _PARTS = 0x200, 0x800, 0x1000
 _DTYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<u4"), 1: np.dtype("<f2"), 2: np.dtype("<f4")}
 _LINES = {0: 1, 1: 1, 2: 1, 3: 16, 5: 16}
 _NAMES = {4: "PIZ", 6: "B44", 7: "B44A", 8: "DWAA", 9: "DWAB"}
+_MOST_CHUNK_BYTES = 1 << 28
 _NO_DEPTHS = ("position", "normal", "vector", "cryptomatte")
 
 
@@ -51,7 +52,7 @@ def read_depth(path: Path) -> np.ndarray:
     body = path.read_bytes()
     try:
         return _depth(body, path.name)
-    except (struct.error, IndexError, KeyError, ValueError, zlib.error, UnicodeDecodeError):
+    except (struct.error, IndexError, KeyError, ValueError, OverflowError, zlib.error):
         raise BadInput(
             f"The picture {path.name} is damaged.",
             "It was cut off or changed. Copy or export it again.",
@@ -84,7 +85,12 @@ def _depth(body: bytes, name: str) -> np.ndarray:
     chunks = [-(-each.height // _LINES.get(each.compression, 1)) for each in parts]
     begins = at + 8 * sum(chunks[:number])
     offsets = struct.unpack_from(f"<{chunks[number]}Q", body, begins)
-    depth = np.empty((part.height, part.width), np.float32)
+    if _LINES[part.compression] * part.line_bytes > _MOST_CHUNK_BYTES:
+        raise TooLarge(
+            f"{name} has {len(part.channels):,} channels, more than are accepted.",
+            "Save the depth pass alone.",
+        )
+    depth = np.full((part.height, part.width), np.float32(np.inf))
     for offset in offsets:
         _read_chunk(body, offset + (4 if flags & _PARTS else 0), part, channel, depth)
     return depth

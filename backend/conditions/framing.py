@@ -22,6 +22,9 @@ WaLa's authors do not tell theirs. Renderings for training usually leave a tenth
 side; a tenth is what points and voxels have, too (1.8 of 2)."""
 
 
+_LONGEST = 32 * SIDE
+
+
 @dataclass(frozen=True)
 class Frame:
     """A square of a picture: its corner at the top left and its side, in pixels."""
@@ -146,8 +149,13 @@ def published(picture: np.ndarray) -> np.ndarray:
     width, height = image.size
     shorter = min(width, height)
     size = (SIDE * width // shorter, SIDE * height // shorter)
-    image = image.resize(size, Image.Resampling.BILINEAR)
     left, top = round((size[0] - SIDE) / 2), round((size[1] - SIDE) / 2)
+    if max(size) > _LONGEST:
+        # The same of a strip that would take a gigabyte: only what the crop leaves is resized.
+        scale_x, scale_y = width / size[0], height / size[1]
+        box = (left * scale_x, top * scale_y, (left + SIDE) * scale_x, (top + SIDE) * scale_y)
+        return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box))
+    image = image.resize(size, Image.Resampling.BILINEAR)
     return np.asarray(image.crop((left, top, left + SIDE, top + SIDE)))
 
 

@@ -202,9 +202,9 @@ def _values(image: Image.Image) -> np.ndarray:
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")
         squeezed = array.reshape([size for size in array.shape if size != 1] or [1])
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, OverflowError) as error:
         raise BadInput(
             f"{path.name} is not an array that can be read: {error}.",
             "Save it with numpy.save, as an array of numbers.",
@@ -217,7 +217,8 @@ def _read_npy(path: Path) -> np.ndarray:
         )
     check_image_size(squeezed.shape[1], squeezed.shape[0])
     if squeezed.dtype.kind == "f":
-        return np.asarray(squeezed, np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is empty
+            return np.asarray(squeezed, np.float32)
     return np.clip(squeezed, 0, 65535).astype(
         np.uint8 if squeezed.dtype.itemsize == 1 else np.uint16
     )

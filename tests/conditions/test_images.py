@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy import ndimage
 
 from backend.conditions import framing
@@ -63,6 +65,26 @@ def test_as_published_is_what_was_published() -> None:
         np.testing.assert_array_equal(np.rint((found + 1) * 127.5), want)
         np.testing.assert_allclose(found, want / np.float32(255) * 2 - 1, atol=1e-7)
     assert model_views(np.stack([pixels] * 2), as_published=True).shape == (2, 3, 224, 224)
+
+
+@pytest.mark.parametrize("shape", [(40, 300, 3), (300, 40, 3)])
+def test_a_long_strip_is_as_published_without_its_memory(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    strip = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    whole = framing.published(strip)
+    monkeypatch.setattr(framing, "_LONGEST", 224)
+    np.testing.assert_allclose(framing.published(strip), whole.astype(int), atol=1)
+    sizes: list[tuple[int, int]] = []
+    resize = Image.Image.resize
+
+    def recorded(image: Image.Image, size: tuple[int, int], *rest: Any, **named: Any) -> Any:
+        sizes.append(size)
+        return resize(image, size, *rest, **named)
+
+    monkeypatch.setattr(Image.Image, "resize", recorded)
+    assert framing.published(np.zeros((16_384, 2, 3), np.uint8)).shape == (224, 224, 3)
+    assert sizes == [(224, 224)]
 
 
 # ------------------------------------------------------------------------------------------ framing

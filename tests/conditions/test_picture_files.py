@@ -119,6 +119,29 @@ def test_the_turn_that_the_camera_noted_is_made(tmp_path: Path) -> None:
     assert picture[:, :13].mean() < 10
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_turn_and_mirroring_is_undone(tmp_path: Path, orientation: int) -> None:
+    """The standard's table: on which side of the scene the first row and column of the file lie."""
+    scene = np.arange(12, dtype=np.uint8).reshape(3, 4)[..., None] * np.uint8([20, 10, 5])
+    row, column = {
+        1: ("top", "left"),
+        2: ("top", "right"),
+        3: ("bottom", "right"),
+        4: ("bottom", "left"),
+        5: ("left", "top"),
+        6: ("right", "top"),
+        7: ("right", "bottom"),
+        8: ("left", "bottom"),
+    }[orientation]
+    in_file = scene if row in ("top", "bottom") else scene.transpose(1, 0, 2)
+    in_file = in_file[::-1] if row in ("bottom", "right") else in_file
+    in_file = in_file[:, ::-1] if column in ("bottom", "right") else in_file
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, Image.fromarray(np.ascontiguousarray(in_file)), "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(path), scene)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "YCbCr"])
 def test_other_colour_models(tmp_path: Path, mode: str) -> None:
     white = Image.fromarray(np.full((8, 8, 3), 255, np.uint8))
@@ -319,6 +342,33 @@ def test_the_channel_of_depth_is_found(tmp_path: Path, names: list[str], chosen:
     np.testing.assert_array_equal(exr.read_depth(path), depth)
 
 
+def test_an_exr_of_many_channels_takes_no_more_memory_than_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.exr"
+    path.write_bytes(simple_exr({name: np.ones((2, 8)) for name in "RGBZ"}))
+    monkeypatch.setattr(exr, "_MOST_CHUNK_BYTES", 4 * 4 * 8)
+    np.testing.assert_array_equal(exr.read_depth(path), np.ones((2, 8)))
+    monkeypatch.setattr(exr, "_MOST_CHUNK_BYTES", 4 * 4 * 8 - 1)
+    with pytest.raises(TooLarge, match="4 channels"):
+        exr.read_depth(path)
+
+
+def test_lines_of_an_exr_that_lie_nowhere(tmp_path: Path) -> None:
+    """What no chunk fills is empty, and not what happened to be in memory."""
+    path = tmp_path / "a.exr"
+    body = simple_exr({"Z": np.ones((3, 8))})
+    at = body.index(struct.pack("<i", 5) + struct.pack("<i", 32)) - 3 * 8
+    first = body[at : at + 8]
+    path.write_bytes(body[:at] + first * 3 + body[at + 24 :])
+    depth = exr.read_depth(path)
+    assert (depth[0] == 1).all()
+    assert np.isinf(depth[1:]).all()
+    path.write_bytes(body[:at] + b"\xff" * 8 + body[at + 8 :])
+    with pytest.raises(BadInput, match="damaged"):
+        exr.read_depth(path)
+
+
 def test_an_exr_without_depth(tmp_path: Path) -> None:
     path = tmp_path / "a.exr"
     path.write_bytes(simple_exr({"Normal.Z": np.ones((4, 4)), "Position.X": np.ones((4, 4))}))
@@ -344,6 +394,23 @@ def test_arrays_that_are_no_depth(tmp_path: Path, array: np.ndarray) -> None:
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(BadInput):
         read_depth(tmp_path / "a.npy")
+
+
+def test_several_arrays_in_one_file_are_no_depth(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", depth=np.ones((4, 4)))
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(BadInput, match=r"numpy\.save"):
+        read_depth(tmp_path / "a.npy")
+
+
+def test_distances_beyond_float32_are_empty(tmp_path: Path) -> None:
+    depth = np.full((4, 4), 1e300)
+    depth[1, 2] = 3
+    np.save(tmp_path / "a.npy", depth)
+    found, encoding = read_depth(tmp_path / "a.npy")
+    assert encoding == "metres"
+    assert found[1, 2] == 3
+    assert np.isinf(found).sum() == 15
 
 
 def test_an_array_with_code_in_it_is_refused(tmp_path: Path) -> None:
