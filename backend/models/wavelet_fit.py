@@ -229,7 +229,9 @@ def solved(
             gradient_fit.fit(target, start, ITERATIONS[side], active, check), 1
         ):
             done = work[index] + (work[index + 1] - work[index]) * step / ITERATIONS[side]
-            yield f"Solving at {side}", span[0] + (span[1] - span[0]) * done / work[-1]
+            share = done / work[-1]
+            # Both ends exact: a bar that goes back by a rounding error goes back.
+            yield f"Solving at {side}", span[0] * (1 - share) + span[1] * share
             values = state
     return values
 
