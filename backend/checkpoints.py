@@ -324,11 +324,11 @@ class _Record(dict[Any, Any]):
     """A dictionary whose attributes (the version numbers of a state dict) are let go.
 
     Keys that are more than a word or a number are, too: to hash a tuple of tuples of tuples takes
-    as long as its author wants.
+    as long as its author wants, and large numbers can be chosen that all have one hash.
     """
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if type(key) in (str, int, float, bool):
+        if type(key) is str or (type(key) is int and abs(key) < 1 << 60):
             super().__setitem__(key, value)
 
     def __setstate__(self, state: Any) -> None:
@@ -385,8 +385,9 @@ class _Reader(pickle._Unpickler):
         self.dispatch[pickle.EMPTY_SET[0]] = lambda reader: reader.append(Inert())
         self.dispatch[pickle.FROZENSET[0]] = _Reader._load_frozen_set
         self.dispatch[pickle.BUILD[0]] = _Reader._load_state
-        # It takes the memory that is asked for before there is anything to put into it.
-        del self.dispatch[pickle.BYTEARRAY8[0]]
+        # One takes the memory that is asked for before there is anything to put into it, the other
+        # (only of protocol 0) stores under numbers of any size.
+        del self.dispatch[pickle.BYTEARRAY8[0]], self.dispatch[pickle.PUT[0]]
 
     def _load_record(self) -> None:
         items = self.pop_mark()

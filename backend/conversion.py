@@ -114,6 +114,11 @@ def _read_args(path: Path, args: Path | None) -> tuple[dict[str, Any] | None, Pa
         record = json.loads(args.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise NotFound(f"There is no file {args}.", "Check its name.") from None
+    except OSError as error:
+        raise BadInput(
+            f"{args} cannot be read ({error.strerror or error}).",
+            "Give the file args.json of the model, or leave --args out.",
+        ) from None
     except (ValueError, RecursionError) as error:
         raise BadInput(
             f"{args} cannot be read ({error}).", "Download it again, or remove it."

@@ -383,6 +383,14 @@ _NESTED = (
 """A pair of a pair of a pair ..., each of one object twice: 2^90 leaves."""
 
 
+_SAME_HASH = b"".join(
+    b"\x8a\x0b" + (k * sys.hash_info.modulus).to_bytes(11, "little") + b"K\x00"
+    for k in range(1, 100_001)
+)
+_PUT_SAME_HASH = b"".join(b"p%d\n" % (k * sys.hash_info.modulus) for k in range(1, 100_001))
+"""Numbers that Python's dictionaries cannot tell apart quickly."""
+
+
 @pytest.mark.parametrize(
     "program",
     [
@@ -394,8 +402,10 @@ _NESTED = (
         b"ccollections\nOrderedDict\n((" + _NESTED + b"K\x00tt\x85R.",
         b"\x96" + (1 << 36).to_bytes(8, "little") + b".",  # an array of 64 GiB
         b"\x8e" + (1 << 36).to_bytes(8, "little") + b".",
+        b"}(" + _SAME_HASH + b"u.",
+        b"K\x01" + _PUT_SAME_HASH + b".",
     ],
-    ids=["key", "old key", "frozen", "set", "call", "pairs", "array", "bytes"],
+    ids=["key", "old key", "frozen", "set", "call", "pairs", "array", "bytes", "numbers", "memo"],
 )
 def test_a_small_program_takes_no_more_than_it_is_worth(tmp_path: Path, program: bytes) -> None:
     path = _with_pickle(tmp_path / "a.ckpt", b"\x80\x05" + program)

@@ -185,4 +185,4 @@ def test_a_description_that_does_not_fit_is_refused(
     installed = mvdream_models.write(tmp_path, small, "other", config=config)
     with pytest.raises(BadInput, match=said) as raised:
         loading.load(installed, CPU, torch.float32)
-    assert "download other" in raised.value.remedy
+    assert "models convert" in raised.value.remedy

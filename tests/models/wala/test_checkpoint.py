@@ -356,6 +356,12 @@ def test_args_that_cannot_be_read(tmp_path: Path, text: str) -> None:
         convert(path, store=tmp_path / "store")
 
 
+def test_a_folder_given_for_args(tmp_path: Path) -> None:
+    path, _ = make(tmp_path, "nothing")
+    with pytest.raises(BadInput, match="cannot be read"):
+        convert(path, args=tmp_path, store=tmp_path / "store")
+
+
 def test_the_wrong_model_for_a_name(tmp_path: Path) -> None:
     path, _ = make(tmp_path, "voxels")
     with pytest.raises(
