@@ -92,7 +92,7 @@ def unpack(body: bytes) -> tuple[Arrays, dict[str, Any]]:
     metadata = header.pop("__metadata__", {})
     try:
         message = json.loads(metadata["message"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise _malformed("the message has no readable metadata") from None
     if not isinstance(message, dict):
         raise _malformed("the metadata is not a record")
@@ -129,7 +129,10 @@ def _read_array(name: str, entry: Any, data: memoryview) -> np.ndarray:
         count *= size
     if end > len(data) or end - begin != count * dtype.itemsize:
         raise _malformed(f"array {name!r} does not fit the bytes that came")
-    return np.frombuffer(data[begin:end], dtype).reshape(shape)
+    try:
+        return np.frombuffer(data[begin:end], dtype).reshape(shape)
+    except (ValueError, OverflowError):  # no bytes, but sides beyond what numpy counts
+        raise _malformed(f"array {name!r} has an impossible shape") from None
 
 
 def _malformed(detail: str) -> BadInput:
@@ -224,7 +227,7 @@ class Generation(Task):
                     "The region or the earlier shape has values that are not numbers.",
                     "Generate the shape once more, then choose the region again.",
                 )
-        if self.region is not None and abs(np.linalg.det(self.region[:3, :3])) < 1e-12:
+        if self.region is not None and _is_flat(self.region[:3, :3].astype(np.float64)):
             raise BadInput("The region is flat.", "Give the box a size along all three axes.")
 
 
@@ -281,7 +284,7 @@ class VoxelsToMesh(Generation):
         check_occupancy(self.occupancy)
         try:
             frame = np.array([self.origin, self.voxel_size], float)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             frame = np.full((2, 3), np.nan)
         if frame.shape != (2, 3) or not np.isfinite(frame).all() or (frame[1] <= 0).any():
             raise BadInput(
@@ -572,7 +575,15 @@ def _check_whole(name: str, value: object, least: int, most: int) -> None:
 
 
 def _is_number(value: object, least: float, most: float) -> bool:
-    return type(value) in (int, float) and least <= float(value) <= most  # type: ignore[arg-type]
+    return type(value) in (int, float) and least <= value <= most  # type: ignore[operator]
+
+
+def _is_flat(axes: np.ndarray) -> bool:
+    """Whether the columns of `axes` (3, 3), in any unit, span no volume to speak of."""
+    lengths = np.abs(axes).max(axis=0)
+    if not lengths.min() > 1e-5 * lengths.max():
+        return True
+    return bool(abs(np.linalg.det(axes / lengths)) < 1e-6)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -847,12 +858,15 @@ def _decode_set(arrays: Arrays, message: dict[str, Any]) -> MeshSet:
     entries = message.pop("meshes", None)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise _malformed("the meshes are not listed")
+    if len(entries) > MAX_VARIATIONS:
+        raise _malformed(f"{len(entries)} meshes, {MAX_VARIATIONS} are the most")
     own: list[Arrays] = [{} for _ in entries]
+    numbers = {str(number): number for number in range(len(entries))}
     for name, array in arrays.items():
         index, _, part = name.partition(".")
-        if not (index.isdecimal() and int(index) < len(entries)):
-            raise _malformed(f"array {name!r} belongs to no mesh")
-        own[int(index)][part] = array
+        if index not in numbers:
+            raise _malformed(f"array {name[:80]!r} belongs to no mesh")
+        own[numbers[index]][part] = array
     pairs = zip(own, entries, strict=True)
     meshes = tuple(_decode(MeshResult, parts, entry) for parts, entry in pairs)
     return _decode(MeshSet, {}, {**message, "meshes": meshes})
@@ -877,13 +891,16 @@ def _split(record: Any) -> tuple[Arrays, dict[str, Any]]:
 
 
 def _decode(kind: Callable[..., Any], arrays: Arrays, message: dict[str, Any]) -> Any:
-    names = {spec.name for spec in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted((set(arrays) | set(message)) - names)
+    types = {spec.name: str(spec.type) for spec in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted((set(arrays) | set(message)) - set(types))
     if unknown:
         raise BadInput(
             f"The message has fields that are not known here: {', '.join(unknown)}.",
             "Install the same version of Fieldforge on both sides.",
         )
+    for name in (*arrays, *message):
+        if (name in arrays) != ("ndarray" in types[name]):
+            raise _malformed(f"{name} is {'an' if name in arrays else 'no'} array")
     try:
         return kind(**message, **arrays)
     except (TypeError, ValueError) as error:
