@@ -31,6 +31,8 @@ class Shape:
     """What a data set knows of a shape beside its surface.
 
     source: whose works it belongs to, for balanced training. split: "train", "validation", "test".
+    family: the same for shapes that are nearly alike, so that no design counts as often as it was
+    varied.
     """
 
     id: str
@@ -38,6 +40,7 @@ class Shape:
     source: str
     split: str
     attribution: str
+    family: str = ""
 
 
 # ----------------------------------------------------------------------------------------- bytes
