@@ -1,8 +1,11 @@
 """What forms, shown after the steps of a sampler: small meshes, at a small share of the time.
 
 A preview is the 76^3 level of the wavelet transform, four nodes of the result apart. It comes from
-the real decoder where that is cheap enough for every step, and else from `PreviewDecoder`, once
-that has learned from an earlier job.
+the real decoder where that is cheap enough for every step, and else from `PreviewDecoder`, which
+learns from earlier jobs, or in the first one from the first step whose decode can be afforded.
+
+The whole latent is decoded even then: of its cells in the cube alone, group norms come out so
+different that another shape is shown.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from ..geometry import wavelets
 from ..geometry.isosurface import marching_cubes
 from ..geometry.transforms import apply_to_points, compose, index_to_cube
 from ..models.wala.config import LATENT_SIDE, WalaConfig
+from ..models.wala.winograd import PANEL
 from ..protocol import MeshResult
 from ..sampling import Step
 from .resident import Loaded
@@ -25,7 +29,10 @@ SHARE = 0.15
 """Of the predicted time of the job without previews, that they may take together."""
 
 _GUESSED_LINEAR = 0.1  # seconds per shape, until it was measured
-_CAUTION = 2.0  # convolutions take longer than their multiplications tell
+# What a decode takes for each multiplication, of what a step takes for each, with a margin:
+# convolutions take longer, and on a processor much less where `winograd` makes them (there 0.5 to
+# 0.56 was measured at the published width).
+_CAUTION, _CAUTION_WITH_WINOGRAD = 2.0, 0.65
 
 
 _BESIDE = 6  # nodes at either end of a level of 76 that lie outside of the cube
@@ -82,7 +89,7 @@ class Previewer:
         """ "decoder", "estimate", or None for no preview now."""
         pace = self._loaded.pace
         per_step = (self._clock() - self._began - self.seconds) / (step.number + 1)
-        guess = per_step * _decoder_share(self._loaded.model.config)
+        guess = per_step * _decoder_share(self._loaded.model.config, _quick(self._loaded, step))
         full = self._batch * pace.get(_pace("decoder"), guess / self._batch)
         rest = self._batch * pace.get("decode", full / self._batch)
         total = self._elapsed + per_step * step.count + rest
@@ -99,6 +106,8 @@ class Previewer:
         fields = []
         for latent in start:
             tree = self._loaded.tree(latent[None])
+            if not self._loaded.previews.ready:
+                self._loaded.previews.learn(self._loaded.codes(latent[None])[0], tree.low[0])
             fields.append(wavelets.synthesize_level(tree.low, tree.highs[0])[0].cpu().numpy())
         return fields
 
@@ -116,7 +125,13 @@ def _pace(way: str) -> str:
     return f"preview by {way}"
 
 
-def _decoder_share(config: WalaConfig) -> float:
+def _quick(loaded: Loaded, step: Step) -> bool:
+    """Whether `winograd` makes the convolutions of the decoder at 46^3."""
+    fine = loaded.model.config.autoencoder.widths[0]
+    return step.start.device.type == "cpu" and loaded.dtype == torch.float32 and not fine % PANEL
+
+
+def _decoder_share(config: WalaConfig, quick: bool) -> float:
     """How many sampling steps of one shape one decode is worth, guessed by multiplications."""
     fine, middle, coarse = config.autoencoder.widths
     decoder = 27.0 * (
@@ -129,4 +144,4 @@ def _decoder_share(config: WalaConfig) -> float:
     per_token = 12 * denoiser.width**2 + (4 * denoiser.width**2 if denoiser.cross_attention else 0)
     convolutions = 27 * LATENT_SIDE**3 * 4 * denoiser.residual_blocks * denoiser.channels**2
     step = 2.0 * (denoiser.depth * tokens * per_token + convolutions)
-    return _CAUTION * decoder / max(step, 1.0)
+    return (_CAUTION_WITH_WINOGRAD if quick else _CAUTION) * decoder / max(step, 1.0)
