@@ -139,11 +139,14 @@ def _listed(model: weights.Entry | weights.Installed, ready: bool) -> Model:
 def model_for(task: Task) -> Model:
     """The model that `task` names, or for "" the best one that is here.
 
-    Raises BadInput when it cannot do that task, NotInstalled when it is to be downloaded first.
+    Raises BadInput when it cannot do that task, NotInstalled when it is to be downloaded first or
+    is damaged.
     """
     able = {model.id: model for model in models() if _can_do(model, task.kind)}
     model = able.get(task.model) if task.model else _best(able, task.kind)
     if model is None:
+        if task.model in weights.problems():
+            weights.require(task.model)  # tells what is wrong with its folder
         raise BadInput(
             f"The model {task.model[:80]!r} cannot do {task.kind}.",
             f"Choose {' or '.join(able)}." if able else "Update the backend.",

@@ -61,6 +61,10 @@ SPECK = 2.0
 _PREPARED, _LOADED, _ENCODED, _SAMPLED = 0.03, 0.08, 0.12, 0.75
 
 
+class EmptyShape(BadInput):
+    """What was generated has no surface."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What of a task and its model the sampler goes by."""
@@ -172,6 +176,7 @@ class _Generator:
         prepared = prepare(self.task, self.installed)
         config = config_of(self.installed)
         check_fit(self.task, prepared, config, self.installed)
+        check_steps(self.settings, config, self.installed)
         region = region_of(self.task, prepared.to_source, self.device)
         yield self.stages.at("Loading the model", _PREPARED)
         points = 0 if prepared.points is None else len(prepared.points)
@@ -241,7 +246,7 @@ class _Generator:
             yield self.stages.at("Extracting the surface", at + 0.7 * share)
             found.append(self.mesh(field, prepared, latent, number))
         if not any(len(mesh.faces) for mesh in found):
-            raise BadInput(
+            raise EmptyShape(
                 "The model made an empty shape of this.",
                 "Try another seed or guidance, or check what the source shows.",
             )
@@ -383,6 +388,16 @@ def check_fit(task: Generation, prepared: Prepared, config: WalaConfig, model: I
         raise BadInput(
             f"The networks of {model.title} are not made for {task.kind}.",
             "Choose another model, or get this one again.",
+        )
+
+
+def check_steps(settings: Settings, config: WalaConfig, model: Installed) -> None:
+    """Raise BadInput when there are more steps than the model knows levels of noise."""
+    most = config.diffusion.steps
+    if settings.steps > most:
+        raise BadInput(
+            f"{model.title} was trained with {most} steps; {settings.steps} are more.",
+            f"Use at most {most} steps.",
         )
 
 

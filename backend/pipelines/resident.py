@@ -167,6 +167,8 @@ def _kept(
     _make_room(needed, device, keep=key)
     memory.require(needed, device.type, LOWER)
     if loaded is None:
+        for stale in [old for old in _models if old[:2] == key[:2]]:
+            del _models[stale]  # its files were replaced, so no job will ask for it again
         loaded = _models[key] = read(installed, device, dtype, size)
     loaded.used_at = time.monotonic()
     return loaded

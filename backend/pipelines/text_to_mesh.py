@@ -47,11 +47,16 @@ def text_to_mesh(task: Task, context: Context) -> Iterator[Progress | Result]:
     for number, (seed, pictures) in enumerate(zip(seeds, painted, strict=True)):
         begin = _PAINTED + share * number
         shape = _shape_task(task, painter, maker, seed, pictures)
-        for news in generate.generate(shape, context):
-            if isinstance(news, Progress):
-                yield _placed(news, begin, share)
-            else:
-                meshes += meshes_of(news)
+        try:
+            for news in generate.generate(shape, context):
+                if isinstance(news, Progress):
+                    yield _placed(news, begin, share)
+                else:
+                    meshes += meshes_of(news)
+        except generate.EmptyShape:
+            meshes.append(_nothing(task, seed))
+            if not any(len(mesh.faces) for mesh in meshes) and number + 1 == len(seeds):
+                raise
     facts = {
         "model": painter.id,
         "shape_model": maker.id,
@@ -177,6 +182,11 @@ def _shape_task(
     return PaintedText(**{**wishes, **own})
 
 
+def _nothing(task: TextToMesh, seed: int) -> MeshResult:
+    """A variation without a surface: it spoils no others."""
+    return MeshResult(name=task.name, report={"seed": seed, "vertices": 0, "faces": 0})
+
+
 def _placed(news: Progress, begin: float, share: float) -> Progress:
     """`news` of a part of the job, with its fraction of the whole."""
     return replace(news, fraction=begin + share * news.fraction)
@@ -191,7 +201,8 @@ def _result(
         together = {**own, **facts, "seconds": {**seconds, **own["seconds"]}}
         return replace(meshes[0], report=together)
     sums = {name: sum(mesh.report[name] for mesh in meshes) for name in ("vertices", "faces")}
-    shared = {name: meshes[0].report[name] for name in ("device", "precision", "steps", "guidance")}
+    first = next(mesh for mesh in meshes if len(mesh.faces)).report
+    shared = {name: first[name] for name in ("device", "precision", "steps", "guidance")}
     report = {**shared, **facts, **sums, "seconds": seconds, "seed": task.seed}
     return MeshSet(
         name=task.name, meshes=tuple(meshes), report={**report, "variations": len(meshes)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import torch
 
 from backend import device, pipelines, protocol, sampling, weights
 from backend.device import Device
+from backend.conditions import images
 from backend.errors import BadInput, Cancelled, InternalError, NotInstalled, OutOfMemory
 from backend.geometry.transforms import apply_to_points, inverse
 from backend.models import refine
 from backend.models.wala.uvit import TransformerBlock
-from backend.pipelines import Context, generate, resident
+from backend.pipelines import Context, generate, preparation, resident
 from backend.pipelines.generate import Settings
 from backend.protocol import (
     DepthToMesh,
@@ -384,6 +386,39 @@ def test_networks_that_take_something_else_are_refused(
         last(dataclasses.replace(points_task(), model="liar"))
 
 
+def test_a_damaged_model_is_told_to_be_so(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIELDFORGE_WEIGHTS", str(tmp_path))
+    written = wala_models.write(tmp_path, "shape")
+    written.files[0].write_bytes(written.files[0].read_bytes()[:1000])
+    with pytest.raises(NotInstalled, match="tiny-shape is damaged"):
+        last(Shape(model="tiny-shape"))
+
+
+def test_a_description_without_sense_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIELDFORGE_WEIGHTS", str(tmp_path))
+    written = wala_models.write(tmp_path, "shape")
+    description = json.loads((written.folder / "model.json").read_text())
+    description["config"]["denoiser"]["heads"] = 0
+    (written.folder / "model.json").write_text(json.dumps(description))
+    with pytest.raises(BadInput, match="division"):
+        last(Shape(model="tiny-shape"))
+
+
+def test_more_steps_than_the_model_was_trained_with_are_refused(
+    latents: Latents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = wala_models.config_for("shape")
+    short = dataclasses.replace(config, diffusion=dataclasses.replace(config.diffusion, steps=20))
+    monkeypatch.setattr(generate, "config_of", lambda _: short)
+    with pytest.raises(BadInput, match="trained with 20 steps; 21 are more"):
+        latents(Shape(steps=21))
+    latents(Shape(steps=20))
+
+
 def test_values_that_are_no_numbers_are_told(
     latents: Latents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -460,3 +495,19 @@ def test_a_job_that_cannot_fit_is_refused_before_it_loads(
     with pytest.raises(OutOfMemory, match="fewer variations"):
         latents(Shape(variations=16))
     assert resident._models == {}
+
+
+def test_what_was_done_to_views_is_told_once(latents: Latents) -> None:
+    pictures = np.stack([wala_models.picture(seed) for seed in range(4)])
+    rough = np.random.default_rng(0).integers(0, 255, pictures.shape).astype(np.uint8)
+    mixed = np.concatenate([pictures[:3], rough[:1]])
+    model = weights.require("tiny-views4")
+    for given, expected in (
+        (pictures, (images.REMOVED,)),
+        (mixed, (images.REMOVED, images.NOT_PLAIN)),
+    ):
+        task = dataclasses.replace(views_task(), images=given)
+        assert preparation.prepare(task, model).notes == expected
+        published = dataclasses.replace(task, as_published=True)
+        assert preparation.prepare(published, model).notes == ()
+    assert last(views_task()).report["notes"] == [images.REMOVED]

@@ -248,6 +248,29 @@ def test_numbers_that_are_none_are_told(monkeypatch: pytest.MonkeyPatch) -> None
         _run()
 
 
+@pytest.mark.parametrize("empty", [{4}, {5}, {4, 5}])
+def test_a_variation_without_a_surface_spoils_no_other(
+    empty: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = generate._Generator.field
+
+    def field(self: generate._Generator, *rest: Any) -> np.ndarray:
+        found = made(self, *rest)
+        return np.full_like(found, 0.1) if self.settings.seed in empty else found
+
+    monkeypatch.setattr(generate._Generator, "field", field)
+    if len(empty) == 2:
+        with pytest.raises(BadInput, match="empty shape"):
+            _run(seed=4, variations=2)
+        return
+    _, both = _run(seed=4, variations=2)
+    assert isinstance(both, MeshSet)
+    assert [mesh.report["seed"] for mesh in both.meshes] == [4, 5]
+    assert [len(mesh.faces) == 0 for mesh in both.meshes] == [4 in empty, 5 in empty]
+    assert both.report["faces"] == sum(len(mesh.faces) for mesh in both.meshes)
+    assert both.report["variations"] == 2
+
+
 def test_too_little_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise MemoryError

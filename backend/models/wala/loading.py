@@ -24,7 +24,7 @@ def load(installed: Installed, device: torch.device, dtype: torch.dtype) -> Wala
     try:
         with torch.device("meta"):
             model = Wala(WalaConfig.from_dict(installed.config))
-    except (ValueError, RuntimeError) as error:  # torch: a size that no tensor can have
+    except (ValueError, ArithmeticError, RuntimeError) as error:  # sizes that no tensor can have
         raise unfit(installed, str(error)) from None
     check_fit(installed, model)
     weights = {
