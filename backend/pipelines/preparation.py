@@ -132,12 +132,19 @@ def prepare_views(task: ViewsToMesh, model: Installed) -> Prepared:
         )
     if task.images is not None:
         check_view_count(len(task.images), model.views, model.cameras)
-        views = images.model_views(task.images, task.background, task.as_published)
+        if task.as_published:
+            return _picture(images.model_views(task.images, as_published=True), task)
+        ready = images.prepare_views(task.images, task.background)
     else:
         assert task.depths is not None  # noqa: S101 - the task was validated
         check_view_count(len(task.depths), model.views, model.cameras)
-        views = depths.model_views(task.depths, task.encoding, task.as_published)
-    return _picture(views, task)
+        if task.as_published:
+            return _picture(depths.model_views(task.depths, task.encoding, True), task)
+        ready = depths.prepare_views(task.depths, task.encoding)
+    views = np.stack([framing.to_model(view.picture) for view in ready])
+    # What holds for several views is told once.
+    notes = dict.fromkeys(note for view in ready for note in view.notes)
+    return _picture(views, task, tuple(notes))
 
 
 def prepare_painted(task: PaintedText, model: Installed) -> Prepared:

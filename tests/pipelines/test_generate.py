@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from backend import device, pipelines, protocol, sampling, weights
-from backend.device import Device
 from backend.conditions import images
+from backend.device import Device
 from backend.errors import BadInput, Cancelled, InternalError, NotInstalled, OutOfMemory
 from backend.geometry.transforms import apply_to_points, inverse
 from backend.models import refine
