@@ -31,7 +31,6 @@ from .protocol import (
 
 Fields = dict[str, Any]
 
-HDF5_SUFFIXES = (".h5df", ".h5", ".hdf5")
 _DEPTH_SUFFIXES = (".exr", ".npy")  # pictures of these can be nothing but depth
 
 
@@ -110,14 +109,7 @@ def box_matrix(text: str) -> np.ndarray:
 
 
 def read_points(options: argparse.Namespace, fields: Fields) -> PointsToMesh:
-    path = _one_file(options)
-    if path.suffix.lower() in HDF5_SUFFIXES:
-        raise BadInput(
-            f"{path.name} is an HDF5 file, which is not read here.",
-            "Save its points as .npy where h5py is: numpy.save('points.npy',"
-            f" h5py.File('{path.name}')['points'])",
-        )
-    return read_points_task(path, {**fields, **_solved(options)})
+    return read_points_task(_one_file(options), {**fields, **_solved(options)})
 
 
 def read_points_task(path: Path, fields: Fields) -> PointsToMesh:

@@ -1,6 +1,7 @@
 """Read and write point clouds, meshes and voxels.
 
-Point clouds and meshes: .ply .xyz .txt .pts .obj .glb .npz .npy. Voxels: .json (WaLa's) .npy .npz.
+Point clouds and meshes: .ply .xyz .txt .pts .obj .glb .npz .npy .h5df .h5 .hdf5.
+Voxels: .json (WaLa's) .npy .npz.
 Coordinates are those of the file, but for .glb, which is Y-up and is turned to Z-up.
 
 Whatever is wrong with a file is told as BadInput with a cause and a remedy. Nothing is unpickled
@@ -15,6 +16,7 @@ import contextlib
 import errno
 import io
 import json
+import math
 import os
 import re
 import struct
@@ -149,6 +151,7 @@ _EXPECTED = {
     ".npz": (b"PK\x03\x04",),
     ".npy": (b"\x93NUMPY",),
 }
+HDF5_SUFFIXES = (".h5df", ".h5", ".hdf5")
 
 
 def _check_file(path: Path) -> None:
@@ -470,6 +473,67 @@ def _read_points_array(path: Path) -> Mesh:
         )
 
 
+# -------------------------------------------------------------------------------------------- HDF5
+
+
+def _read_hdf5(path: Path) -> Mesh:
+    """`points` (N, 3) of numbers, as in the inputs that are published with WaLa."""
+    import h5py  # here: few files are of this kind, and it takes a moment to import
+
+    if not h5py.is_hdf5(path):
+        raise BadInput(
+            f"{path.name} is not an HDF5 file.", "Copy it again, or give it its right suffix."
+        )
+    try:
+        with h5py.File(path, "r") as file:
+            # Never along a link into another file.
+            link = file.get("points", getlink=True)
+            found = file["points"] if isinstance(link, h5py.HardLink) else None
+            if not isinstance(found, h5py.Dataset):
+                names = ", ".join(list(file)[:8])
+                raise BadInput(
+                    f"{path.name} has no array `points`; it holds {names or 'nothing'}.",
+                    "Save N rows of 3 numbers under the name `points`.",
+                )
+            points = _hdf5_points(path, found)
+    except (OSError, RuntimeError) as error:
+        raise BadInput(
+            f"{path.name} is cut off, damaged, or packed in a way that is not known here.",
+            "Copy it again, or save its points as .npy.",
+        ) from error
+    with np.errstate(over="ignore", invalid="ignore"):
+        return checked(Mesh(points, np.zeros((0, 3), np.int32)))
+
+
+def _hdf5_points(path: Path, found: Any) -> np.ndarray:
+    """(N, 3) float64 or float32 of a dataset, which is checked before memory is taken."""
+    shape, dtype = found.shape, found.dtype
+    if shape is None or len(shape) != 2 or shape[1] != 3 or dtype.kind not in "fiu":
+        raise BadInput(
+            f"{path.name}: points {shape} of {dtype} are no list of points.",
+            "Save N rows of 3 numbers under the name `points`.",
+        )
+    check_count(shape[0])
+    if found.external or found.is_virtual:
+        raise BadInput(
+            f"{path.name}: the points lie in other files.", "Save them in the file itself."
+        )
+    # A chunk is unpacked as a whole, and has any size of its own.
+    chunk = math.prod(found.chunks or ()) * dtype.itemsize
+    if chunk > max(_BLOCK_BYTES, 2 * found.size * dtype.itemsize):
+        raise TooLarge(f"{path.name} is packed in too large parts.", "Save its points as .npy.")
+    stored = found.id.get_storage_size()
+    if found.chunks is None and stored < found.size * dtype.itemsize:
+        raise BadInput(f"{path.name} is cut off.", "Copy or save the file again.")
+    if found.chunks is not None and found.size * dtype.itemsize > 2000 * max(stored, 1):
+        raise BadInput(
+            f"{path.name} says it has {shape[0]:,} points, but holds almost nothing.",
+            "Copy or save the file again.",
+        )
+    wide = dtype.itemsize > 4 or dtype.kind != "f"
+    return np.ascontiguousarray(found[()], np.float64 if wide else np.float32)
+
+
 # ------------------------------------------------------------------------------------------ voxels
 
 
@@ -541,6 +605,7 @@ MESH_READERS: dict[str, Callable[[Path], Mesh]] = {
     ".glb": read_glb,
     ".npz": _read_points_array,
     ".npy": _read_points_array,
+    **dict.fromkeys(HDF5_SUFFIXES, _read_hdf5),
 }
 VOXEL_READERS: dict[str, Callable[[Path], Voxels]] = {
     ".json": _read_voxel_json,

@@ -349,7 +349,7 @@ def test_names_that_no_file_can_have(command: Callable[..., Any], tmp_path: Path
         (["run", "shape", "-o", "a.glb", "--up-axis", "x"], "invalid choice"),
         (["run", "shape", "-o", "a.glb", "--keep", "a.npz"], "belong together"),
         (["run", "shape", "-o", "a.glb", "--keep", "a.npz", "--region", "0,0,0,1,1,1"], "a.npz"),
-        (["run", "points-to-mesh", "a.h5df", "-o", "a.glb"], "numpy.save"),
+        (["run", "points-to-mesh", "a.h5df", "-o", "a.glb"], "no file a.h5df"),
         (["run", "points-to-mesh", "a.ply", "-o", "a.glb", "--device", "cuda"], "NVIDIA"),
         (
             ["run", "shape", "-o", "a.glb", "--server", "http://x", "--device", "cpu"],

@@ -8,6 +8,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import trimesh
@@ -609,3 +610,75 @@ def test_written_files_have_the_usual_permissions(tmp_path: Path) -> None:
     write_mesh(path, np.zeros((3, 3), np.float32), TRIANGLE)
     plain = _file(tmp_path, "plain", b"")
     assert path.stat().st_mode == plain.stat().st_mode
+
+
+# --------------------------------------------------------------------------------------------- HDF5
+
+
+def _hdf5(path: Path, points: object = None, **more: object) -> Path:
+    with h5py.File(path, "w") as file:
+        if points is not None or more:
+            file.create_dataset("points", data=points, **more)
+        file["labels"] = np.zeros(3)
+    return path
+
+
+@pytest.mark.parametrize("suffix", mesh_files.HDF5_SUFFIXES)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("packing", [{}, {"compression": "gzip", "shuffle": True}])
+def test_points_of_hdf5_come_as_they_are(tmp_path: Path, suffix, dtype, packing) -> None:
+    points = np.random.default_rng(0).normal(size=(500, 3)).astype(dtype)
+    found = read_points(_hdf5(tmp_path / f"a{suffix}", points, **packing))
+    assert found.points.dtype == dtype
+    np.testing.assert_array_equal(found.points, points)
+    assert found.faces.shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("points", "words"),
+    [
+        (None, "labels"),
+        (np.zeros((4, 2)), "no list of points"),
+        (np.zeros(12), "no list of points"),
+        (np.array(["a", "b"], "S1"), "no list of points"),
+    ],
+)
+def test_hdf5_without_points_is_told(tmp_path: Path, points, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        read_points(_hdf5(tmp_path / "a.h5", points))
+
+
+@pytest.mark.parametrize("packing", [{}, {"chunks": (1000, 3)}])
+def test_a_huge_hdf5_takes_no_memory(tmp_path: Path, packing) -> None:
+    for count, error in ((10**12, TooLarge), (20_000_000, BadInput)):
+        path = _hdf5(tmp_path / "a.h5", shape=(count, 3), dtype="f8", **packing)
+        began = time.perf_counter()
+        with pytest.raises(error):
+            read_points(path)
+        assert time.perf_counter() - began < 5
+
+
+def test_one_enormous_chunk_is_refused(tmp_path: Path) -> None:
+    more = {"chunks": (10**7, 3), "compression": "gzip", "maxshape": (None, 3)}
+    path = _hdf5(tmp_path / "a.h5", np.zeros((10, 3)), **more)
+    with pytest.raises(TooLarge, match="too large parts"):
+        read_points(path)
+
+
+def test_hdf5_is_not_followed_into_other_files(tmp_path: Path) -> None:
+    _hdf5(tmp_path / "other.h5", np.zeros((4, 3)))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["points"] = h5py.ExternalLink("other.h5", "points")
+    with pytest.raises(BadInput, match="no array"):
+        read_points(tmp_path / "a.h5")
+    (tmp_path / "raw").write_bytes(bytes(96))
+    outside = {"shape": (4, 3), "dtype": "f8", "external": str(tmp_path / "raw")}
+    with pytest.raises(BadInput, match="other files"):
+        read_points(_hdf5(tmp_path / "b.h5", **outside))
+
+
+def test_a_cut_hdf5_is_told(tmp_path: Path) -> None:
+    whole = _hdf5(tmp_path / "whole.h5", np.ones((500, 3))).read_bytes()
+    for length in (5, 100, 2000, len(whole) - 1):
+        with pytest.raises(BadInput):
+            read_points(_file(tmp_path, "a.h5", whole[:length]))
