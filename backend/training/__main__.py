@@ -31,6 +31,15 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--package", type=Path, help="the .deb of the furniture, if it is here")
     prepare.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     prepare.add_argument("-o", "--folder", type=Path, default=environment.home() / "training")
+    prepare.add_argument(
+        "--generated", type=int, default=1200, help="how many of the project's own shapes join"
+    )
+    prepare.add_argument(
+        "--until",
+        choices=("shapes", "trees", "conditions"),
+        default="conditions",
+        help="the last thing to make; shapes is what can be carried to another machine",
+    )
     prepare.set_defaults(action=_prepare)
     return parser
 
@@ -40,7 +49,14 @@ def _prepare(options: argparse.Namespace) -> int:
     from .prepare import prepare
 
     with ProgressBar(always=True) as bar:
-        shapes = prepare(options.folder, options.package, options.workers, bar.report)
+        shapes = prepare(
+            options.folder,
+            options.package,
+            options.workers,
+            bar.report,
+            generated_shapes=options.generated,
+            until=options.until,
+        )
     print(f"{shapes}: {shapes.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -49,6 +49,10 @@ def _pick(rng: Rng, *choices: str) -> str:
     return choices[int(rng.integers(len(choices)))]
 
 
+def _with_article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeio' else 'a'} {words}"
+
+
 def _primitive(rng: Rng, size: float) -> Made:
     """About `size` large."""
     a, b, c = size * rng.uniform(0.5, 1.0, 3)
@@ -62,7 +66,7 @@ def _primitive(rng: Rng, size: float) -> Made:
         (ellipsoid((a, b, c)), "an ellipsoid"),
         (ball(a), "a ball"),
         (torus(0.8 * a, 0.3 * b), "a ring"),
-        (column(polygon(regular(corners, a)), 2 * b), f"a {_CORNERS[corners]} prism"),
+        (column(polygon(regular(corners, a)), 2 * b), _with_article(f"{_CORNERS[corners]} prism")),
         (extrusion(polygon([(-a, -b), (a, -b), (-a, b)]), 2 * c), "a wedge"),
     ]
     return made[kind]
@@ -70,7 +74,7 @@ def _primitive(rng: Rng, size: float) -> Made:
 
 def primitive(rng: Rng) -> Made:
     solid, caption = _primitive(rng, 0.8)
-    if rng.random() < 0.4:
+    if rng.random() < 0.4 and caption != "a ball":
         axis = int(rng.integers(3))
         solid = turned(solid, axis, float(rng.uniform(20, 90)))
         caption += ", tilted"
@@ -133,9 +137,7 @@ def prism(rng: Rng) -> Made:
     elif rng.random() < 0.6:
         solid = twisted(solid, 0, 0.65, rng.uniform(0.3, 0.7) / height)
         words.insert(0, "tapered")
-    caption = " ".join(words)
-    article = "an" if caption[0] in "aeio" else "a"
-    return solid, f"{article} {caption}" + (" with a hole" if bore else "")
+    return solid, _with_article(" ".join(words)) + (" with a hole" if bore else "")
 
 
 _TURNED: dict[str, list[tuple[float, float]]] = {

@@ -4,6 +4,7 @@ FOLDER/furniture/*.sh3f   the catalogues
 FOLDER/packed/KEY         shapes while they are packed one by one
 FOLDER/shapes.ffs         all shapes but the reserved ones, packed: this file can be carried along
 FOLDER/trees/KEY.npz      a wavelet tree per shape, made on whichever machine trains
+FOLDER/conditions/KEY.npz points, voxels and pictures of it (`conditions`), made there, too
 
 Shapes that the project makes itself (`generated`) come from their numbers: nothing of them is in
 shapes.ffs, but they have trees as all others do.
@@ -29,6 +30,8 @@ from .parallel import each
 
 Report = Callable[[str, float], None]
 
+STEPS = ("shapes", "trees", "conditions")
+
 MOST_FACES = 30_000
 """More are reduced to so many: a tenth of the models has more, and two thirds of all bytes."""
 
@@ -46,12 +49,12 @@ def prepare(
     report: Report,
     *,
     generated_shapes: int = 0,
-    with_trees: bool = True,
+    until: str = STEPS[-1],
 ) -> Path:
     """Do what is not done yet. Returns the file of shapes. Raises FieldforgeError.
 
     package: the .deb of the furniture; None downloads it. generated_shapes: how many of the
-    project's own shapes get trees, too.
+    project's own shapes get trees and conditions, too. until: the last of STEPS to do.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shapes = folder / "shapes.ffs"
@@ -62,8 +65,10 @@ def prepare(
             deb = package or catalogue.fetch(folder)
             catalogues = catalogue.unpack(deb, folder / "furniture")
         _pack_furniture(catalogues, folder / "packed", shapes, workers, report)
-    if with_trees:
+    if until != "shapes":
         grow_trees(shapes, folder / "trees", workers, report, generated_shapes)
+    if until == "conditions":
+        make_conditions(shapes, folder, workers, report, generated_shapes)
     return shapes
 
 
@@ -192,3 +197,18 @@ def _grow(job: tuple[Recipe, Path]) -> str:
     except (FieldforgeError, ValueError, OSError) as error:
         return f"A wavelet tree cannot be made: {error}"
     return ""
+
+
+def make_conditions(
+    shapes: Path, folder: Path, workers: int, report: Report, generated_shapes: int = 0
+) -> None:
+    """Conditions in `folder`/conditions for every shape, from its tree in `folder`/trees."""
+    from . import conditions
+
+    (folder / "conditions").mkdir(parents=True, exist_ok=True)
+    jobs = [
+        (shape.id, recipe, folder / "trees" / name, folder / "conditions" / name)
+        for shape, recipe in recipes(shapes, generated_shapes)
+        for name in [f"{key_of(shape.id)}.npz"]
+    ]
+    conditions.prepare_conditions(jobs, workers, report)
