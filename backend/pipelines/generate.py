@@ -33,6 +33,7 @@ from ..models import refine
 from ..models.wala import acceleration
 from ..models.wala.config import LATENT_SIDE, WalaConfig
 from ..models.wala.model import RESOLUTION
+from ..models.wala.uvit import KEPT_BYTES
 from ..protocol import (
     Generation,
     MeshResult,
@@ -406,8 +407,13 @@ def working_bytes(config: WalaConfig, settings: Settings, points: int) -> int:
     denoiser, autoencoder = config.denoiser, config.autoencoder
     batch = 2 * settings.variations
     tokens = (LATENT_SIDE // denoiser.patch) ** 3 + denoiser.registers
-    context = config.condition.tokens if config.condition else 0
+    condition = config.condition
+    context = condition.tokens * (len(condition.training_views) or 1) if condition else 0
     sampling_bytes = 4 * batch * (24 * tokens + 6 * context) * denoiser.width
+    if denoiser.cross_attention:  # keys and values stay over the steps
+        rows = 2 if config.guided and settings.guidance != 1 else 1
+        kept = rows * 2 * denoiser.depth * 4 * context * denoiser.width
+        sampling_bytes += kept if kept <= KEPT_BYTES else 0
     decoding_bytes = 4 * 46**3 * (6 * autoencoder.widths[0] + 3 * autoencoder.volume_channels)
     field_bytes = 4 * 4 * RESOLUTION**3
     encoding_bytes = 4 * min(points, 25_000) * 6 * config.points.width if config.points else 0

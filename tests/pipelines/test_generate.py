@@ -511,3 +511,18 @@ def test_what_was_done_to_views_is_told_once(latents: Latents) -> None:
         published = dataclasses.replace(task, as_published=True)
         assert preparation.prepare(published, model).notes == ()
     assert last(views_task()).report["notes"] == [images.REMOVED]
+
+
+def test_keys_and_values_that_are_kept_count_as_memory() -> None:
+    config = wala_models.config_for("points")
+    plain = dataclasses.replace(config.denoiser, width=1024, depth=24, cross_attention=False)
+    crossed = dataclasses.replace(plain, cross_attention=True)
+    condition = dataclasses.replace(config.condition, tokens=1024)
+    settings = Settings(5, 3.0, 0, 16, False)
+    without, kept = (
+        generate.working_bytes(
+            dataclasses.replace(config, denoiser=denoiser, condition=condition), settings, 0
+        )
+        for denoiser in (plain, crossed)
+    )
+    assert kept - without == 2 * 2 * 24 * 4 * 1024 * 1024
