@@ -150,7 +150,7 @@ def follow(
 
 GENERATION_FACTS = (
     *("steps", "guidance", "variations", "precision", "as_published", "notes"),
-    *("previews", "preview_seconds", "preview_share", "refined"),
+    *("previews", "preview_seconds", "preview_share"),
 )
 
 

@@ -455,7 +455,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
     """Also what torch raises, which is told by its name so that torch need not be imported."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    words = ("can't allocate memory", "not enough memory")  # Linux, Windows
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in words)
 
 
 def _run(order: Message, cancelled: threading.Event, options: WorkerOptions) -> Iterator[Any]:

@@ -338,6 +338,8 @@ def test_out_of_memory_is_known_by_name() -> None:
 
     assert workers._is_out_of_memory(OutOfMemoryError("CUDA out of memory"))
     assert workers._is_out_of_memory(MemoryError())
+    windows = "[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate .."
+    assert workers._is_out_of_memory(RuntimeError(windows))
     assert not workers._is_out_of_memory(RuntimeError("shapes differ"))
 
 
