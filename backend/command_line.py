@@ -171,6 +171,7 @@ def write_previews(folder: Path, number: int, meshes: Sequence[MeshResult]) -> N
 
 
 def tell(outputs: list[Path], report: dict[str, Any], *, as_json: bool) -> None:
+    """Say on stdout what was written: a line for people, or one of JSON."""
     names = [str(path) for path in outputs]
     if as_json:
         several = {"outputs": names} if len(names) > 1 else {}
@@ -221,6 +222,7 @@ def write_arrays(path: Path, result: MeshResult, task: Task, report: Report) -> 
 
 
 def write_blend(path: Path, result: MeshResult, task: Task, report: Report) -> None:
+    """.blend: the mesh lit in a scene, made by Blender."""
     report("Starting Blender", 1.0)
     make_preview(result, task, report, blend=path)
 
@@ -301,6 +303,7 @@ def _put_in_place(partial: Path, output: Path) -> None:
 
 
 def demo(options: argparse.Namespace) -> int:
+    """`demo`: make meshes of the examples and pictures of them."""
     from .demo import run_demo
 
     with ProgressBar(always=True) as bar:
@@ -311,6 +314,7 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def serve(options: argparse.Namespace) -> int:
+    """`serve`: answer Blender until told to end; see `server.serve`."""
     from . import server
 
     return server.serve(

@@ -825,6 +825,7 @@ def meshes_of(result: Result) -> tuple[MeshResult, ...]:
 
 
 def encode_result(result: Result) -> bytes:
+    """A result -> bytes; None fields and defaults are left out."""
     if isinstance(result, MeshSet):
         return _encode_set(result)
     return _encode(result, {"protocol": PROTOCOL_VERSION, "kind": result.kind})

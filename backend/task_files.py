@@ -109,6 +109,7 @@ def box_matrix(text: str) -> np.ndarray:
 
 
 def read_points(options: argparse.Namespace, fields: Fields) -> PointsToMesh:
+    """A file of points; see `mesh_files.read_points`."""
     return read_points_task(_one_file(options), {**fields, **_solved(options)})
 
 
@@ -126,6 +127,7 @@ def read_points_task(path: Path, fields: Fields) -> PointsToMesh:
 
 
 def read_voxels(options: argparse.Namespace, fields: Fields) -> VoxelsToMesh:
+    """A file of voxels; see `mesh_files.read_voxels`."""
     from .geometry import mesh_files
 
     path = _one_file(options)
@@ -141,6 +143,7 @@ def read_voxels(options: argparse.Namespace, fields: Fields) -> VoxelsToMesh:
 
 
 def read_image(options: argparse.Namespace, fields: Fields) -> ImageToMesh:
+    """A picture of any kind that Pillow reads."""
     from .conditions import picture_files
 
     path = _one_file(options)
@@ -149,6 +152,7 @@ def read_image(options: argparse.Namespace, fields: Fields) -> ImageToMesh:
 
 
 def read_sketch(options: argparse.Namespace, fields: Fields) -> SketchToMesh:
+    """A picture of a drawing."""
     from .conditions import picture_files
 
     path = _one_file(options)
@@ -156,12 +160,14 @@ def read_sketch(options: argparse.Namespace, fields: Fields) -> SketchToMesh:
 
 
 def read_depth(options: argparse.Namespace, fields: Fields) -> DepthToMesh:
+    """A depth picture; what its numbers mean is guessed unless an option says it."""
     path = _one_file(options)
     depth, encoding = _depth_of(path, options)
     return DepthToMesh(name=_named(path), depth=depth, encoding=encoding, **fields)
 
 
 def read_views(options: argparse.Namespace, fields: Fields) -> ViewsToMesh:
+    """One file for each view, in the order of the cameras of the model."""
     paths = [Path(name) for name in options.input]
     if not paths:
         raise BadInput("views-to-mesh takes several files.", "Give one file for each view.")
@@ -185,6 +191,7 @@ def read_views(options: argparse.Namespace, fields: Fields) -> ViewsToMesh:
 
 
 def read_text(options: argparse.Namespace, fields: Fields) -> TextToMesh:
+    """The words, as --prompt or in place of a file."""
     words = " ".join(options.input) if options.prompt is None else options.prompt
     if options.prompt is not None and options.input:
         raise BadInput(
@@ -195,6 +202,7 @@ def read_text(options: argparse.Namespace, fields: Fields) -> TextToMesh:
 
 
 def read_nothing(options: argparse.Namespace, fields: Fields) -> Shape:
+    """No input at all."""
     if options.input:
         raise BadInput("shape takes no input.", "Leave the file out, or choose another task.")
     return Shape(name="Shape", **fields)

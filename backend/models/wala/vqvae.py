@@ -173,6 +173,8 @@ class TransformerBlock(nn.Module):
 
 
 class BlockMlp(nn.Module):
+    """LayerNorm, Linear to four times the width, SiLU, Linear back: (B, L, width) -> the same."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
