@@ -417,6 +417,10 @@ class TextToMesh(Generation):
         super().validate()
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise BadInput("There is no text.", "Write what the shape shall be: a wooden chair.")
+        if any(_is_control(letter) for letter in self.prompt):
+            raise BadInput(
+                "The text has characters that cannot be read.", "Type it again, without them."
+            )
         if len(self.prompt) > MAX_PROMPT_LENGTH:
             raise TooLarge(
                 f"The text has {len(self.prompt):,} letters.",
@@ -564,6 +568,11 @@ def _check_resolution(resolution: int) -> None:
             f"Resolution {resolution!r} is not available.",
             f"Choose one of {', '.join(map(str, RESOLUTIONS))}.",
         )
+
+
+def _is_control(letter: str) -> bool:
+    """Half a character, or one that stands for no letter; line ends and tabs are spaces."""
+    return "\ud800" <= letter <= "\udfff" or (letter < " " and letter not in "\n\r\t")
 
 
 def _check_whole(name: str, value: object, least: int, most: int) -> None:

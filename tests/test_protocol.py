@@ -18,6 +18,7 @@ from backend.protocol import (
     MeshResult,
     MeshSet,
     Shape,
+    TextToMesh,
     VoxelsToMesh,
     decode_result,
     decode_task,
@@ -154,3 +155,13 @@ def test_no_byte_of_a_task_can_do_harm() -> None:
             refused += 1
     assert refused > 100
     assert isinstance(protocol.decode_task(body), Shape)
+
+
+@pytest.mark.parametrize("prompt", ["a\0chair", "\ud800", "\x1b[2Jchair", " ", "x" * 1001])
+def test_words_that_no_keyboard_types_are_refused(prompt: str) -> None:
+    with pytest.raises(BadInput):
+        TextToMesh(prompt=prompt).validate()
+
+
+def test_words_of_any_language_and_line_ends_are_taken() -> None:
+    TextToMesh(prompt="ein Stuhl,\n\t\u6905\u5b50 \U0001fa91").validate()

@@ -62,6 +62,7 @@ def prepare(task: Generation, model: Installed) -> Prepared:
 
 
 def prepare_points(task: PointsToMesh, model: Installed) -> Prepared:
+    """25,000 points in the cube, y up; as published: the points as they are."""
     if task.as_published:
         # The published command takes points as they are: in the cube already, y up, all of them.
         return Prepared(_float32(task.points), np.eye(4), _float32(task.points))
@@ -70,6 +71,7 @@ def prepare_points(task: PointsToMesh, model: Installed) -> Prepared:
 
 
 def prepare_voxels(task: VoxelsToMesh, model: Installed) -> Prepared:
+    """16^3 cells of the cube, y up; as published: a grid of that size as it is."""
     origin, voxel_size = np.array(task.origin, float), np.array(task.voxel_size, float)
     if task.as_published:
         return Prepared(_published_voxels(task), _over_grid(origin, voxel_size))
@@ -97,6 +99,7 @@ def _over_grid(origin: np.ndarray, voxel_size: np.ndarray) -> np.ndarray:
 
 
 def prepare_image(task: ImageToMesh, model: Installed) -> Prepared:
+    """One picture, (3, 224, 224) float32 in [-1, 1], cut out and framed."""
     if task.as_published:
         return _picture(images.model_image(task.image, as_published=True), task)
     ready = images.prepare(task.image, task.background)
@@ -104,6 +107,7 @@ def prepare_image(task: ImageToMesh, model: Installed) -> Prepared:
 
 
 def prepare_sketch(task: SketchToMesh, model: Installed) -> Prepared:
+    """One line drawing, (3, 224, 224) float32 in [-1, 1], dark on white."""
     image = task.image
     if image is None:
         assert task.strokes is not None  # noqa: S101 - the task was validated
@@ -116,6 +120,7 @@ def prepare_sketch(task: SketchToMesh, model: Installed) -> Prepared:
 
 
 def prepare_depth(task: DepthToMesh, model: Installed) -> Prepared:
+    """One depth picture, (3, 224, 224) float32 in [-1, 1], near bright on black."""
     if task.as_published:
         return _picture(depths.model_depth(task.depth, task.encoding, as_published=True), task)
     ready = depths.prepare(task.depth, task.encoding)
@@ -123,6 +128,7 @@ def prepare_depth(task: DepthToMesh, model: Installed) -> Prepared:
 
 
 def prepare_views(task: ViewsToMesh, model: Installed) -> Prepared:
+    """Views in the order of the model's cameras, (V, 3, 224, 224) float32 in [-1, 1]."""
     kind = "image" if task.images is not None else "depth"
     if kind != model.view_kind:
         wanted, given = ("depth pictures", "pictures")[:: -1 if kind == "depth" else 1]
