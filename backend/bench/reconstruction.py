@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
-from ..geometry import tsdf, voxels
+from ..geometry import tsdf
 from ..geometry.isosurface import marching_cubes
 from ..geometry.threads import thread_count
 from ..pipelines import Context, run
 from ..protocol import MeshResult, PointsToMesh
+from ..training.metrics import sample_surface, score
 
 Row = dict[str, Any]
 
@@ -32,7 +32,6 @@ SHAPES = Path(__file__).resolve().parents[2] / "examples" / "bench_shapes.npz"
 RESOLUTION = 256
 NOISE = 0.005
 CASES = ("clean, normals", "clean, no normals", "noisy, no normals")
-SAMPLES = 30_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,14 +81,7 @@ def shapes() -> Iterator[Truth]:
 
 def sample(truth: Truth, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Points and true normals (count, 3) float32, uniform by area."""
-    random = np.random.default_rng(seed)
-    a, b, c = (truth.vertices[truth.faces[:, corner]] for corner in range(3))
-    normals = np.cross(b - a, c - a)
-    area = np.maximum(np.linalg.norm(normals, axis=1), 1e-20)
-    chosen = random.choice(len(area), count, p=area / area.sum())
-    u, v = np.sqrt(random.random((count, 1))), random.random((count, 1))
-    points = (1 - u) * a[chosen] + u * (1 - v) * b[chosen] + u * v * c[chosen]
-    return points.astype(np.float32), (normals / area[:, None])[chosen].astype(np.float32)
+    return sample_surface(truth.vertices, truth.faces, count, np.random.default_rng(seed))
 
 
 def cloud(truth: Truth, count: int, case: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -173,24 +165,8 @@ def _measured(truth: Truth, method: str, points: np.ndarray, normals: np.ndarray
 
 
 def _scores(truth: Truth, vertices: np.ndarray, faces: np.ndarray) -> Row:
-    inside = _inside(vertices, faces)
-    there, _ = sample(truth, SAMPLES, 2)
-    here, _ = sample(Truth("", inside, vertices, faces), SAMPLES, 3)
-    to_truth, to_result = cKDTree(there).query(here)[0], cKDTree(here).query(there)[0]
-    limit = 0.01 * truth.diagonal
-    precision, recall = float((to_truth < limit).mean()), float((to_result < limit).mean())
-    return {
-        "IoU": voxels.iou(inside, truth.inside),
-        "chamfer": float(to_truth.mean() + to_result.mean()) / 2 / truth.diagonal,
-        "F at 1 %": 2 * precision * recall / max(precision + recall, 1e-9),
-    }
-
-
-def _inside(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(128,)^3 bool at nodes 2 i / 128 - 1, by the parity of crossings below."""
-    return voxels.occupancy_of_mesh(
-        vertices, faces, (128,) * 3, np.full(3, -1 - 1 / 128), np.full(3, 2 / 128)
-    )
+    found = score((vertices, faces), (truth.vertices, truth.faces), inside_truth=truth.inside)
+    return {"IoU": found.iou, "chamfer": found.chamfer, "F at 1 %": found.f_score}
 
 
 def _means(count: int, case: str, method: str, measured: list[Row]) -> Row:

@@ -10,10 +10,12 @@ has no hidden walls; pictures from the shape itself, which has its sharp edges.
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
@@ -39,7 +41,10 @@ VIEW_CAMERAS = (3, 6, 10, 26, 49, 50)
 _OVERSAMPLED = 5
 _GRID = 64
 _MOST_NOISE = 0.01
-_POSE_DISTANCE, _POSE_FIELD_OF_VIEW = 3.6, 38.0
+_SEEN_REACH = 1.24
+"""How far from the origin random cameras see everything."""
+
+_POSE_DISTANCE, _POSE_FIELD_OF_VIEW = 4.9, 38.0
 
 
 @dataclass(frozen=True)
@@ -93,11 +98,11 @@ class Conditions:
     def load(path: Path) -> Conditions:
         """Raises BadInput for a file that is none."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
                 return Conditions(
                     **{field.name: arrays[field.name] for field in fields(Conditions)}
                 )
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise BadInput(
                 f"{path.name} holds no conditions ({error}).", "Prepare them again."
             ) from None
@@ -123,7 +128,8 @@ def make(
     amounts = amounts or Amounts()
     truth = surface_of_field(field)
     cameras = [
-        renders.random_camera(_rng(shape_id, seed, f"camera {k}")) for k in range(amounts.cameras)
+        _far_enough(renders.random_camera(_rng(shape_id, seed, f"camera {k}")), shape[0])
+        for k in range(amounts.cameras)
     ]
     seen = [renders.render(*shape, camera, 2 * SIDE) for camera in cameras]
     salt = int(_rng(shape_id, seed, "points").integers(2**31))
@@ -135,8 +141,8 @@ def make(
         clean=_stored(clean),
         normals=np.rint(127 * normals).astype(np.int8),
         noisy=_stored(_noisy(truth, rng, salt, amounts.points)),
-        scans=np.stack([_stored(points) for points, _ in scanned]),
-        scan_frames=np.stack([frame for _, frame in scanned]).astype(np.float32),
+        scans=np.array([_stored(points) for points, _ in scanned], np.int16),
+        scan_frames=np.array([frame for _, frame in scanned], np.float32),
         voxels=np.stack([_bits(grid) for grid in _grids(field)]),
         shaded=np.stack(
             [_shaded(view, shape_id, seed, k, amounts.side) for k, view in enumerate(seen)]
@@ -158,6 +164,14 @@ def _rng(shape_id: str, seed: int, what: str) -> np.random.Generator:
     """Of each thing its own, so that none changes when more of another is made."""
     digest = hashlib.sha256(f"{shape_id}\n{seed}\n{what}".encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
+
+
+def _far_enough(camera: Camera, vertices: np.ndarray) -> Camera:
+    """The camera, further back where a corner of the shape might not be in the picture."""
+    reach = float(np.linalg.norm(vertices, axis=1).max())
+    to_camera = camera.to_camera.copy()
+    to_camera[2, 3] *= max(1.0, reach / _SEEN_REACH)
+    return Camera(to_camera, camera.focal)
 
 
 def surface_of_field(field: np.ndarray) -> Surface:
@@ -334,6 +348,6 @@ def _make_file(job: tuple[str, bytes | int, Path, Path, int, Amounts]) -> str:
     try:
         field = trees.field_of(trees.SparseTree.load(tree).packed()[None])[0].numpy()
         make(shape_id, prepare.surface_of(recipe), field, seed, amounts).save(path)
-    except (FieldforgeError, ValueError, OSError) as error:
+    except (FieldforgeError, ValueError, OSError, BadZipFile) as error:
         return f"{shape_id}: {error}"
     return ""

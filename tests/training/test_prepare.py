@@ -1,5 +1,6 @@
 """From a package to trees, on a package made here."""
 
+import dataclasses
 import io
 import json
 import lzma
@@ -9,8 +10,9 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+import trimesh
 
-from backend.errors import BadInput
+from backend.errors import BadInput, FieldforgeError
 from backend.geometry.isosurface import marching_cubes
 from backend.training import catalogue, packed, prepare, trees
 
@@ -117,7 +119,9 @@ def test_the_split_keeps_families_together_and_reserved_shapes_out(package, tmp_
     monkeypatch.setattr(prepare, "_SPLIT", path)
     grown = []
     monkeypatch.setattr(prepare, "grow_trees", lambda *given: grown.append(given))
-    shapes = prepare.prepare(tmp_path / "data", package, 1, lambda stage, fraction: None)
+    shapes = prepare.prepare(
+        tmp_path / "data", package, 1, lambda stage, fraction: None, until="trees"
+    )
     found = [shape for shape, _ in packed.read(shapes)]
     assert [(shape.id, shape.split) for shape in found] == [
         ("Scopia#box", "train"),
@@ -125,7 +129,7 @@ def test_the_split_keeps_families_together_and_reserved_shapes_out(package, tmp_
     ]
     before = shapes.read_bytes()
     shapes.unlink()
-    prepare.prepare(tmp_path / "data", None, 1, lambda stage, fraction: None)
+    prepare.prepare(tmp_path / "data", None, 1, lambda stage, fraction: None, until="trees")
     assert shapes.read_bytes() == before
     assert len(grown) == 2
 
@@ -148,3 +152,105 @@ def test_a_tree_gives_its_surface_back(tmp_path):
     assert np.abs(off).max() < 1 / 256
     assert tree.values.shape == (len(tree.cells), 63)
     assert 0 < len(tree.cells) < 46**3 / 4
+
+
+def many_boxes(catalogues, count):
+    """Entries of different sizes that all have the box of the package for their model."""
+    first = next(iter(catalogue.entries(catalogues)))
+    return [
+        dataclasses.replace(first, id=f"Scopia#{k}", size=(10.0 + k, 20.0, 30.0 - k))
+        for k in range(count)
+    ]
+
+
+def test_packing_goes_on_where_it_was_and_several_processes_give_the_same(
+    package, tmp_path, monkeypatch
+):
+    catalogues = catalogue.unpack(package, tmp_path / "out")
+    entries = many_boxes(catalogues, 6)
+    monkeypatch.setattr(catalogue, "entries", lambda _: iter(entries))
+    monkeypatch.setattr(
+        prepare, "split_of_furniture", lambda: {entry.id: ("train", 3) for entry in entries}
+    )
+    done = []
+    real = prepare._pack
+
+    def stopped(job):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(job[0].id)
+        return real(job)
+
+    quiet = lambda stage, share: None  # noqa: E731
+    folder, target = tmp_path / "packed", tmp_path / "shapes.ffs"
+    monkeypatch.setattr(prepare, "_pack", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        prepare._pack_furniture(catalogues, folder, target, 1, quiet)
+    assert len(list(folder.iterdir())) == 3
+    assert not target.exists()
+    done.clear()
+    prepare._pack_furniture(catalogues, folder, target, 1, quiet)
+    assert done == [f"Scopia#{k}" for k in (3, 4, 5)]
+    assert not folder.exists()
+    monkeypatch.setattr(prepare, "_pack", real)
+    prepare._pack_furniture(catalogues, folder, tmp_path / "again.ffs", 2, quiet)
+    assert (tmp_path / "again.ffs").read_bytes() == target.read_bytes()
+    found = [shape for shape, _ in packed.read(target)]
+    assert [shape.id for shape in found] == [entry.id for entry in entries]
+    assert {shape.family for shape in found} == {"furniture 3"}
+
+
+def test_a_model_that_cannot_be_read_is_named(package, tmp_path, monkeypatch):
+    catalogues = catalogue.unpack(package, tmp_path / "out")
+    broken = dataclasses.replace(many_boxes(catalogues, 1)[0], member="nothing.obj")
+    monkeypatch.setattr(catalogue, "entries", lambda _: iter([broken]))
+    monkeypatch.setattr(prepare, "split_of_furniture", lambda: {broken.id: ("train", 0)})
+    with pytest.raises(FieldforgeError, match="Scopia#0"):
+        prepare._pack_furniture(
+            catalogues, tmp_path / "packed", tmp_path / "s.ffs", 1, lambda stage, share: None
+        )
+
+
+def test_many_faces_become_fewer_without_leaving_the_surface(monkeypatch):
+    ball = trimesh.creation.icosphere(subdivisions=5, radius=0.9)
+    vertices, faces = np.asarray(ball.vertices), np.asarray(ball.faces, np.int32)
+    monkeypatch.setattr(prepare, "MOST_FACES", 3000)
+    fewer, left = prepare.with_fewer_faces(vertices, faces)
+    assert 2500 < len(left) <= 3000
+    assert np.abs(np.linalg.norm(fewer, axis=1) - 0.9).max() < 0.01
+    same, kept = prepare.with_fewer_faces(vertices[:50], faces[:10])
+    assert len(kept) == 10
+    assert np.array_equal(same, vertices[:50])
+
+    # Where reducing them strays, even to twice as many, the faces stay as they are.
+    def spiked(v, f, most):
+        return np.array([[0, 0, 0], [0.9, 0, 0], [0, 0.9, 0]]), f[:1] * 0 + [0, 1, 2]
+
+    monkeypatch.setattr(prepare, "decimate", spiked)
+    same, kept = prepare.with_fewer_faces(vertices, faces)
+    assert np.array_equal(kept, faces)
+    assert same is vertices
+
+
+def test_generated_shapes_get_trees_beside_those_of_the_file(tmp_path, monkeypatch):
+    box = trimesh.creation.box((1.8, 0.9, 0.9))
+    surface = np.asarray(box.vertices, np.float32), np.asarray(box.faces, np.int32)
+    content = packed.encode(*surface)
+    packed.write(tmp_path / "s.ffs", [(packed.Shape("a", "a box", "a", "train", ""), content)])
+    recipes = list(prepare.recipes(tmp_path / "s.ffs", 3))
+    assert [shape.source for shape, _ in recipes] == ["a", "generated", "generated", "generated"]
+    assert [recipe for _, recipe in recipes] == [content, 0, 1, 2]
+    assert np.array_equal(prepare.surface_of(content)[1], packed.decode(content)[1])
+    made = []
+
+    def grow(job):
+        made.append(job[0])
+        job[1].write_bytes(b"tree")
+        return ""
+
+    monkeypatch.setattr(prepare, "_grow", grow)
+    (tmp_path / "trees").mkdir()
+    (tmp_path / "trees" / f"{prepare.key_of('generated#1')}.npz").write_bytes(b"tree")
+    prepare.grow_trees(tmp_path / "s.ffs", tmp_path / "trees", 1, lambda stage, share: None, 3)
+    assert made == [content, 0, 2]
+    assert len(list((tmp_path / "trees").iterdir())) == 4
