@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..errors import BadInput
 from .backgrounds import CAREFUL, STRONG, Cutout, by_alpha, cut_out
 from .framing import Prepared, alike, around, cut, published, to_model, whole
 from .picture_files import read_depth, read_image
@@ -27,6 +28,8 @@ NOT_REMOVED = (
 )
 _SEEN = 25
 """Opacity from which on a pixel counts for the frame."""
+_ONE_TONE = 2
+"""Difference of 8-bit values up to which a picture has the same tone everywhere."""
 
 
 def model_image(
@@ -82,6 +85,10 @@ def _isolated(image: np.ndarray, background: str) -> tuple[Cutout | None, tuple[
     """The object alone, or None where the picture stays as it is; and what to tell about it."""
     if background == "keep":
         return None, ()
+    if np.ptp(image.reshape(-1, image.shape[2]), axis=0).max() <= _ONE_TONE:
+        raise BadInput(
+            "The picture has one tone everywhere.", "Use one that shows an object before a ground."
+        )
     if image.shape[2] == 4 and (image[..., 3] < 250).mean() > 0.002:
         return by_alpha(image), ()
     cutout = cut_out(image[..., :3], STRONG if background == "remove" else CAREFUL)

@@ -13,6 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from backend.conditions import framing
+from backend.conditions import images as picture_conditions
 from backend.conditions.backgrounds import CAREFUL, STRONG, cut_out
 from backend.conditions.images import (
     NOT_PLAIN,
@@ -22,6 +23,7 @@ from backend.conditions.images import (
     prepare,
     prepare_views,
 )
+from backend.errors import BadInput
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "wala" / "image.npz"
 WHITE, GREY, BLACK = (250, 250, 250), (128, 128, 128), (0, 0, 0)
@@ -316,3 +318,24 @@ def test_photographs_that_miss_the_middle_are_framed_around_their_objects() -> N
         assert abs(rows.mean() - 112) < 4
         assert abs(columns.mean() - 112) < 4
         assert np.ptp(rows) == pytest.approx(framing.FILL * 224, abs=6)
+
+
+@pytest.mark.parametrize("tone", [0, 128, 255])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_picture_of_one_tone_shows_nothing(tone, channels):
+    blank = np.full((80, 120, channels), tone, np.uint8)
+    blank[::3] += np.uint8(tone < 255)
+    blank[..., 3:] = 255
+    with pytest.raises(BadInput, match="one tone"):
+        picture_conditions.prepare(blank)
+    with pytest.raises(BadInput, match="one tone"):
+        picture_conditions.prepare_views([blank, blank])
+    assert picture_conditions.model_image(blank, as_published=True).shape == (3, 224, 224)
+
+
+def test_a_silhouette_of_one_tone_is_a_picture():
+    disc = np.zeros((90, 90, 4), np.uint8)
+    y, x = np.mgrid[:90, :90] - 45
+    disc[..., :3] = 255
+    disc[..., 3] = np.where(x**2 + y**2 < 900, 255, 0)
+    assert picture_conditions.prepare(disc).picture.max() == 255
