@@ -1,4 +1,4 @@
-"""`python3 -m backend.training ACTION`: prepare."""
+"""`python3 -m backend.training ACTION`: prepare, evaluate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from .. import environment
-from ..errors import FieldforgeError
+from ..errors import BadInput, FieldforgeError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,6 +41,13 @@ def _parser() -> argparse.ArgumentParser:
         help="the last thing to make; shapes is what can be carried to another machine",
     )
     prepare.set_defaults(action=_prepare)
+    evaluate = actions.add_parser("evaluate", help="measure models on shapes they never saw")
+    evaluate.add_argument("-f", "--folder", type=Path, default=environment.home() / "training")
+    evaluate.add_argument("--models", nargs="+", default=["wavelet-fit"], help="ids of models")
+    evaluate.add_argument("--inputs", nargs="+", help="kinds of inputs; all if left out")
+    evaluate.add_argument("--most", type=int, help="so many shapes only")
+    evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
+    evaluate.set_defaults(action=_evaluate)
     return parser
 
 
@@ -58,6 +65,26 @@ def _prepare(options: argparse.Namespace) -> int:
             until=options.until,
         )
     print(f"{shapes}: {shapes.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from ..terminal import ProgressBar
+    from .evaluate import KINDS, evaluate
+
+    unknown = sorted(set(options.inputs or ()) - set(KINDS))
+    if unknown:
+        raise BadInput(f"There is no input {unknown[0]!r}.", f"Choose of: {', '.join(KINDS)}.")
+    with ProgressBar(always=True) as bar:
+        text = evaluate(
+            options.folder,
+            options.models,
+            options.inputs or KINDS,
+            bar.report,
+            most=options.most,
+            device=options.device,
+        )
+    print(text)
     return 0
 
 
