@@ -358,6 +358,7 @@ def write_model(
     needs: tuple[str, ...] = (),
     source: Mapping[str, Any] | None = None,
     texts: Mapping[str, str] | None = None,
+    most_file_bytes: int | None = None,
     report: Callable[[float], None] | None = None,
 ) -> Installed:
     """Write the model `id` into `folder` (named so), in place of what was there, all or nothing.
@@ -365,6 +366,7 @@ def write_model(
     config: JSON-able, such as WalaConfig.to_dict(). tensors: by published name, such as
     Wala.published_state_dict(); torch, numpy or LazyTensor, one in memory at a time.
     texts: further files by name, such as LICENSE.md.
+    most_file_bytes: of tensors in one file of weights, several are written where that is too few.
     report(fraction) is called meanwhile; what it raises ends the writing and leaves nothing.
     Raises BadInput for a name that cannot be, StorageFailed when the disk is too full.
     """
@@ -373,9 +375,13 @@ def write_model(
     lazy = {name: tensor_files.as_lazy(tensor) for name, tensor in tensors.items()}
     total = sum(tensor.info.nbytes for tensor in lazy.values())
     with replaced_folder(folder, total) as partial:
-        path = partial / "model.safetensors"
-        digest = tensor_files.write(path, lazy, report)
-        file = {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
+        parts = _parts(lazy, most_file_bytes or total)
+        written = []
+        for number, part in enumerate(parts, 1):
+            of = "" if len(parts) == 1 else f"-{number:05}-of-{len(parts):05}"
+            path = partial / f"model{of}.safetensors"
+            digest = tensor_files.write(path, part, report)
+            written.append({"name": path.name, "bytes": path.stat().st_size, "sha256": digest})
         record = {
             "format": FORMAT,
             "family": family,
@@ -391,7 +397,7 @@ def write_model(
             "cameras": list(cameras),
             "license": license,
             "needs": list(needs),
-            "files": [file],
+            "files": written,
             "source": dict(source or {}),
         }
         text = json.dumps(record, indent=1, ensure_ascii=False)
@@ -399,6 +405,21 @@ def write_model(
         for name, words in (texts or {}).items():
             (partial / Path(name).name).write_text(words, encoding="utf-8")
     return read_model(folder)
+
+
+def _parts(
+    tensors: Mapping[str, tensor_files.LazyTensor], most: int
+) -> list[dict[str, tensor_files.LazyTensor]]:
+    """In their order, as many to a part as `most` bytes hold, and at least one."""
+    parts: list[dict[str, tensor_files.LazyTensor]] = [{}]
+    held = 0
+    for name, tensor in tensors.items():
+        if parts[-1] and held + tensor.info.nbytes > most:
+            parts.append({})
+            held = 0
+        parts[-1][name] = tensor
+        held += tensor.info.nbytes
+    return parts
 
 
 @contextlib.contextmanager

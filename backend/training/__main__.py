@@ -1,11 +1,13 @@
-"""`python3 -m backend.training ACTION`: prepare, evaluate."""
+"""`python3 -m backend.training ACTION`: prepare, autoencoder, diffusion, export, evaluate."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from .. import environment
 from ..errors import BadInput, FieldforgeError
@@ -48,7 +50,51 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--most", type=int, help="so many shapes only")
     evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     evaluate.set_defaults(action=_evaluate)
+    _add_trainings(actions)
     return parser
+
+
+def _add_trainings(actions: Any) -> None:
+    for name, words in (
+        ("autoencoder", "train the VQ-VAE between wavelet trees and latents"),
+        ("diffusion", "train what makes latents of points, voxels, pictures and words"),
+    ):
+        action = actions.add_parser(name, help=words)
+        action.add_argument("-f", "--folder", type=Path, default=environment.home() / "training")
+        action.add_argument("-o", "--output", type=Path, help="of checkpoints; FOLDER if left out")
+        action.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
+        action.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+        action.add_argument("--batch", type=int, help="shapes in a step of one process")
+        action.add_argument("--steps", type=int, default=0, help="of the whole training")
+        action.add_argument(
+            "--total-minutes", type=float, default=0, help="of the whole training, without --steps"
+        )
+        action.add_argument("--minutes", type=float, default=0, help="of this call; it goes on")
+        action.add_argument("--rate", type=float, help="of learning, at its highest")
+        action.add_argument("--seed", type=int, default=0)
+        action.add_argument("--compile", action="store_true", help="for a graphics card")
+        action.set_defaults(action=_train, training=name)
+    export = actions.add_parser("export", help="write the averaged weights as a model")
+    export.add_argument("-f", "--folder", type=Path, required=True, help="of the checkpoints")
+    export.add_argument(
+        "target", type=Path, help="a folder, named as the model's id; with --pieces, where they go"
+    )
+    export.add_argument(
+        "--pieces",
+        nargs="+",
+        metavar="CHECKPOINT",
+        help="instead, pieces of these checkpoints' averages to carry away",
+    )
+    export.add_argument(
+        "--join",
+        nargs="+",
+        metavar="CHECKPOINT",
+        help="instead, from pieces in FOLDER back to checkpoints in the target",
+    )
+    export.add_argument("--title", default="Fieldforge small")
+    export.add_argument("--license", default="CC-BY-4.0")
+    export.add_argument("--card", type=Path, help="a text that becomes its README.md")
+    export.set_defaults(action=_export)
 
 
 def _prepare(options: argparse.Namespace) -> int:
@@ -85,6 +131,73 @@ def _evaluate(options: argparse.Namespace) -> int:
             device=options.device,
         )
     print(text)
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from . import autoencoder, diffusion
+    from .loops import Plan, team
+
+    coding = options.training == "autoencoder"
+    small = options.size == "cpu"
+    output = options.output or options.folder
+    plan = Plan(
+        steps=options.steps,
+        total_minutes=options.total_minutes,
+        minutes=options.minutes,
+        rate=options.rate or (1e-3 if coding else 4e-4),
+        seed=options.seed,
+    )
+    with team(options.device) as members:
+
+        def say(line: str) -> None:
+            if members.leads:
+                print(line, flush=True)
+
+        if coding:
+            batch = options.batch or (2 if small else 32)
+            recipe = autoencoder.Recipe(
+                autoencoder.SIZES[options.size], batch, compiled=options.compile
+            )
+            run = autoencoder.fit(options.folder, recipe, plan, members, say, output)
+        else:
+            coder = autoencoder.trained(output / autoencoder.CHECKPOINT)
+            joint = diffusion.JOINTS[options.size]
+            denoiser = diffusion.denoiser_config(
+                diffusion.DENOISERS[options.size], joint, coder.config.latent_channels
+            )
+            batch = options.batch or (16 if small else 256)
+            wanted = diffusion.Recipe(denoiser, joint, batch)
+            run = diffusion.fit(options.folder, coder, wanted, plan, members, say, output)
+        say(f"{run.path}: step {run.step} of {run.steps or '?'}, {run.seconds:.0f} s")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from . import export
+
+    if options.pieces:
+        for name in options.pieces:
+            with tempfile.TemporaryDirectory() as folder:
+                small = Path(folder) / name
+                export.averaged_only(options.folder / name, small)
+                for piece in export.split(small, options.target):
+                    print(piece)
+        return 0
+    if options.join:
+        for name in options.join:
+            print(export.join(options.folder, name, options.target))
+        return 0
+    card = options.card.read_text(encoding="utf-8") if options.card else ""
+    installed = export.export(
+        options.folder,
+        options.target,
+        title=options.title,
+        license=options.license,
+        source={},
+        card=card,
+    )
+    print(f"{installed.folder}: {sum(p.stat().st_size for p in installed.files) / 1e6:.1f} MB")
     return 0
 
 

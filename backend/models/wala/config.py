@@ -202,8 +202,29 @@ class ConditionConfig:
 
 
 @dataclass(frozen=True)
+class JointConfig:
+    """The encoder of a model that takes any of several conditions; see joint.py.
+
+    channels: of its tokens, a multiple of 32. image_side: pixels of the pictures, a multiple of
+    image_patch; image_width, image_depth, image_heads: of the transformer that reads them.
+    views: most pictures at a time. text: length of the vector of a sentence, 0 where it takes none.
+    words: what single words are known, in the order of their rows; empty likewise.
+    """
+
+    channels: int = 256
+    image_side: int = 112
+    image_patch: int = 14
+    image_width: int = 256
+    image_depth: int = 6
+    image_heads: int = 8
+    views: int = 6
+    text: int = 0
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class WalaConfig:
-    """A whole model. At most one of points, voxels, image is given; none: unconditional.
+    """A whole model. At most one of points, voxels, image, joint is given; none: unconditional.
 
     guided: trained with dropped conditions, so that classifier-free guidance works.
     pre_quantised: the diffusion was trained on latents before the codebook. Either way, generated
@@ -217,6 +238,7 @@ class WalaConfig:
     points: PointEncoderConfig | None = None
     voxels: VoxelEncoderConfig | None = None
     image: ImageEncoderConfig | None = None
+    joint: JointConfig | None = None
     guided: bool = True
     pre_quantised: bool = True
 

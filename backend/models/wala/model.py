@@ -12,6 +12,7 @@ from ...geometry import wavelets
 from .conditions import ConditionEmbedding, VoxelEncoder, point_encoder
 from .config import LATENT_SIDE, WalaConfig
 from .dinov2 import DinoV2
+from .joint import JointEncoder
 from .uvit import Prepared, UVit
 from .vqvae import VqVae
 
@@ -24,6 +25,7 @@ PUBLISHED_PREFIXES = {
     "embedding": "network.",
     "encoder": "encoder.",
     "image_encoder": "clip_model.dinov2.",
+    "joint": "joint.",
 }
 
 
@@ -42,15 +44,21 @@ class Wala(nn.Module):
         if config.voxels:
             self.encoder = VoxelEncoder(config.voxels)
         self.image_encoder = DinoV2(config.image) if config.image else None
+        self.joint = JointEncoder(config.joint) if config.joint else None
 
     # ------------------------------------------------------------------------------- condition
 
-    def encode(self, source: torch.Tensor) -> torch.Tensor:
+    def encode(self, source: torch.Tensor | Mapping[str, torch.Tensor]) -> torch.Tensor:
         """What the shape shall be like -> features, (B, L, C) or (B, V, L, C).
 
         source: points (B, N, 3) in [-1, 1]; voxels (B, 1, 16, 16, 16), 0 or 1; images
-        (B, 3, 224, 224) in [-1, 1], or (B, V, 3, 224, 224) of V views.
+        (B, 3, 224, 224) in [-1, 1], or (B, V, 3, 224, 224) of V views. A model of joint conditions
+        takes any of them together, by name; see JointEncoder.
         """
+        if isinstance(source, Mapping):
+            if self.joint is None:
+                raise ValueError("this model takes one kind of condition, not several by name")
+            return self.joint(source)
         if self.image_encoder is not None:
             features = self.image_encoder(source.flatten(0, -4))
             return features.unflatten(0, source.shape[:-3])
@@ -66,6 +74,8 @@ class Wala(nn.Module):
         scale: 1 follows the condition as trained, more exaggerates it. It counts only for models
         that were trained to do without. cameras: see ConditionEmbedding.
         """
+        if self.joint is not None:
+            return self._jointly_guided(features, scale)
         if self.embedding is None:
             return self.denoiser
         if features is None:
@@ -76,6 +86,15 @@ class Wala(nn.Module):
         null = self.embedding(torch.zeros_like(features), cameras)
         under = _prepared_once(self.denoiser)
         return sampling.guided(under, condition, null, scale if self.config.guided else 1)
+
+    def _jointly_guided(self, features: torch.Tensor | None, scale: float) -> sampling.Denoiser:
+        assert self.joint is not None  # noqa: S101 - for mypy
+        if features is None:
+            features, scale = self.joint.null, 1
+        if features.stride(0) == 0:
+            features = features[:1]
+        under = _prepared_once(self.denoiser)
+        return sampling.guided(under, features, self.joint.nothing_like(features), scale)
 
     # -------------------------------------------------------------------------------- sampling
 

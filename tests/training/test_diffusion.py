@@ -1,0 +1,255 @@
+"""Conditions of a step, the joint encoder, and the way from a training to a model that loads."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from backend.errors import BadInput
+from backend.models.wala import loading
+from backend.models.wala.config import AutoencoderConfig, JointConfig, UVitConfig, WalaConfig
+from backend.models.wala.joint import GRID, JointEncoder, point_grid
+from backend.training import autoencoder, dataset, diffusion, export
+from backend.training.conditions import Conditions
+from backend.training.diffusion import ConditionSet, Network, Recipe, draw_kinds, draw_symmetry
+from backend.training.loops import Plan, Team, train
+from backend.training.packed import Shape
+
+ALONE = Team(torch.device("cpu"))
+WORDS = ("chair", "lamp")
+JOINT = JointConfig(
+    channels=32, image_side=28, image_width=32, image_depth=1, image_heads=2, words=WORDS
+)
+DENOISER = diffusion.denoiser_config(
+    UVitConfig(width=32, depth=1, heads=2, channels=32, residual_blocks=1, patch=4), JOINT, 4
+)
+RECIPE = Recipe(DENOISER, JOINT, batch=4, groups=2, points=64)
+SHAPES = tuple(Shape(str(n), WORDS[n], "a", "train", "", family=str(n)) for n in range(2))
+
+
+def conditions_of(number):
+    rng = np.random.default_rng(number)
+
+    def coded(*shape):
+        return rng.integers(-20000, 20000, shape).astype(np.int16)
+
+    def pictures(*shape):
+        return rng.integers(0, 255, shape).astype(np.uint8)
+
+    return Conditions(
+        clean=coded(200, 3),
+        normals=np.zeros((200, 3), np.int8),
+        noisy=coded(200, 3),
+        scans=coded(2, 200, 3),
+        scan_frames=np.tile(np.eye(4, dtype=np.float32), (2, 1, 1)),
+        voxels=pictures(2, 512),
+        shaded=pictures(3, 28, 28, 3),
+        drawings=pictures(3, 28, 28),
+        depths=pictures(3, 28, 28),
+        cameras=np.zeros((3, 13)),
+        views=pictures(6, 28, 28, 3),
+        view_depths=pictures(6, 28, 28),
+    )
+
+
+@pytest.fixture(scope="module")
+def conditions():
+    return ConditionSet(SHAPES, [conditions_of(n) for n in range(2)], WORDS)
+
+
+def sources_of(conditions, kinds, symmetry=0, seed=0):
+    return conditions.sources(kinds, np.array([0, 1]), symmetry, 64, np.random.default_rng(seed))
+
+
+def test_words_of_captions():
+    assert diffusion.spoken_words((*SHAPES, *SHAPES)) == tuple(
+        sorted(set(diffusion.spoken_words((*SHAPES, *SHAPES))))
+    )
+    assert set(WORDS) <= set(diffusion.spoken_words((*SHAPES, *SHAPES)))
+    assert diffusion.multi_hot("A Lamp, lit", WORDS).tolist() == [0, 1]
+
+
+def test_mirrored_conditions_are_the_same_shape_mirrored(conditions):
+    kinds = ("points", "voxels", "sketch", "words")
+    straight, mirrored = (sources_of(conditions, kinds, symmetry) for symmetry in (0, 4))
+    flip = torch.tensor([-1.0, 1, 1])
+    assert torch.equal(straight["points"] * flip, mirrored["points"])
+    assert torch.equal(straight["voxels"].flip(2), mirrored["voxels"])
+    assert torch.equal(straight["sketch"].flip(3), mirrored["sketch"])
+    assert torch.equal(straight["words"], mirrored["words"])
+    assert straight["sketch"].shape == (2, 3, 28, 28)
+    assert straight["sketch"].amin() >= -1 <= straight["sketch"].amax() <= 1
+
+
+def test_only_what_conditions_can_tell_is_turned():
+    rng = np.random.default_rng(0)
+    symmetries = {
+        kinds: {draw_symmetry(kinds, rng) for _ in range(200)}
+        for kinds in (
+            (),
+            ("points",),
+            ("voxels", "points"),
+            ("points", "image"),
+            ("views", "words"),
+        )
+    }
+    assert symmetries[("points",)] == symmetries[("voxels", "points")] == set(range(8))
+    assert symmetries[()] == symmetries[("points", "image")] == {0, 4}
+    assert symmetries[("views", "words")] == {0}
+
+
+def test_kinds_are_drawn_by_their_chances():
+    rng = np.random.default_rng(0)
+    drawn = [draw_kinds(rng) for _ in range(4000)]
+    assert drawn.count(()) / 4000 == pytest.approx(0.06, abs=0.015)
+    alone = [kinds[0] for kinds in drawn if len(kinds) == 1]
+    for kind, chance in diffusion.CHANCES.items():
+        assert alone.count(kind) / len(alone) == pytest.approx(chance, abs=0.03)
+    assert sum(len(kinds) == 2 for kinds in drawn) / 4000 == pytest.approx(0.19, abs=0.03)
+
+
+def test_points_on_a_grid():
+    points = torch.tensor([[[0.0, 0.0, 0.0], [0.01, 0.0, 0.0], [-1.0, 1.0, 0.5]]])
+    grid = point_grid(points)
+    assert grid.shape == (1, 5, GRID, GRID, GRID)
+    assert grid[0, 0].sum() == 2
+    middle = grid[0, :, 24, 24, 24]
+    assert middle[1] == pytest.approx(np.log(3))
+    assert middle[2:].tolist() == pytest.approx([0.005 * 24 - 0.5, -0.5, -0.5], abs=1e-5)
+    assert grid[0, 0, 0, 47, 36] == 1
+    assert torch.equal(grid, point_grid(points[:, [2, 0, 1]]))
+
+
+def test_tokens_of_any_conditions(conditions):
+    torch.manual_seed(0)
+    encoder = JointEncoder(JOINT).eval()
+    sources = sources_of(conditions, tuple(diffusion.CHANCES))
+    with torch.no_grad():
+        lengths = {kind: encoder({kind: source}).shape for kind, source in sources.items()}
+        together = encoder(sources)
+        again = encoder(dict(reversed(sources.items())))
+    assert lengths["points"] == lengths["voxels"] == (2, 216, 32)
+    assert lengths["image"] == (2, 4, 32)
+    assert lengths["views"] == (2, 24, 32)
+    assert together.shape[1] == sum(shape[1] for shape in lengths.values())
+    assert torch.equal(together, again)
+    for wrong in ({}, {"smell": together}, {"text": together}):
+        with pytest.raises(ValueError, match=r"conditions|not trained"):
+            encoder(wrong)
+
+
+def test_training_learns_and_goes_on(conditions, tmp_path, monkeypatch):
+    monkeypatch.setattr(diffusion, "CHANCES", {"sketch": 0.5, "words": 0.5})  # the quick ones
+    latents = torch.randn(dataset.SYMMETRIES, 2, 4, 12, 12, 12).half()
+    sampler = dataset.Sampler(("a", "a"))
+    losses = []
+
+    def work(run):
+        shown = diffusion._step(run, RECIPE, latents, conditions, sampler, ALONE)
+        losses.append(float(shown["loss"]))
+        return shown
+
+    def a_run(name, steps):
+        run = diffusion.begin(RECIPE, Plan(steps=8, warm_up=2, rate=3e-3), ALONE, tmp_path / name)
+        run.steps = steps
+        train(run, work, ALONE, lambda line: None)
+        return run
+
+    whole = a_run("whole.pt", 8)
+    assert np.mean(losses[-3:]) < np.mean(losses[:2])
+    for end in (3, 8):
+        part = diffusion.begin(RECIPE, whole.plan, ALONE, tmp_path / "part.pt")
+        limit = iter([False] * (end - part.step - 1))
+        members = _Stopping(torch.device("cpu"), limit=limit)
+        train(part, work, members, lambda line: None)
+    for name, value in whole.module.state_dict().items():
+        assert torch.equal(value, part.module.state_dict()[name]), name
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stopping(Team):
+    limit: object = None
+
+    def agreed(self, value):
+        return next(self.limit, True)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Of trainings that have not begun, with weights of chance everywhere."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    torch.manual_seed(1)
+    coder = autoencoder.Recipe(AutoencoderConfig(widths=(32, 32, 32), codes=16), batch=1)
+    runs = [
+        autoencoder.begin(coder, Plan(steps=1), ALONE, folder / autoencoder.CHECKPOINT),
+        diffusion.begin(RECIPE, Plan(steps=1), ALONE, folder / diffusion.CHECKPOINT),
+    ]
+    for run in runs:
+        for name, weight in run.average.weights.items():
+            # Half floats, so that the export changes nothing.
+            scale = 0.5 / max(1, weight[0].numel()) ** 0.5 if weight.dim() > 1 else 1.0
+            run.average.weights[name] = (weight + scale * torch.randn_like(weight)).half().float()
+    runs[0].extra["scale"] = torch.tensor(2.0)
+    for run in runs:
+        run.save()
+    return folder
+
+
+def test_the_export_loads_and_makes_the_same(checkpoints, conditions, tmp_path):
+    installed = export.export(
+        checkpoints, tmp_path / "small", title="Small", license="CC0-1.0", source={}, card="words"
+    )
+    model = loading.load(installed, torch.device("cpu"), torch.float32)
+    ours = export.model_of(checkpoints)
+    assert WalaConfig.from_dict(installed.config) == ours.config == model.config
+    assert (installed.folder / "README.md").read_text() == "words"
+    assert installed.source["diffusion"]["settings"]["batch"] == [4, 2]
+    sources = sources_of(conditions, ("image", "words"))
+    latent = torch.randn(2, 4, 12, 12, 12, generator=torch.Generator().manual_seed(0))
+    times = torch.tensor([500, 3])
+    found = [m.guided_denoiser(m.encode(sources), 1.5)(latent, times) for m in (ours, model)]
+    assert torch.equal(*found)
+    assert torch.equal(ours.tree(latent[:1]).low, model.tree(latent[:1]).low)
+    under, without = (
+        model.guided_denoiser(features, 0)(latent, times)
+        for features in (model.encode(sources), None)
+    )
+    assert torch.allclose(under, without, atol=1e-5)
+    assert (found[0] - without).abs().max() > 1e-3
+
+
+def test_a_model_in_several_files(checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "FILE_BYTES", 2 << 20)
+    words = {"title": "Small", "license": "CC0-1.0", "source": {}, "card": ""}
+    installed = export.export(checkpoints, tmp_path / "small", **words)
+    assert len(installed.files) > 1
+    assert all(path.stat().st_size < 1.1 * (2 << 20) for path in installed.files)
+    model = loading.load(installed, torch.device("cpu"), torch.float32)
+    wanted = export.model_of(checkpoints).published_state_dict()
+    for name, tensor in model.published_state_dict().items():
+        assert torch.allclose(wanted[name], tensor, rtol=0, atol=1e-6), name  # half floats
+
+
+def test_pieces_come_together(checkpoints, tmp_path):
+    for name in (autoencoder.CHECKPOINT, diffusion.CHECKPOINT):
+        export.averaged_only(checkpoints / name, tmp_path / name)
+        pieces = export.split(tmp_path / name, tmp_path / "pieces", size=300_000)
+        assert len(pieces) > 1
+        assert max(piece.stat().st_size for piece in pieces) <= 300_000
+        export.join(tmp_path / "pieces", name, tmp_path / "joined")
+    wanted = export.model_of(checkpoints).published_state_dict()
+    joined = export.model_of(tmp_path / "joined").published_state_dict()
+    assert all(torch.equal(wanted[name], joined[name]) for name in wanted)
+    pieces[0].unlink()
+    with pytest.raises(BadInput, match="not complete"):
+        export.join(tmp_path / "pieces", diffusion.CHECKPOINT, tmp_path / "again")
+
+
+def test_networks_for_a_card_are_small_enough():
+    with torch.device("meta"):
+        joint = dataclasses.replace(diffusion.JOINTS["gpu"], words=("a",) * 512)
+        denoiser = diffusion.denoiser_config(diffusion.DENOISERS["gpu"], joint, 4)
+        parts = [Network(denoiser, joint), autoencoder.VqVae(autoencoder.SIZES["gpu"])]
+    total = sum(p.numel() for part in parts for p in part.parameters())
+    assert 2 * total < 100e6
