@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import torch
 
+from ..errors import BadInput
 from ..models.wala import acceleration
 from ..models.wala.config import AutoencoderConfig
 from ..models.wala.layers import Conv3
@@ -73,8 +74,21 @@ def fit(
         model = trained(run.path).to(members.device)
         run.extra["scale"] = latents_of(model, trees, members.device, 0).std().cpu()
         run.save()
+        _report_quality(model, folder, members, report)
         report("autoencoder: done")
     return run
+
+
+def _report_quality(
+    model: VqVae, folder: Path, members: Team, report: Callable[[str], None]
+) -> None:
+    """Of the validation shapes, where some have trees."""
+    try:
+        trees = dataset.load(folder, "validation", device=members.device)
+    except BadInput:
+        return
+    found = metrics(model, trees, members.device)
+    report("validation: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
 
 
 def begin(recipe: Recipe, plan: Plan, members: Team, path: Path) -> Run:

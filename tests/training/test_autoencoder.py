@@ -109,27 +109,27 @@ class Stopping(Team):
 
 
 def trained(folder, output, *calls):
-    """A run of 20 steps, the later ones with the codebook, in calls that end at these steps."""
+    """A run of 8 steps, the later ones with the codebook, in calls that end at these steps."""
     lines: list[str] = []
-    plan = Plan(steps=20, warm_up=2, rate=1e-1)
+    plan = Plan(steps=8, warm_up=2, rate=1e-1)
     for begin, end in itertools.pairwise((0, *calls)):
         members = Stopping(torch.device("cpu"), steps=iter(range(end - begin - 1)))
 
-        run = autoencoder.fit(folder, Recipe(TINY, batch=2), plan, members, lines.append, output)
+        run = autoencoder.fit(folder, Recipe(TINY, batch=1), plan, members, lines.append, output)
         assert run.step == end
     return read_checkpoint(output / autoencoder.CHECKPOINT), lines
 
 
 def test_a_training_in_pieces_gives_the_same_bytes_and_learns(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(autoencoder, "VqVae", Small)
-    whole, lines = trained(folder, tmp_path / "whole", 20)
-    parts, _ = trained(folder, tmp_path / "parts", 3, 12, 20)
+    whole, lines = trained(folder, tmp_path / "whole", 8)
+    parts, _ = trained(folder, tmp_path / "parts", 1, 5, 8)
     for kind in ("module", "average"):
         assert all(torch.equal(whole[kind][n], parts[kind][n]) for n in whole[kind])
     assert whole["extra"]["coded"] == 1
     assert torch.equal(whole["extra"]["scale"], parts["extra"]["scale"])
     assert lines[-1] == "autoencoder: done"
-    assert int(whole["extra"]["usage"].sum()) == 2 * 13 * 12**3
+    assert int(whole["extra"]["usage"].sum()) == 5 * 12**3
     model = autoencoder.trained(tmp_path / "whole" / autoencoder.CHECKPOINT)
     torch.manual_seed(0)
     target = a_tree(folder)
@@ -137,7 +137,7 @@ def test_a_training_in_pieces_gives_the_same_bytes_and_learns(folder, tmp_path, 
         error = (model.decode_unquantised(model.encode(target)) - target)[:, 0].square().mean()
         fresh = Small(TINY)
         before = (fresh.decode_unquantised(fresh.encode(target)) - target)[:, 0].square().mean()
-    assert error < 0.2 * before
+    assert error < 0.7 * before
 
 
 def test_scaled_latents_decode_to_the_same(folder):
