@@ -13,7 +13,7 @@ from PIL import Image
 from backend import pipelines, task_files
 from backend.errors import BadInput, NotFound
 from backend.geometry import mesh_files
-from backend.pipelines import resident
+from backend.pipelines import previews, resident
 from backend.protocol import (
     LATENT_SHAPE,
     MeshResult,
@@ -69,13 +69,14 @@ def pictures(tmp_path: Path) -> list[str]:
 
 
 def test_a_shape_is_generated_kept_and_changed_in_part(
-    command: Callable[..., Any], store: Path, tmp_path: Path
+    command: Callable[..., Any], store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(previews, "SHARE", 1e9)  # however slow this machine is just now
     wala_models.write(store, "shape")
     first, second, shown = tmp_path / "a.npz", tmp_path / "b.npz", tmp_path / "shown"
     done = command("run", "shape", "-o", first, "--seed", 1, "--json", "--preview", shown)
     assert done.code == 0
-    assert ("next run" in done.err) == (done.record["previews"] == 0)
+    assert done.record["previews"] == 3
     record = done.record
     assert (record["task"], record["model"]) == ("shape", "tiny-shape")
     assert (record["steps"], record["variations"], record["seed"]) == (3, 1, 1)
@@ -93,6 +94,18 @@ def test_a_shape_is_generated_kept_and_changed_in_part(
         same = (before["latent"] == after["latent"]).all(axis=0)
         assert same[6:].all()
         assert 0 < same.mean() < 1
+
+
+def test_it_says_so_when_no_preview_was_cheap_enough(
+    command: Callable[..., Any], store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(previews, "SHARE", 0.0)
+    wala_models.write(store, "shape")
+    done = command(
+        "run", "shape", "-o", tmp_path / "a.npz", "--json", "--preview", tmp_path / "shown"
+    )
+    assert (done.code, done.record["previews"]) == (0, 0)
+    assert "next run" in done.err
 
 
 def test_variations_are_files_of_their_own(

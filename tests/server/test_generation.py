@@ -39,7 +39,7 @@ def test_jobs_share_a_model_and_show_what_forms(generating: Threaded) -> None:
     assert first["model"] == "tiny-shape"  # "" stands for the best one that is here
     assert first["report"]["device"] == "cpu"
 
-    job_id = submit(generating, Shape(seed=2, variations=2, preview=True, name="Two"))
+    job_id = submit(generating, Shape(seed=2, variations=2, steps=40, preview=True, name="Two"))
     shown = 0
     for _, record in generating.events(job_id):
         shown = max(shown, record["preview"])
