@@ -10,7 +10,6 @@ source's matrix_world. Results come back in the task frame and are put into the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,8 @@ from ..backend.protocol import (
     Task,
     VoxelsToMesh,
 )
+from .rasterizer import CHUNK, runs
 
-CHUNK = 1 << 20
 GRID_TOLERANCE = 0.1
 ANGLE_TOLERANCE = 0.01
 SIZE_TOLERANCE = 0.02
@@ -403,7 +402,7 @@ def fill(vertices: np.ndarray, triangles: np.ndarray, shape: tuple[int, ...]) ->
     spans = np.maximum(np.minimum(high, [nx - 1, ny - 1]) - low + 1, 0)
     pairs = spans.prod(axis=1)
     order = np.flatnonzero(pairs)
-    for part in _parts(pairs[order]):
+    for part in runs(pairs[order]):
         chosen = order[part]
         owner = np.repeat(chosen, pairs[chosen])
         starts = np.cumsum(pairs[chosen]) - pairs[chosen]
@@ -417,16 +416,6 @@ def fill(vertices: np.ndarray, triangles: np.ndarray, shape: tuple[int, ...]) ->
         toggles[places[counts % 2 == 1]] ^= True
     inside = np.logical_xor.accumulate(toggles.reshape(nx * ny, nz + 1), axis=1)
     return inside[:, :nz].reshape(shape)
-
-
-def _parts(pairs: np.ndarray) -> list[slice]:
-    """Runs of triangles that make about CHUNK pairs each."""
-    if not len(pairs):
-        return []
-    bins = (np.cumsum(pairs) - 1) // CHUNK
-    cuts = np.flatnonzero(np.diff(bins)) + 1
-    bounds = [0, *cuts.tolist(), len(pairs)]
-    return [slice(begin, end) for begin, end in pairwise(bounds)]
 
 
 def _crossings(

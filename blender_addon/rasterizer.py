@@ -118,7 +118,7 @@ def _pixel_pairs(screen: np.ndarray, size: tuple[int, int]):
     spans = np.maximum(high - low + 1, 0)
     pairs = spans.prod(axis=1)
     order = np.flatnonzero(pairs)
-    for part in _runs(pairs[order]):
+    for part in runs(pairs[order]):
         chosen = order[part]
         owner = np.repeat(chosen, pairs[chosen])
         starts = np.cumsum(pairs[chosen]) - pairs[chosen]
@@ -127,8 +127,8 @@ def _pixel_pairs(screen: np.ndarray, size: tuple[int, int]):
         yield owner, low[owner, 0] + step % width, low[owner, 1] + step // width
 
 
-def _runs(pairs: np.ndarray) -> list[slice]:
-    """Runs of triangles that make about CHUNK pairs each."""
+def runs(pairs: np.ndarray) -> list[slice]:
+    """Slices of triangles that make about CHUNK pairs each. pairs: (T,) integer, per triangle."""
     if not len(pairs):
         return []
     bins = (np.cumsum(pairs) - 1) // CHUNK
