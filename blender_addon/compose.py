@@ -9,6 +9,7 @@ source's matrix_world. Results come back in the task frame and are put into the 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -74,14 +75,14 @@ class CubesCapture:
     edges: np.ndarray
 
 
-class PictureCapture:
+class PictureCapture(ABC):
     """What a model sees instead of having it in the scene's frame (`pictures`)."""
 
     name: str
 
+    @abstractmethod
     def task(self, choices: Choices) -> tuple[Task, Placement]:
         """The task, not validated yet, and where its result goes. Raises BadInput."""
-        raise NotImplementedError
 
 
 Capture = PointCapture | MeshCapture | CubesCapture | PictureCapture
