@@ -61,42 +61,39 @@ def render(vertices: np.ndarray, faces: np.ndarray, camera: Camera, size: int) -
     """vertices (V, 3) float, faces (F, 3) integer of any winding."""
     to_camera = camera.to_camera
     seen = vertices.astype(np.float64) @ to_camera[:3, :3].T + to_camera[:3, 3]
-    corners = seen[faces]
-    corners = corners[(corners[:, :, 2] < -_NEAR).all(axis=1)]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    lengths = np.linalg.norm(normals, axis=1)
-    corners, normals = corners[lengths > 0], normals[lengths > 0] / lengths[lengths > 0, None]
-    # Faces have two sides: what is seen of one is turned to the camera.
-    normals *= np.where(np.einsum("ij,ij->i", normals, corners.mean(axis=1)) > 0, -1, 1)[:, None]
-    inverse_depth = -1 / corners[:, :, 2]
-    scale = camera.focal * size / 2 * inverse_depth
-    x = size / 2 + corners[:, :, 0] * scale
-    y = size / 2 - corners[:, :, 1] * scale
-    nearest = np.zeros((size, size))
-    index = np.full((size, size), -1, np.int32)
-    _fill(x, y, inverse_depth, nearest, index)
-    hit = index >= 0
-    depth = np.full((size, size), np.inf, np.float32)
-    depth[hit] = 1 / nearest[hit]
-    found = np.zeros((size, size, 3), np.float32)
-    found[hit] = normals[index[hit]]
-    return View(depth, found)
+    nearest, index = _nearest_faces(seen, faces, camera.focal * size / 2, size)
+    return View(*_seen_of(seen, faces, nearest, index))
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill(x, y, inverse_depth, nearest, index):
-    """Per pixel centre the largest 1 / depth, which is linear on the screen, and its face."""
-    size = nearest.shape[0]
-    for face in range(x.shape[0]):
-        x0, x1, x2 = x[face]
-        y0, y1, y2 = y[face]
-        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-        if area == 0:
+def _nearest_faces(seen, faces, scale, size):
+    """Per pixel centre the largest 1 / depth, which is linear on the screen, and its face; 0 and
+    -1 where there is none."""
+    nearest = np.zeros((size, size))
+    index = np.full((size, size), -1, np.int32)
+    screen = np.empty_like(seen)
+    for i in range(len(seen)):
+        near = -1 / seen[i, 2] if seen[i, 2] < -_NEAR else 0.0
+        screen[i, 0] = size / 2 + seen[i, 0] * scale * near
+        screen[i, 1] = size / 2 - seen[i, 1] * scale * near
+        screen[i, 2] = near
+    for face in range(len(faces)):
+        a, b, c = faces[face, 0], faces[face, 1], faces[face, 2]
+        if screen[a, 2] == 0 or screen[b, 2] == 0 or screen[c, 2] == 0:
             continue
+        x0, y0, near0 = screen[a]
+        x1, y1, near1 = screen[b]
+        x2, y2, near2 = screen[c]
+        # Most small faces lie between the centres of pixels.
         left = max(0, math.ceil(min(x0, x1, x2) - 0.5))
         right = min(size - 1, math.floor(max(x0, x1, x2) - 0.5))
         top = max(0, math.ceil(min(y0, y1, y2) - 0.5))
         bottom = min(size - 1, math.floor(max(y0, y1, y2) - 0.5))
+        if left > right or top > bottom:
+            continue
+        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+        if area == 0:
+            continue
         for row in range(top, bottom + 1):
             for column in range(left, right + 1):
                 u, v = column + 0.5 - x0, row + 0.5 - y0
@@ -105,14 +102,37 @@ def _fill(x, y, inverse_depth, nearest, index):
                 b0 = 1 - b1 - b2
                 if b0 < 0 or b1 < 0 or b2 < 0:
                     continue
-                near = (
-                    b0 * inverse_depth[face, 0]
-                    + b1 * inverse_depth[face, 1]
-                    + b2 * inverse_depth[face, 2]
-                )
+                near = b0 * near0 + b1 * near1 + b2 * near2
                 if near > nearest[row, column]:
                     nearest[row, column] = near
                     index[row, column] = face
+    return nearest, index
+
+
+@numba.njit(cache=True, nogil=True)
+def _seen_of(seen, faces, nearest, index):
+    """The depth and the normals of a view."""
+    size = len(nearest)
+    depth = np.full((size, size), np.float32(np.inf))
+    normals = np.zeros((size, size, 3), np.float32)
+    for row in range(size):
+        for column in range(size):
+            face = index[row, column]
+            if face < 0:
+                continue
+            depth[row, column] = 1 / nearest[row, column]
+            a, b, c = seen[faces[face, 0]], seen[faces[face, 1]], seen[faces[face, 2]]
+            x = (b[1] - a[1]) * (c[2] - a[2]) - (b[2] - a[2]) * (c[1] - a[1])
+            y = (b[2] - a[2]) * (c[0] - a[0]) - (b[0] - a[0]) * (c[2] - a[2])
+            z = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+            # Faces have two sides: what is seen of one is turned to the camera.
+            away = x * (a[0] + b[0] + c[0]) + y * (a[1] + b[1] + c[1]) + z * (a[2] + b[2] + c[2])
+            length = math.sqrt(x * x + y * y + z * z) * (-1 if away > 0 else 1)
+            if length != 0:
+                normals[row, column, 0] = x / length
+                normals[row, column, 1] = y / length
+                normals[row, column, 2] = z / length
+    return depth, normals
 
 
 # --------------------------------------------------------------------------------------- pictures
@@ -123,16 +143,34 @@ def shaded(view: View, rng: np.random.Generator, samples: int = 2) -> np.ndarray
 
     One surface colour, a key light from a random side above, fill light from all around.
     """
-    hit = np.isfinite(view.depth)
     key = np.array([rng.uniform(-1, 1), rng.uniform(0.2, 1), rng.uniform(0.4, 1)])
-    towards = view.normals @ (key / np.linalg.norm(key)).astype(np.float32)
-    fill = 0.5 + 0.5 * view.normals[..., 1]
-    light = 0.2 + 0.25 * fill + rng.uniform(0.4, 0.7) * np.maximum(towards, 0)
+    key *= rng.uniform(0.4, 0.7) / np.linalg.norm(key)
     tone = rng.uniform(0.35, 0.95) * (1 + rng.uniform(-0.35, 0.35, 3))
-    linear = np.clip(light[..., None] * tone, 0, 1) * hit[..., None]
-    linear, cover = _averaged(linear, samples), _averaged(hit[..., None].astype(float), samples)
+    linear, cover = _lit(view.depth, view.normals, key, tone, samples)
     straight = linear / np.maximum(cover, 1e-6)
     return np.rint(255 * np.concatenate([_srgb(straight), cover], axis=-1)).astype(np.uint8)
+
+
+@numba.njit(cache=True, nogil=True)
+def _lit(depth, normals, key, tone, samples):
+    """Light that comes from blocks of pixels (S / samples, S / samples, 3), and how much of each
+    block shows something (S / samples, S / samples, 1)."""
+    size = len(depth) // samples
+    linear = np.zeros((size, size, 3), np.float32)
+    cover = np.zeros((size, size, 1), np.float32)
+    share = np.float32(1 / samples**2)
+    for row in range(size * samples):
+        for column in range(size * samples):
+            if not math.isfinite(depth[row, column]):
+                continue
+            x, y, z = normals[row, column]
+            fill = 0.5 + 0.5 * y
+            light = 0.2 + 0.25 * fill + max(x * key[0] + y * key[1] + z * key[2], 0.0)
+            cover[row // samples, column // samples, 0] += share
+            for channel in range(3):
+                value = min(light * tone[channel], 1.0)
+                linear[row // samples, column // samples, channel] += share * value
+    return linear, cover
 
 
 def line_drawing(view: View, rng: np.random.Generator, samples: int = 2) -> np.ndarray:
@@ -143,8 +181,8 @@ def line_drawing(view: View, rng: np.random.Generator, samples: int = 2) -> np.n
     for _ in range(width):
         lines = _grown(lines)
     ink = rng.uniform(0.7, 1.0)
-    white = 1 - ink * _averaged(lines[..., None].astype(float), samples)
-    return np.repeat(np.rint(255 * white).astype(np.uint8), 3, axis=-1)
+    white = 1 - ink * _averaged(lines, samples)
+    return np.repeat(np.rint(255 * white).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def _edges(view: View, relative_step: float, crease: float) -> np.ndarray:
@@ -174,9 +212,11 @@ def _grown(lines: np.ndarray) -> np.ndarray:
 
 
 def _averaged(picture: np.ndarray, samples: int) -> np.ndarray:
-    height, width, channels = picture.shape
-    blocks = picture.reshape(height // samples, samples, width // samples, samples, channels)
-    return blocks.mean(axis=(1, 3))
+    """(H, W) -> (H / samples, W / samples) float32, the means of blocks."""
+    total = np.zeros((picture.shape[0] // samples, picture.shape[1] // samples), np.float32)
+    for row, column in np.ndindex(samples, samples):
+        total += picture[row::samples, column::samples]
+    return total / np.float32(samples**2)
 
 
 def _srgb(linear: np.ndarray) -> np.ndarray:
