@@ -195,9 +195,17 @@ def _line_width(lines: np.ndarray) -> float:
     """The median width of the lines of an (H, W) ink, in pixels."""
     from skimage.morphology import skeletonize
 
-    mask = lines > 0.4
+    mask = np.pad(lines[_span(lines > 0.4)] > 0.4, 1)
     widths = 2 * ndimage.distance_transform_edt(mask)[skeletonize(mask)] - 1
     return float(np.median(widths)) if len(widths) else 0.0
+
+
+def _span(mask: np.ndarray) -> tuple[slice, slice]:
+    """The rows and columns of (H, W) `mask` between the first and the last in which some is set."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return slice(0), slice(0)
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def _redrawn(lines: np.ndarray) -> np.ndarray:
