@@ -1,11 +1,12 @@
 """Training of the VQ-VAE: wavelet trees <-> latents on a codebook.
 
-1. Without the codebook, until latents mean something.
-2. The codebook begins as the k-means of the latents, whose scale becomes one; codes that nothing
-   comes near are put where latents are.
-3. Balanced fine-tuning: every source alike (Hui et al. 2024; Sanghi et al. 2024).
+1. Without training, the best linear code: principal components of tokens, then of latent cells.
+2. What convolutions can add to it; without the codebook, until latents mean something.
+3. The codebook begins as the k-means of the latents; codes that nothing comes near are put where
+   latents are.
+4. Balanced fine-tuning: every source alike (Hui et al. 2024; Sanghi et al. 2024).
 
-The loss is sampled adaptively: high bands count at the cells that matter and at as many others.
+The loss is sampled adaptively: the tokens that hold a surface count, and as many others.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import torch
+from torch.nn import functional
 
 from ..errors import BadInput
-from ..models.wala import acceleration
-from ..models.wala.config import AutoencoderConfig
-from ..models.wala.layers import Conv3
+from ..models.wala.compact import CELLS, CompactDecoder, CompactEncoder, TokenBasis
+from ..models.wala.config import AutoencoderConfig, CompactConfig
 from ..models.wala.vqvae import Quantiser, VqVae
 from . import dataset
 from .dataset import SYMMETRIES, Sampler, TreeSet
@@ -30,28 +32,43 @@ from .loops import Plan, Run, Team, read_checkpoint, train
 from .trees import field_of
 
 SIZES = {
-    "cpu": AutoencoderConfig(widths=(32, 32, 64)),
-    "gpu": AutoencoderConfig(widths=(64, 96, 160), codes=4096),
+    "cpu": AutoencoderConfig(latent_channels=32, codes=4096, groups=16, compact=CompactConfig()),
+    "gpu": AutoencoderConfig(
+        latent_channels=32,
+        codes=4096,
+        groups=16,
+        compact=CompactConfig(192, (128, 256), encoder_blocks=(2, 3), decoder_blocks=(4, 3)),
+    ),
 }
 CHECKPOINT = "autoencoder.pt"
 
-_UNQUANTISED = 0.35
+_UNQUANTISED = 0.5
 _BALANCED_FROM = 0.8
 _REVIVAL_EVERY = 100
-_KMEANS_ROUNDS = 12
-_LATENTS_FOR_CODES = 1 << 17
+_KMEANS_ROUNDS = 8
+_LATENTS_FOR_CODES = 1 << 15
+_SHAPES_FOR_CODES = 96
+_SHAPES_FOR_BASIS = 128
 _SCALE_WEIGHT = 1e-3
-_LOW_WEIGHT = 4.0
+_WEIGHT_POWER = 0.25
+"""A component of variance v counts as v^-power: 0 as energy has it, 1 all alike."""
+_LATENT_POWER = 0.25
+"""A channel of the linear code that carries the variance v gets the variance v^(2 power)."""
+_SURFACE = 0.02
+"""A token holds a surface if its low band differs as much from that of empty space."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """batch: of one process. augmented: shapes mirrored and turned, the same way within a step."""
+    """batch: of one process. cells: most tokens of a sample; larger ones are cut, and each sample
+    goes by itself; 0 takes whole volumes, all of a batch together. half: in bfloat16."""
 
     config: AutoencoderConfig
     batch: int
+    cells: int = 0
     augmented: bool = True
     compiled: bool = False
+    half: bool = True
 
 
 def fit(
@@ -64,7 +81,7 @@ def fit(
 ) -> Run:
     """Train on FOLDER's trees into OUTPUT/autoencoder.pt, going on where it was. The run."""
     trees = dataset.load(folder, "train", device=members.device)
-    run = begin(recipe, plan, members, (output or folder) / CHECKPOINT)
+    run = begin(recipe, plan, members, (output or folder) / CHECKPOINT, trees)
     if "scale" in run.extra:
         report("autoencoder: was done before")
         return run
@@ -91,19 +108,22 @@ def _report_quality(
     report("validation: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
 
 
-def begin(recipe: Recipe, plan: Plan, members: Team, path: Path) -> Run:
-    """A run at its beginning, or where its checkpoint left it."""
+def begin(recipe: Recipe, plan: Plan, members: Team, path: Path, trees: TreeSet) -> Run:
+    """A run at its beginning, with the linear code of `trees`, or where its checkpoint left it."""
     torch.manual_seed(plan.seed)
     model = VqVae(recipe.config).to(members.device)
-    if members.device.type == "cuda":
-        acceleration.to_channels_last(model)
+    model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    if not path.exists():
+        start_linear(model, trees, plan.seed)
     if recipe.compiled:
         model.encoder.compile()
         model.decoder.compile()
     settings = {"config": dataclasses.asdict(recipe.config), "batch": recipe.batch}
+    settings |= {"cells": recipe.cells, "half": recipe.half}
     settings |= {"seed": plan.seed, "processes": members.size, "steps": plan.steps}
     run = Run(model, plan, path, settings)
-    run.extra = {"usage": torch.zeros(recipe.config.codes, device=members.device), "coded": 0}
+    codes = recipe.config.codes * recipe.config.groups
+    run.extra = {"usage": torch.zeros(codes, device=members.device), "coded": 0}
     run.resume()
     return run
 
@@ -117,25 +137,47 @@ def _step(
         start_codebook(run, trees, members)
     balance = 1.0 if run.fraction >= _BALANCED_FROM else 0.0
     rng = dataset.generator(run.plan.seed, run.step, members.rank, 1)
-    target = trees.batch(sampler.draw(run.step, recipe.batch, balance))
-    if recipe.augmented:
-        target = dataset.turned(target, int(rng.integers(SYMMETRIES)))
-    draws = torch.Generator(members.device).manual_seed(int(rng.integers(2**62)))
-    with autocast(members.device):
-        latent = model.encode(target)
+    drawn = sampler.draw(run.step, recipe.batch, balance)
+    parts = np.split(drawn, len(drawn)) if recipe.cells else [drawn]
+    shown: dict[str, torch.Tensor] = {}
+    for part in parts:
+        symmetry = int(rng.integers(SYMMETRIES)) if recipe.augmented else 0
+        tokens = trees.tokens(part, symmetry, float(_basis(model).empty))
+        if recipe.cells:
+            tokens = cut(tokens, recipe.cells, rng)
+        draws = torch.Generator(members.device).manual_seed(int(rng.integers(2**62)))
+        for name, value in _gradients(run, recipe, tokens, draws, members, len(parts)).items():
+            shown[name] = shown.get(name, 0) + value / len(parts)
+    return shown
+
+
+def _gradients(
+    run: Run,
+    recipe: Recipe,
+    tokens: torch.Tensor,
+    draws: torch.Generator,
+    members: Team,
+    parts: int,
+) -> dict[str, torch.Tensor]:
+    """Of one part of a step's samples, tokens (B, X, Y, Z, 512)."""
+    model: VqVae = run.module  # type: ignore[assignment]
+    components = _basis(model).of_tokens(tokens)
+    components = components.contiguous(memory_format=torch.channels_last_3d)
+    with autocast(members.device, recipe.half):
+        latent = model.encoder(components)
     latent = latent.float()
-    # Without a codebook the scale of latents is free: kept near one.
-    spread = _SCALE_WEIGHT * latent.square().mean()
     quantised = model.quantize(latent) if run.extra["coded"] else None
-    with autocast(members.device):
-        predicted = model.decode(quantised.latent if quantised else latent)
-    low, near, coarse, middle = adaptive_losses(predicted.float(), target, draws)
-    loss = _LOW_WEIGHT * low + near + coarse + middle + spread
-    shown = {"low": low, "near": near, "coarse": coarse, "middle": middle}
+    with autocast(members.device, recipe.half):
+        predicted = model.decoder(quantised.latent if quantised else latent)
+    near = holds_surface(tokens)
+    error = adaptive_loss(predicted.float(), components, near, draws)
+    # Latents beside the linear code could grow without a bound.
+    loss = error + _SCALE_WEIGHT * latent.square().mean()
+    shown = {"error": error}
     if quantised:
         loss = loss + quantised.loss
         shown["codebook"] = quantised.loss
-    loss.backward()
+    (loss / parts).backward()
     if quantised:
         _count(run, quantised.indices)
         if run.step % _REVIVAL_EVERY == _REVIVAL_EVERY - 1 and run.fraction < _BALANCED_FROM:
@@ -143,40 +185,115 @@ def _step(
     return {name: value.detach() for name, value in shown.items()}
 
 
-def autocast(device: torch.device) -> Any:
-    """bfloat16 on a card; nothing on a processor."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+def _basis(model: VqVae) -> TokenBasis:
+    if model.basis is None:
+        raise BadInput("Only the compact autoencoder is trained here.", "Choose one of its sizes.")
+    return model.basis
 
 
-def adaptive_losses(
-    predicted: torch.Tensor, target: torch.Tensor, draws: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Squared errors of packed trees (B, 64, 46^3): low band, low band where it matters, coarser
-    and finer high bands.
-
-    High bands: summed over channels, at the cells that matter (a coarsest coefficient above 1/32 of
-    its band's largest) and at as many drawn among all, per cell that matters: the sum that
-    models.wala.losses takes of lists of cells, of masks.
-    """
-    significant = significant_cells(target).float()
-    count = significant.sum(dim=(1, 2, 3)).clamp(min=1)
-    share = (count / dataset.CELLS)[:, None, None, None]
-    chance = torch.rand(significant.shape, generator=draws, device=target.device)
-    counted = significant + (chance < share)
-    error = (predicted - target).square()
-    low = error[:, 0].mean()
-    near = ((error[:, 0] * significant).sum(dim=(1, 2, 3)) / count).mean()
-    coarse, middle = (
-        ((part.sum(dim=1) * counted).sum(dim=(1, 2, 3)) / count).mean()
-        for part in (error[:, 57:], error[:, 1:57])
-    )
-    return low, near, coarse, middle
+def autocast(device: torch.device, wanted: bool = True) -> Any:
+    """bfloat16 on a card, and on processors that multiply it."""
+    able = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and able)
 
 
-def significant_cells(trees: torch.Tensor) -> torch.Tensor:
-    """(B, 64, 46^3) -> (B, 46^3) bool, Make-A-Shape's rule."""
-    coarsest = trees[:, 57:].abs()
-    return (coarsest > coarsest.amax(dim=(2, 3, 4), keepdim=True) / 32).any(dim=1)
+def holds_surface(tokens: torch.Tensor) -> torch.Tensor:
+    """(B, X, Y, Z, 512) -> (B, X, Y, Z) bool."""
+    return tokens[..., : CELLS**3].abs().amax(dim=-1) > _SURFACE
+
+
+def adaptive_loss(
+    predicted: torch.Tensor, target: torch.Tensor, near: torch.Tensor, draws: torch.Generator
+) -> torch.Tensor:
+    """Squared error of components (B, K, X, Y, Z), summed over them: of the tokens that matter,
+    near (B, X, Y, Z), and of as many drawn among all; per token that matters."""
+    count = near.sum().clamp(min=1)
+    chance = torch.rand(near.shape, generator=draws, device=near.device)
+    counted = near.float() + (chance < count / near.numel())
+    return ((predicted - target).square().sum(dim=1) * counted).sum() / count
+
+
+def cut(tokens: torch.Tensor, most: int, rng: np.random.Generator) -> torch.Tensor:
+    """(1, X, Y, Z, 512) -> its part around the surface, and at random of that, if it has more than
+    `most` tokens. Sides stay even; what is beside the surface is two tokens wide."""
+    near = holds_surface(tokens)[0]
+    spans = []
+    for axis in range(3):
+        found = near.any(dim=tuple(other for other in range(3) if other != axis))
+        where = found.nonzero()[:, 0].tolist() or [0]
+        begin = max(0, where[0] // 2 * 2 - 2)
+        spans.append([begin, min(len(found), where[-1] // 2 * 2 + 4)])
+    while np.prod([end - begin for begin, end in spans]) > most:
+        span = max(spans, key=lambda pair: pair[1] - pair[0])
+        if rng.random() < 0.5:
+            span[0] += 2
+        else:
+            span[1] -= 2
+    x, y, z = (slice(*span) for span in spans)
+    return tokens[:, x, y, z]
+
+
+# ------------------------------------------------------------------------------------- linear code
+
+
+@torch.no_grad()
+def start_linear(model: VqVae, trees: TreeSet, seed: int) -> None:
+    """The basis of tokens and the linear code, from shapes drawn of all, turned at random."""
+    basis = _basis(model)
+    rng = dataset.generator(seed, 0, 0, 9)
+    chosen = rng.permutation(len(trees))[:_SHAPES_FOR_BASIS]
+    turns = rng.integers(SYMMETRIES, size=len(chosen))
+    basis.empty.copy_(trees.batch([0])[0, 0, 0, 0, 0])
+
+    def tokens() -> Any:
+        for index, symmetry in zip(chosen, turns, strict=True):
+            yield trees.tokens([index], int(symmetry), float(basis.empty))
+
+    values, vectors = _principal(flat[holds_surface(flat)] for flat in tokens())
+    kept = basis.analysis.shape[1]
+    spread = values[:kept].clamp(min=1e-12).sqrt()
+    factor = (spread / spread[0]) ** _WEIGHT_POWER * spread[0]
+    basis.analysis.copy_(vectors[:, :kept] / factor)
+    basis.synthesis.copy_((vectors[:, :kept] * factor).T)
+    encoder, decoder = _compact(model)
+    for layer in (encoder, decoder):
+        layer.gain.copy_(factor / spread)
+
+    def cells() -> Any:
+        for flat in tokens():
+            components = basis.of_tokens(flat)
+            for axis in (2, 4, 6):
+                components = components.unflatten(axis, (-1, 2))
+            rows = components.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(0, 3)
+            yield rows[rows.abs().amax(dim=1) > 0]
+
+    values, vectors = _principal(cells())
+    channels = model.config.latent_channels
+    scale = values[:channels].clamp(min=1e-12) ** (0.5 - _LATENT_POWER)
+    into = (vectors[:, :channels] / scale).T
+    encoder.linear.weight.copy_(into.reshape(encoder.linear.weight.shape))
+    back = (vectors[:, :channels] * scale).T
+    decoder.linear.weight.copy_(back.reshape(decoder.linear.weight.shape))
+
+
+def _principal(rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean squares along, and directions (as columns) of, the principal axes about zero; the
+    largest first. The same directions on every machine up to rounding: signs are fixed."""
+    total, count = 0, 0
+    for part in rows:
+        exact = part.double()
+        total = total + exact.T @ exact
+        count += len(part)
+    values, vectors = torch.linalg.eigh(total / max(count, 1))
+    vectors = vectors * torch.sign(vectors.sum(dim=0, keepdim=True) + 1e-30)
+    return values.flip(0).float(), vectors.flip(1).float()
+
+
+def _compact(model: VqVae) -> tuple[CompactEncoder, CompactDecoder]:
+    encoder, decoder = model.encoder, model.decoder
+    if not isinstance(encoder, CompactEncoder) or not isinstance(decoder, CompactDecoder):
+        raise BadInput("Only the compact autoencoder is trained here.", "Choose one of its sizes.")
+    return encoder, decoder
 
 
 # ---------------------------------------------------------------------------------------- codebook
@@ -184,31 +301,34 @@ def significant_cells(trees: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def start_codebook(run: Run, trees: TreeSet, members: Team) -> None:
-    """Latents get the scale one per channel, folded into the layers beside them; k-means codes."""
+    """Codes become the centres of the latents, group by group."""
     model: VqVae = run.module  # type: ignore[assignment]
-    latents = latents_of(model, trees, members.device, 0)
-    scale = latents.float().std(dim=(0, 2, 3, 4))
-    rescale(model, scale)
-    vectors = (latents.float() / scale[None, :, None, None, None]).movedim(1, -1).flatten(0, -2)
     draws = torch.Generator(members.device).manual_seed(run.plan.seed)
-    codes = kmeans(_some(vectors, _LATENTS_FOR_CODES, draws), len(run.extra["usage"]), draws)
-    model.quantize.embedding.weight.copy_(codes)
+    order = dataset.generator(run.plan.seed, run.step, 0, 8).permutation(len(trees))
+    latents = latents_of(model, trees, members.device, 0, chosen=order[:_SHAPES_FOR_CODES])
+    vectors = latents.movedim(1, -1).flatten(0, -2)
+    # Most of all cells are empty, and alike.
+    differ = (vectors - vectors[0]).abs().amax(dim=1) > 1e-2
+    vectors = torch.cat([vectors[:1], vectors[differ]])
+    config = model.config
+    codes = [
+        kmeans(_some(part, min(len(part), _LATENTS_FOR_CODES), draws), config.codes, draws)
+        for part in vectors.split(config.latent_channels // config.groups, dim=1)
+    ]
+    if members.size > 1:  # sums in another order are other codes
+        for part in codes:
+            torch.distributed.broadcast(part, 0)
+    model.quantize.embedding.weight.copy_(torch.cat(codes))
     run.average.reset(model)
     run.extra["coded"] = 1
 
 
 @torch.no_grad()
 def rescale(model: VqVae, scale: torch.Tensor) -> None:
-    """Divide latents by `scale`, (C,) or one number, without a change to what is decoded.
-
-    Codes are divided, too; with one number for all channels the same ones stay nearest.
-    """
-    scale = scale.expand(model.config.latent_channels)
-    last, first = cast(Conv3, model.encoder.out_conv[-1]), model.decoder.in_conv
-    assert last.bias is not None  # noqa: S101 - these convolutions have one
-    last.weight /= scale[:, None, None, None, None]
-    last.bias /= scale
-    first.weight *= scale[None, :, None, None, None]
+    """Divide latents by `scale`, one number, without a change to what is decoded."""
+    encoder, decoder = _compact(model)
+    encoder.divide(scale.expand(model.config.latent_channels))
+    decoder.multiply(scale.expand(model.config.latent_channels))
     model.quantize.embedding.weight /= scale
 
 
@@ -241,7 +361,8 @@ def _revive(run: Run, latent: torch.Tensor, draws: torch.Generator, members: Tea
     quantiser: Quantiser = run.module.quantize  # type: ignore[assignment]
     usage = run.extra["usage"]
     vectors = latent.movedim(1, -1).flatten(0, -2)
-    candidates = _some(vectors, len(usage), draws)
+    groups = vectors.split(vectors.shape[1] // quantiser.groups, dim=1)
+    candidates = torch.cat([_some(part, quantiser.number, draws) for part in groups])
     if members.size > 1:
         torch.distributed.all_reduce(usage)
         torch.distributed.broadcast(candidates, 0)
@@ -260,14 +381,22 @@ def _revive(run: Run, latent: torch.Tensor, draws: torch.Generator, members: Tea
 
 @torch.no_grad()
 def latents_of(
-    model: VqVae, trees: TreeSet, device: torch.device, symmetry: int, batch: int = 16
+    model: VqVae,
+    trees: TreeSet,
+    device: torch.device,
+    symmetry: int,
+    batch: int = 8,
+    chosen: np.ndarray | None = None,
 ) -> torch.Tensor:
-    """(N, C, 12, 12, 12) float32 before the codebook, of the shapes turned by `symmetry`."""
+    """(N, C, 12, 12, 12) float32 before the codebook, of the shapes turned by `symmetry`; of all,
+    or of those `chosen`."""
+    basis = _basis(model)
+    order = np.arange(len(trees)) if chosen is None else chosen
     parts = []
-    for begin_at in range(0, len(trees), batch):
-        chosen = range(begin_at, min(begin_at + batch, len(trees)))
+    for begin_at in range(0, len(order), batch):
+        tokens = trees.tokens(order[begin_at : begin_at + batch], symmetry, float(basis.empty))
         with autocast(device):
-            latent = model.encode(dataset.turned(trees.batch(chosen), symmetry))
+            latent = model.encoder(basis.of_tokens(tokens))
         parts.append(latent.float().contiguous())
     return torch.cat(parts)
 
@@ -283,9 +412,7 @@ def trained(path: Path) -> VqVae:
 
 
 def _config_of(settings: str) -> AutoencoderConfig:
-    record = json.loads(settings)["config"]
-    record["widths"] = tuple(record["widths"])
-    return AutoencoderConfig(**record)
+    return AutoencoderConfig.from_dict(json.loads(settings)["config"])
 
 
 @torch.no_grad()

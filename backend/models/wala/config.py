@@ -21,6 +21,20 @@ HIDDEN = 128
 
 
 @dataclass(frozen=True)
+class CompactConfig:
+    """Sizes of the small autoencoder; see compact.py.
+
+    components: of every 2^3 cells. widths: of the layers at 24^3 and 12^3. encoder_blocks: at 24^3
+    and 12^3; decoder_blocks: at 12^3 and 24^3.
+    """
+
+    components: int = 128
+    widths: tuple[int, int] = (64, 128)
+    encoder_blocks: tuple[int, int] = (1, 2)
+    decoder_blocks: tuple[int, int] = (3, 2)
+
+
+@dataclass(frozen=True)
 class AutoencoderConfig:
     """The VQ-VAE between packed wavelet trees and latents.
 
@@ -29,6 +43,8 @@ class AutoencoderConfig:
     encoder_blocks, decoder_blocks: transformer blocks at 12^3. commitment: beta of the loss.
     widths: of the layers at 46^3, 23^3 and 12^3, multiples of 32; published models have 128.
     normalized: latents and codes are L2-normalised over channels.
+    groups: channels are quantised in so many groups, each with `codes` of its own; a divisor of
+    latent_channels. compact: the small autoencoder, to which widths and blocks say nothing.
     """
 
     levels: int = 2
@@ -40,6 +56,18 @@ class AutoencoderConfig:
     normalized: bool = False
     dropout: float = 0.0
     widths: tuple[int, int, int] = (HIDDEN, HIDDEN, HIDDEN)
+    groups: int = 1
+    compact: CompactConfig | None = None
+
+    def __post_init__(self) -> None:
+        if not self.groups or self.latent_channels % self.groups:
+            raise ValueError(f"{self.latent_channels} channels are not {self.groups} equal groups")
+
+    @staticmethod
+    def from_dict(record: Mapping[str, Any]) -> AutoencoderConfig:
+        """From what `dataclasses.asdict` made, and JSON kept. Raises ValueError for what is none."""
+        config: AutoencoderConfig = _typed(AutoencoderConfig, record, "autoencoder")
+        return config
 
     @property
     def volume_channels(self) -> int:

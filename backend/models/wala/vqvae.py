@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from .compact import CompactDecoder, CompactEncoder, TokenBasis
 from .config import LATENT_SIDE, AutoencoderConfig
 from .layers import ResidualBlock, attend, conv3, output_layers, pool, tokens_of, zeroed
 
@@ -23,7 +24,7 @@ class Quantised:
     """Latents on the codebook.
 
     latent: (B, C, 12, 12, 12), gradients pass straight through to what was quantised.
-    indices: (B, 12, 12, 12) int64 codes. loss: scalar, codebook and commitment.
+    indices: (B, 12, 12, 12) int64 codes; (B, 12, 12, 12, groups) of several groups. loss: scalar, codebook and commitment.
     """
 
     latent: torch.Tensor
@@ -37,47 +38,72 @@ class VqVae(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        self.basis: TokenBasis | None = None
+        self.encoder: nn.Module
+        self.decoder: nn.Module
+        if config.compact is None:
+            self.encoder, self.decoder = Encoder(config), Decoder(config)
+        else:
+            self.basis = TokenBasis(config.volume_channels, config.compact.components)
+            self.encoder = CompactEncoder(config, config.compact)
+            self.decoder = CompactDecoder(config, config.compact)
         self.quantize = Quantiser(config)
 
     def encode(self, volume: torch.Tensor) -> torch.Tensor:
         """Packed tree (B, 64, 46, 46, 46) -> latent (B, C, 12, 12, 12) before the codebook."""
-        return self.encoder(volume)
+        return self.encoder(volume if self.basis is None else self.basis.components(volume))
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """Latent on the codebook (B, C, 12, 12, 12) -> packed tree (B, 64, 46, 46, 46)."""
-        return self.decoder(latent)
+        decoded = self.decoder(latent)
+        return decoded if self.basis is None else self.basis.trees(decoded)
 
     def decode_unquantised(self, latent: torch.Tensor) -> torch.Tensor:
         """Any latent, a generated one for instance: snapped to the codebook, then decoded."""
-        return self.decoder(self.quantize(latent).latent)
+        return self.decode(self.quantize(latent).latent)
 
 
 class Quantiser(nn.Module):
-    """The nearest code for every cell of a latent."""
+    """The nearest code for every cell of a latent, for each group of its channels.
+
+    The codes of group g are rows g * codes to (g + 1) * codes of the embedding.
+    """
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.normalized = config.normalized
         self.commitment = config.commitment
-        self.embedding = nn.Embedding(config.codes, config.latent_channels)
+        self.groups = config.groups
+        self.number = config.codes
+        size = config.latent_channels // config.groups
+        self.embedding = nn.Embedding(config.groups * config.codes, size)
         if not config.normalized:
             nn.init.uniform_(self.embedding.weight, -1 / config.codes, 1 / config.codes)
 
     def codes(self) -> torch.Tensor:
-        """The codebook (codes, C) as it is compared with."""
+        """The codebook (groups * codes, C / groups) as it is compared with."""
         return self._scaled(self.embedding.weight)
 
     def forward(self, latent: torch.Tensor) -> Quantised:
-        z = self._scaled(latent.movedim(1, -1))
+        z = self._scaled(latent.movedim(1, -1).unflatten(-1, (self.groups, -1)))
         codes = self.codes()
-        indices = _nearest(z.detach().flatten(0, -2), codes.detach()).unflatten(0, z.shape[:-1])
+        indices = self._nearest(z.detach(), codes.detach())
         chosen = functional.embedding(indices, codes)
         commitment = functional.mse_loss(z, chosen.detach())
         loss = self.commitment * commitment + functional.mse_loss(chosen, z.detach())
-        straight_through = z + (chosen - z).detach()
+        straight_through = (z + (chosen - z).detach()).flatten(-2)
+        if self.groups == 1:
+            indices = indices[..., 0]
         return Quantised(straight_through.movedim(-1, 1).contiguous(), indices, loss)
+
+    def _nearest(self, z: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """z (..., groups, C / groups) -> (..., groups) int64, rows of `codes`."""
+        parts = [
+            _nearest(z[..., g, :].flatten(0, -2), codes[g * self.number : (g + 1) * self.number])
+            + g * self.number
+            for g in range(self.groups)
+        ]
+        return torch.stack(parts, dim=-1).unflatten(0, z.shape[:-2])
 
     def _scaled(self, vectors: torch.Tensor) -> torch.Tensor:
         return functional.normalize(vectors, dim=-1) if self.normalized else vectors
