@@ -41,7 +41,8 @@ MAX_STROKE_POINTS = 5_000_000
 MAX_STEPS = 1000
 MAX_GUIDANCE = 30.0
 MAX_VARIATIONS = 16
-LATENT_SHAPE = (4, 12, 12, 12)
+LATENT_SIDE = 12
+MAX_LATENT_CHANNELS = 64
 UP_AXES = ("z", "y")
 DEPTH_ENCODINGS = ("metres", "near-bright", "near-dark")
 BACKGROUNDS = ("auto", "keep", "remove")
@@ -183,9 +184,9 @@ class Generation(Task):
     up_axis: which axis of the source points up, "z" or "y". Models see their y axis up. What has
     no frame of its own (image, sketch, text, nothing) comes back in the cube [-1, 1]^3 with that
     axis up.
-    latent, region: make only a part of an earlier result anew. latent: `MeshResult.latent` of it;
-    region: (4, 4) float64, from the box [-1, 1]^3 to the frame of the source; what lies in it is
-    sampled anew, the rest stays.
+    latent, region: make only a part of an earlier result anew. latent: `MeshResult.latent` of it,
+    with which only the model that made it can go on; region: (4, 4) float64, from the box [-1, 1]^3
+    to the frame of the source; what lies in it is sampled anew, the rest stays.
     """
 
     model: str = ""
@@ -214,7 +215,11 @@ class Generation(Task):
         self._check_region()
 
     def _check_region(self) -> None:
-        _check_array("latent", self.latent, LATENT_SHAPE, "f")
+        if self.latent is not None and not is_latent(self.latent):
+            raise BadInput(
+                "The earlier shape is not one that a model can go on with.",
+                "Choose a result that was generated here.",
+            )
         _check_array("region", self.region, (4, 4), "f")
         if (self.latent is None) != (self.region is None):
             raise BadInput(
@@ -447,6 +452,16 @@ class DownloadModel(Task):
         super().validate()
         if not isinstance(self.license, str):
             raise BadInput("The licence is not a name.", "Accept the licence of the model first.")
+
+
+def is_latent(array: object) -> bool:
+    """Whether `array` is (C, 12, 12, 12) floats, with as many channels C as some model may have."""
+    return (
+        isinstance(array, np.ndarray)
+        and array.dtype.kind == "f"
+        and array.shape[1:] == (LATENT_SIDE,) * 3
+        and 1 <= array.shape[0] <= MAX_LATENT_CHANNELS
+    )
 
 
 def check_image(image: np.ndarray) -> None:
@@ -781,8 +796,8 @@ class MeshResult:
     colors: (V, 4) uint8 sRGB + alpha, or None.
     to_source: (4, 4) float64, from the cube [-1, 1]^3 of the models to the frame of the source
     (a similarity unless voxels are no cubes; `vertices` have it applied already).
-    latent: LATENT_SHAPE float32, what a generated shape was decoded from, so that a region of it
-    can be made anew; None where there was none.
+    latent: (C, 12, 12, 12) float32, C as the model has it, what a generated shape was decoded from,
+    so that a region of it can be made anew; None where there was none.
     report: seconds per stage, device, model, seed and whatever else the pipeline measured.
     """
 

@@ -142,6 +142,7 @@ class ModelBody(BaseModel):
     license_url: str
     license_words: str
     needs: list[str]
+    default_for: list[str]
 
 
 class JobBody(BaseModel):

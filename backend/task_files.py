@@ -16,7 +16,6 @@ import numpy as np
 from . import pipelines
 from .errors import BadInput, NotFound
 from .protocol import (
-    LATENT_SHAPE,
     MAX_NAME_LENGTH,
     DepthToMesh,
     ImageToMesh,
@@ -27,6 +26,7 @@ from .protocol import (
     TextToMesh,
     ViewsToMesh,
     VoxelsToMesh,
+    is_latent,
 )
 
 Fields = dict[str, Any]
@@ -51,8 +51,7 @@ def _shared(options: argparse.Namespace) -> Fields:
         "up_axis": options.up_axis,
         **_region(options),
     }
-    if options.model:
-        fields["model"] = options.model
+    fields["model"] = options.model or ""  # the default for the task, whatever it is
     return fields
 
 
@@ -69,7 +68,7 @@ def _region(options: argparse.Namespace) -> Fields:
 
 
 def read_latent(path: Path) -> np.ndarray:
-    """What the shape in a result (.npz) was decoded from, LATENT_SHAPE float32."""
+    """What the shape in a result (.npz) was decoded from, (C, 12, 12, 12) float32."""
     if not path.is_file():
         raise NotFound(f"There is no file {path}.", "Give a result that was written as .npz.")
     try:
@@ -80,7 +79,7 @@ def read_latent(path: Path) -> np.ndarray:
             f"{path.name} cannot be read as a result: {error}.",
             "Give a result that was written as .npz.",
         ) from None
-    if latent is None or latent.shape != LATENT_SHAPE or latent.dtype.kind != "f":
+    if latent is None or not is_latent(latent):
         raise BadInput(
             f"{path.name} is no generated shape.",
             "Give a result of a model that generates, written as .npz.",
@@ -258,7 +257,7 @@ def _are_depths(paths: list[Path], options: argparse.Namespace) -> bool:
     if options.model:
         chosen = [model for model in able if model.id == options.model]
     else:
-        chosen = [model for model in able if model.ready]
+        chosen = [model for model in able if ViewsToMesh.kind in model.default_for]
     return bool(chosen) and all(model.view_kind == "depth" for model in chosen)
 
 

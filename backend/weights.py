@@ -82,6 +82,8 @@ class Installed:
 
     files: of tensors under their published names; config: for the family's configuration, such as
     WalaConfig.from_dict; source: where the weights come from; bundled: came with Fieldforge.
+    default_for: of its tasks, those for which a bundled model goes before all others, also before
+    what is built in.
     """
 
     id: str
@@ -101,11 +103,16 @@ class Installed:
     source: dict[str, Any]
     bundled: bool
     needs: tuple[str, ...] = ()
+    default_for: tuple[str, ...] = ()
 
     @property
     def bytes(self) -> int:
         """Of the files of tensors together."""
         return sum(path.stat().st_size for path in self.files)
+
+    def is_default(self, task_kind: str) -> bool:
+        """Whether it is meant to be taken for a task when none was chosen."""
+        return self.bundled and task_kind in self.default_for
 
 
 # ---------------------------------------------------------------------------------------- registry
@@ -207,11 +214,17 @@ def require(model_id: str) -> Installed:
 
 
 def best_for(task_kind: str) -> str | None:
-    """The installed model to take for a task when none was chosen; None where there is none.
+    """The installed model to take for a task when none was chosen; None where there is none."""
+    return next((model.id for model in ranked(task_kind)), None)
 
-    Bundled before downloaded, those in the order of the registry, then the person's own.
+
+def ranked(task_kind: str, have: Mapping[str, Installed] | None = None) -> list[Installed]:
+    """The installed models that can do a task, the best first. have: `installed()`, if known.
+
+    Defaults first, then bundled before downloaded, those in the order of the registry, then the
+    person's own.
     """
-    have = installed()
+    have = installed() if have is None else have
     able = [
         model
         for model in have.values()
@@ -219,10 +232,11 @@ def best_for(task_kind: str) -> str | None:
     ]
     order = list(entries())
 
-    def rank(model: Installed) -> tuple[bool, int]:
-        return not model.bundled, order.index(model.id) if model.id in order else len(order)
+    def rank(model: Installed) -> tuple[bool, bool, int]:
+        place = order.index(model.id) if model.id in order else len(order)
+        return not model.is_default(task_kind), not model.bundled, place
 
-    return min(able, key=rank).id if able else None
+    return sorted(able, key=rank)
 
 
 # --------------------------------------------------------------------------------- a folder of it
@@ -285,6 +299,7 @@ def _installed(folder: Path, record: dict[str, Any]) -> Installed:
         source=record["source"],
         bundled=folder.parent == BUNDLED,
         needs=_tuple(record.get("needs", []), str),
+        default_for=_tuple(record.get("default_for", []), str),
     )
 
 
@@ -356,6 +371,7 @@ def write_model(
     cameras: tuple[int, ...] = (),
     license: str = "",
     needs: tuple[str, ...] = (),
+    default_for: tuple[str, ...] = (),
     source: Mapping[str, Any] | None = None,
     texts: Mapping[str, str] | None = None,
     most_file_bytes: int | None = None,
@@ -372,6 +388,13 @@ def write_model(
     """
     if check_id(id) != folder.name:
         raise BadInput(f"The model {id} cannot lie in {folder}.", f"Use {folder.parent / id}.")
+    impossible = sorted({*default_for} - {*tasks})
+    if impossible:
+        raise BadInput(
+            f"The model {id} cannot be the default for {', '.join(impossible)}, which it does not"
+            " do.",
+            f"Choose of its tasks: {', '.join(tasks)}.",
+        )
     lazy = {name: tensor_files.as_lazy(tensor) for name, tensor in tensors.items()}
     total = sum(tensor.info.nbytes for tensor in lazy.values())
     with replaced_folder(folder, total) as partial:
@@ -397,6 +420,7 @@ def write_model(
             "cameras": list(cameras),
             "license": license,
             "needs": list(needs),
+            "default_for": list(default_for),
             "files": written,
             "source": dict(source or {}),
         }

@@ -20,7 +20,7 @@ GAP = 0.15
 
 @dataclass(frozen=True, eq=False)
 class Arrival:
-    """One mesh. latent: (4, 12, 12, 12) float32 it was decoded from, or None; report: of the
+    """One mesh. latent: (C, 12, 12, 12) float32 it was decoded from, or None; report: of the
     backend."""
 
     mesh: PlacedMesh

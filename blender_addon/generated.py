@@ -13,7 +13,7 @@ import bpy
 import numpy as np
 from bpy.props import BoolProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
-from ..backend.protocol import LATENT_SHAPE
+from ..backend.protocol import LATENT_SIDE, is_latent
 from .arrival import landmarks, transform_between
 
 
@@ -39,7 +39,7 @@ class FieldforgeResult(bpy.types.PropertyGroup):
 @dataclass(frozen=True, eq=False)
 class Making:
     """How an object was made. to_local: (4, 4) float64, from the frame in which the backend
-    answered to the object's own space; latent: LATENT_SHAPE float32, or None."""
+    answered to the object's own space; latent: (C, 12, 12, 12) float32, or None."""
 
     job_id: str
     name: str
@@ -59,7 +59,7 @@ def remember(item: bpy.types.Object, making: Making) -> None:
         setattr(kept, name, getattr(making, name))
     kept.steps = making.steps or 0
     kept.guidance = -1 if making.guidance is None else making.guidance
-    kept.latent = "" if making.latent is None else _text_of(making.latent)
+    kept.latent = _text_of(making.latent) if is_latent(making.latent) else ""
     kept.to_local = json.dumps(making.to_local.tolist())
     vertices = _vertices(item)
     chosen = landmarks(vertices)
@@ -124,7 +124,11 @@ def _text_of(latent: np.ndarray) -> str:
 
 
 def _array_of(text: str) -> np.ndarray:
-    return np.frombuffer(base64.b85decode(text), "<f4").reshape(LATENT_SHAPE)
+    """(C, 12, 12, 12) float32. Raises ValueError for a text that is none."""
+    latent = np.frombuffer(base64.b85decode(text), "<f4").reshape(-1, *[LATENT_SIDE] * 3)
+    if not is_latent(latent):
+        raise ValueError(f"a latent of {len(latent)} channels")
+    return latent
 
 
 def register() -> None:

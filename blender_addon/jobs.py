@@ -202,6 +202,7 @@ class Jobs:
             "seed": job.seed,
             "variations": 1,
             "preview": watch,
+            "model": making.model,  # which may not be the default any more
         }
         settings = self._settings()
         self._in_background(self._in_thread_repeat, job, making.job_id, changes, settings)

@@ -37,9 +37,11 @@ def _unknown(kind: str) -> dict:
 
 
 def chosen_model(settings) -> dict:
-    """The one that was chosen, while it is listed for this source; else the first."""
-    models = models_for(settings)
-    return next((model for model in models if model["id"] == settings.model_id), models[0])
+    """The one that was chosen, while it is listed for this source; else the backend's default."""
+    models, kind = models_for(settings), task_kind(settings)
+    chosen = [model for model in models if model["id"] == settings.model_id]
+    defaults = [model for model in models if kind in model.get("default_for", ())]
+    return (chosen + defaults + models)[0]
 
 
 def list_models(settings, context) -> list[tuple[str, str, str, int]]:

@@ -12,7 +12,6 @@ import pytest
 from backend import protocol
 from backend.errors import BadInput, FieldforgeError
 from backend.protocol import (
-    LATENT_SHAPE,
     MAX_VARIATIONS,
     ImageToMesh,
     MeshResult,
@@ -121,7 +120,7 @@ def test_numbers_beyond_all_numbers_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def with_region(*sides: float) -> Shape:
-    latent = np.zeros(LATENT_SHAPE, np.float32)
+    latent = np.zeros((16, 12, 12, 12), np.float32)
     return Shape(latent=latent, region=np.diag([*sides, 1.0]))
 
 
@@ -138,7 +137,33 @@ def test_a_skewed_region_without_volume_is_flat() -> None:
     region = np.eye(4)
     region[:3, 2] = region[:3, 0] + region[:3, 1]
     with pytest.raises(BadInput, match="flat"):
-        Shape(latent=np.zeros(LATENT_SHAPE, np.float32), region=region).validate()
+        Shape(latent=np.zeros((4, 12, 12, 12), np.float32), region=region).validate()
+
+
+@pytest.mark.parametrize("channels", [1, 4, 16, 64])
+def test_shapes_of_models_with_any_number_of_channels_are_gone_on_with(channels: int) -> None:
+    latent = np.random.default_rng(0).normal(size=(channels, 12, 12, 12)).astype(np.float32)
+    task = decode_task(encode_task(Shape(latent=latent, region=np.eye(4))))
+    assert isinstance(task, Shape)
+    np.testing.assert_array_equal(task.latent, latent)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((0, 12, 12, 12), np.float32),
+        np.zeros((65, 12, 12, 12), np.float32),
+        np.zeros((4, 12, 12, 13), np.float32),
+        np.zeros((1, 4, 12, 12, 12), np.float32),
+        np.zeros((12, 12, 12), np.float32),
+        np.zeros((4, 12, 12, 12), np.int32),
+        np.zeros((), np.float32),
+        "latent",
+    ],
+)
+def test_what_is_no_earlier_shape_is_refused(wrong: Any) -> None:
+    with pytest.raises(BadInput, match="can go on with"):
+        Shape(latent=wrong, region=np.eye(4)).validate()
 
 
 def test_no_byte_of_a_task_can_do_harm() -> None:

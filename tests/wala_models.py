@@ -13,15 +13,18 @@ from backend.models.wala.config import (
     AutoencoderConfig,
     ConditionConfig,
     ImageEncoderConfig,
+    JointConfig,
     PointEncoderConfig,
     UVitConfig,
     VoxelEncoderConfig,
     WalaConfig,
 )
 from backend.models.wala.model import Wala
+from backend.pipelines import GENERATIONS
 from backend.sampling import Diffusion
 
 CHANNELS = 32
+LATENT_SHAPE = (4, 12, 12, 12)
 TASKS = {
     "points": ("points-to-mesh",),
     "voxels": ("voxels-to-mesh",),
@@ -31,6 +34,8 @@ TASKS = {
     "depths6": ("views-to-mesh",),
     "shape": ("shape",),
 }
+WORDS = ("a", "armchair", "bed", "chair", "desk", "lamp", "oak", "red", "shelf", "table", "wooden")
+JOINT_CHANNELS = 16
 CAMERAS = {"views4": (3, 6, 10, 26), "depths6": (3, 6, 10, 26, 49, 50)}
 
 
@@ -67,6 +72,36 @@ def config_for(condition: str) -> WalaConfig:
         else None,
         voxels=VoxelEncoderConfig(channels=CHANNELS) if condition == "voxels" else None,
         image=image if condition not in ("points", "voxels", "shape") else None,
+    )
+
+
+def joint_config() -> WalaConfig:
+    """A small model of every condition, whose latents have 16 channels in 4 groups."""
+    return WalaConfig(
+        autoencoder=AutoencoderConfig(
+            latent_channels=JOINT_CHANNELS, codes=64, groups=4, widths=(32, 32, 32)
+        ),
+        denoiser=UVitConfig(
+            width=64,
+            depth=2,
+            heads=2,
+            channels=32,
+            residual_blocks=1,
+            patch=4,
+            latent_channels=JOINT_CHANNELS,
+            context_channels=CHANNELS,
+            cross_attention=True,
+            time_condition=True,
+        ),
+        diffusion=Diffusion(),
+        joint=JointConfig(
+            channels=CHANNELS,
+            image_side=28,
+            image_width=32,
+            image_depth=1,
+            image_heads=2,
+            words=WORDS,
+        ),
     )
 
 
@@ -117,6 +152,26 @@ def write(folder: Path, condition: str, seed: int = 0, **changes: Any) -> weight
         "views": len(cameras),
         "view_kind": {"views4": "image", "depths6": "depth"}.get(condition, ""),
         "cameras": cameras,
+        **changes,
+    }
+    return weights.write_model(folder / given["id"], **given)
+
+
+def write_joint(folder: Path, seed: int = 0, **changes: Any) -> weights.Installed:
+    """The model of every condition in `folder`, for every task."""
+    config = joint_config()
+    given: dict[str, Any] = {
+        "id": "tiny-joint",
+        "title": "Tiny joint",
+        "family": "wala",
+        "tasks": GENERATIONS,
+        "config": config.to_dict(),
+        "tensors": make_model(config, seed).published_state_dict(),
+        "steps": 3,
+        "guidance": 1.5,
+        "views": 6,
+        "view_kind": "image",
+        "cameras": CAMERAS["depths6"],
         **changes,
     }
     return weights.write_model(folder / given["id"], **given)

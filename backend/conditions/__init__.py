@@ -6,6 +6,7 @@ sketches        a line drawing, or strokes -> (3, 224, 224)
 depths          depth -> (3, 224, 224)
 points          a point cloud -> (25000, 3)
 voxels          an occupancy grid -> (16, 16, 16)
+words           a text -> which known words it says
 cameras         the poses of views, for models that take matrices
 
 Every `model_*` returns float32 arrays for an encoder. Pictures lie in [-1, 1]; `prepare*` return

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,6 +26,7 @@ from ..protocol import (
     Result,
     Task,
     TextToMesh,
+    ViewsToMesh,
     VoxelsToMesh,
 )
 
@@ -58,6 +59,7 @@ class Model:
     steps, guidance: what its authors found best; 0 and None where there is no such choice.
     views: how many pictures it is given, 0 for one or none; view_kind: "image" or "depth"; cameras:
     from where, in order, numbers of `protocol.VIEW_CAMERAS`.
+    default_for: kinds of tasks for which it is taken when none is chosen; of ready models only.
     ready: it can be used now; else it, and the models that it needs, are to be downloaded first:
     bytes, under which license, and what that allows (license_words).
     """
@@ -79,6 +81,7 @@ class Model:
     license_url: str = ""
     license_words: str = ""
     needs: tuple[str, ...] = ()
+    default_for: tuple[str, ...] = ()
 
 
 BUILT_IN: tuple[Model, ...] = (
@@ -96,17 +99,14 @@ _SHARED_FIELDS = (
     *("id", "title", "summary", "tasks", "family", "steps", "guidance", "views", "view_kind"),
     *("cameras", "bytes", "license", "needs"),
 )
+GENERATIONS = tuple(kind for kind, task in TASKS.items() if issubclass(task, Generation))
 _GENERATE = "backend.pipelines.generate:generate"
 _DOWNLOAD = "backend.pipelines.download_model:download_model"
 
 PIPELINES: dict[tuple[str, str], str] = {
     (PointsToMesh.kind, "wavelet-fit"): "backend.pipelines.points_to_mesh:points_to_mesh",
     (VoxelsToMesh.kind, "wavelet-fit"): "backend.pipelines.voxels_to_mesh:voxels_to_mesh",
-    **{
-        (task.kind, "wala"): _GENERATE
-        for task in TASKS.values()
-        if issubclass(task, Generation) and task is not TextToMesh
-    },
+    **{(kind, "wala"): _GENERATE for kind in GENERATIONS},
     (TextToMesh.kind, "mvdream"): "backend.pipelines.text_to_mesh:text_to_mesh",
     **{(DownloadModel.kind, family): _DOWNLOAD for family in ("wala", "mvdream")},
 }
@@ -123,7 +123,15 @@ def models() -> tuple[Model, ...]:
     for own in here.values():
         if own.id not in listed:
             listed[own.id] = _listed(own, all(name in here for name in own.needs))
-    return tuple(listed.values())
+    defaults: dict[str, list[str]] = {}
+    for kind in GENERATIONS:
+        best = _best(_able(listed, kind), kind, here)
+        if best is not None and best.ready:
+            defaults.setdefault(best.id, []).append(kind)
+    return tuple(
+        dataclasses.replace(model, default_for=tuple(defaults.get(model.id, ())))
+        for model in listed.values()
+    )
 
 
 def _listed(model: weights.Entry | weights.Installed, ready: bool) -> Model:
@@ -142,8 +150,11 @@ def model_for(task: Task) -> Model:
     Raises BadInput when it cannot do that task, NotInstalled when it is to be downloaded first or
     is damaged.
     """
-    able = {model.id: model for model in models() if _can_do(model, task.kind)}
-    model = able.get(task.model) if task.model else _best(able, task.kind)
+    able = _able({model.id: model for model in models()}, task.kind)
+    if task.model:
+        model = able.get(task.model)
+    else:
+        model = _best(_of_view_kind(able, task), task.kind, weights.installed())
     if model is None:
         if task.model in weights.problems():
             weights.require(task.model)  # tells what is wrong with its folder
@@ -161,10 +172,26 @@ def _can_do(model: Model, kind: str) -> bool:
     return kind in tasks and (kind, model.family) in PIPELINES
 
 
-def _best(able: dict[str, Model], kind: str) -> Model | None:
-    solved = next((model for model in able.values() if model.ready and not model.samples), None)
-    best = able.get(weights.best_for(kind) or "")
-    return solved or best or next(iter(able.values()), None)
+def _able(listed: dict[str, Model], kind: str) -> dict[str, Model]:
+    return {name: model for name, model in listed.items() if _can_do(model, kind)}
+
+
+def _of_view_kind(able: dict[str, Model], task: Task) -> dict[str, Model]:
+    """Of models for views, those that take what was given: pictures or depth pictures."""
+    if not isinstance(task, ViewsToMesh):
+        return able
+    kind = "image" if task.images is not None else "depth"
+    return {name: model for name, model in able.items() if model.view_kind == kind} or able
+
+
+def _best(able: dict[str, Model], kind: str, here: Mapping[str, weights.Installed]) -> Model | None:
+    """A bundled model that is meant for it, then what solves instead of sampling, then others."""
+    ranked = [model for model in weights.ranked(kind, here) if model.id in able]
+    if ranked and ranked[0].is_default(kind):
+        return able[ranked[0].id]
+    solved = [model for model in able.values() if model.ready and not model.samples]
+    best = [able[model.id] for model in ranked]
+    return next(iter((*solved, *best, *able.values())), None)
 
 
 def _require(model: Model) -> None:

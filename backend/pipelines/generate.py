@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from ..geometry.transforms import (
 )
 from ..models import refine
 from ..models.wala import acceleration
-from ..models.wala.config import LATENT_SIDE, WalaConfig
+from ..models.wala.config import LATENT_SIDE, AutoencoderConfig, JointConfig, WalaConfig
 from ..models.wala.model import RESOLUTION
 from ..models.wala.uvit import KEPT_BYTES
 from ..protocol import (
@@ -48,7 +48,7 @@ from ..protocol import (
 from ..weights import Installed
 from . import Context, resident
 from .points_to_mesh import carried_over
-from .preparation import Prepared, prepare, voxels_in_cube
+from .preparation import Prepared, Source, prepare, voxels_in_cube
 from .previews import Previewer
 from .regions import Region, region_of
 from .stages import Stages
@@ -57,6 +57,9 @@ PUBLISHED_GUIDANCE = 3.0
 """Of point clouds and voxels in the published command, whatever scale it is given."""
 SPECK = 2.0
 """Parts of a surface that are smaller than so many nodes are noise of the decoder."""
+
+_PLACED_TOKENS = 6**3  # of points and voxels, in a model of joint conditions
+_GRID_BYTES = 80 << 20  # of the convolutions that make these
 
 # Where the job stands at the end of each part of it.
 _PREPARED, _LOADED, _ENCODED, _SAMPLED = 0.03, 0.08, 0.12, 0.75
@@ -174,14 +177,14 @@ class _Generator:
 
     def run(self) -> Iterator[Progress | Result]:
         yield self.stages.at("Preparing the input", 0.0)
-        prepared = prepare(self.task, self.installed)
         config = config_of(self.installed)
+        check_latent(self.task, config, self.installed)
+        prepared = prepare(self.task, self.installed, config.joint)
         check_fit(self.task, prepared, config, self.installed)
         check_steps(self.settings, config, self.installed)
         region = region_of(self.task, prepared.to_source, self.device)
         yield self.stages.at("Loading the model", _PREPARED)
-        points = 0 if prepared.points is None else len(prepared.points)
-        needed = working_bytes(config, self.settings, points)
+        needed = working_bytes(config, self.settings, prepared)
         loaded = resident.load(self.installed, self.device, needed)
         with resident.interruptible(loaded.model, self.context):
             latents = yield from self.sampled(loaded, prepared, region)
@@ -194,10 +197,10 @@ class _Generator:
     def sampled(
         self, loaded: resident.Loaded, prepared: Prepared, region: Region | None
     ) -> Generator[Progress, None, torch.Tensor]:
-        """Yields progress and previews; returns latents (variations, 4, 12, 12, 12) float32."""
+        """Yields progress and previews; returns latents (variations, C, 12, 12, 12) float32."""
         settings, source = self.settings, prepared.source
         yield self.stages.at("Reading the input", _LOADED)
-        features = None if source is None else loaded.encode(torch.from_numpy(source)[None])
+        features = None if source is None else loaded.encode(source)
         noise = noise_of(settings, loaded.model.latent_shape()[1:], self.device)
         if self.task.preview:
             elapsed = time.perf_counter() - self.began
@@ -254,7 +257,7 @@ class _Generator:
         return found
 
     def field(self, loaded: resident.Loaded, latent: torch.Tensor) -> np.ndarray:
-        """Distances (256, 256, 256) of one latent (4, 12, 12, 12)."""
+        """Distances (256, 256, 256) of one latent (C, 12, 12, 12)."""
         tree = loaded.tree(latent[None])
         loaded.previews.learn(loaded.codes(latent[None])[0], tree.low[0])
         return acceleration.on_host(wavelets.inverse(tree, RESOLUTION)[0])
@@ -373,23 +376,49 @@ def config_of(model: Installed) -> WalaConfig:
         ) from None
 
 
+def check_latent(task: Generation, config: WalaConfig, model: Installed) -> None:
+    """Raise BadInput for a region of a shape that a model of other latents made."""
+    channels = config.autoencoder.latent_channels
+    if task.latent is not None and len(task.latent) != channels:
+        raise BadInput(
+            f"{model.title} did not make the shape of which a region is to be made anew: that has"
+            f" {len(task.latent)} numbers in each cell, shapes of {model.title} have {channels}.",
+            "Choose the model that made the shape, or make a new shape with this one.",
+        )
+
+
 def check_fit(task: Generation, prepared: Prepared, config: WalaConfig, model: Installed) -> None:
     """Raise BadInput when the networks take something else than the task gives."""
     source = prepared.source
-    views = len(config.condition.training_views) if config.condition else 0
-    if isinstance(task, PointsToMesh):
-        fits = config.points is not None
-    elif isinstance(task, VoxelsToMesh):
-        fits = config.voxels is not None
-    elif source is None:
-        fits = config.condition is None
+    if config.joint is not None:
+        fits = source is None or _fits_jointly(source, config.joint)
     else:
-        fits = config.image is not None and (views or 1) == (len(source) if source.ndim > 3 else 1)
+        fits = _fits_alone(task, source, config)
     if not fits:
         raise BadInput(
             f"The networks of {model.title} are not made for {task.kind}.",
             "Choose another model, or get this one again.",
         )
+
+
+def _fits_jointly(source: Source, joint: JointConfig) -> bool:
+    if not isinstance(source, Mapping):
+        return False
+    views = len(source["views"]) if "views" in source else 0
+    return views <= joint.views and ("words" not in source or bool(joint.words))
+
+
+def _fits_alone(task: Generation, source: Source | None, config: WalaConfig) -> bool:
+    if isinstance(source, Mapping):
+        return False
+    views = len(config.condition.training_views) if config.condition else 0
+    if isinstance(task, PointsToMesh):
+        return config.points is not None
+    if isinstance(task, VoxelsToMesh):
+        return config.voxels is not None
+    if source is None:
+        return config.condition is None
+    return config.image is not None and (views or 1) == (len(source) if source.ndim > 3 else 1)
 
 
 def check_steps(settings: Settings, config: WalaConfig, model: Installed) -> None:
@@ -402,21 +431,49 @@ def check_steps(settings: Settings, config: WalaConfig, model: Installed) -> Non
         )
 
 
-def working_bytes(config: WalaConfig, settings: Settings, points: int) -> int:
+def working_bytes(config: WalaConfig, settings: Settings, prepared: Prepared) -> int:
     """Roughly what a job needs besides the weights, in float32."""
-    denoiser, autoencoder = config.denoiser, config.autoencoder
+    denoiser = config.denoiser
     batch = 2 * settings.variations
     tokens = (LATENT_SIDE // denoiser.patch) ** 3 + denoiser.registers
-    condition = config.condition
-    context = condition.tokens * (len(condition.training_views) or 1) if condition else 0
+    context = _context_tokens(config, prepared.source)
     sampling_bytes = 4 * batch * (24 * tokens + 6 * context) * denoiser.width
     if denoiser.cross_attention:  # keys and values stay over the steps
         rows = 2 if config.guided and settings.guidance != 1 else 1
         kept = rows * 2 * denoiser.depth * 4 * context * denoiser.width
         sampling_bytes += kept if kept <= KEPT_BYTES else 0
-    decoding_bytes = 4 * 46**3 * (6 * autoencoder.widths[0] + 3 * autoencoder.volume_channels)
     field_bytes = 4 * 4 * RESOLUTION**3
-    encoding_bytes = 4 * min(points, 25_000) * 6 * config.points.width if config.points else 0
-    if settings.as_published and config.points:
-        encoding_bytes = 4 * points * 6 * config.points.width
-    return max(sampling_bytes, decoding_bytes + field_bytes, encoding_bytes)
+    encoding_bytes = _encoding_bytes(config, settings, prepared)
+    return max(sampling_bytes, _decoding_bytes(config.autoencoder) + field_bytes, encoding_bytes)
+
+
+def _context_tokens(config: WalaConfig, source: Source | None) -> int:
+    """Of the condition of one shape, as the denoiser sees it."""
+    joint, condition = config.joint, config.condition
+    if joint is None:
+        return condition.tokens * (len(condition.training_views) or 1) if condition else 0
+    pictures = (joint.image_side // joint.image_patch) ** 2
+    most = {"points": _PLACED_TOKENS, "voxels": _PLACED_TOKENS, "words": 4}
+    return sum(
+        most.get(kind, pictures * (len(array) if kind == "views" else 1))
+        for kind, array in (source.items() if isinstance(source, Mapping) else ())
+    )
+
+
+def _decoding_bytes(autoencoder: AutoencoderConfig) -> int:
+    fine, volume = autoencoder.widths[0], autoencoder.volume_channels
+    if autoencoder.compact is not None:  # wide layers at half the side only
+        wide = 6 * autoencoder.compact.widths[0] + 2 * autoencoder.compact.components
+        return 4 * (24**3 * (wide + 3 * 8 * volume) + 46**3 * 3 * volume)
+    return 4 * 46**3 * (6 * fine + 3 * volume)
+
+
+def _encoding_bytes(config: WalaConfig, settings: Settings, prepared: Prepared) -> int:
+    points = 0 if prepared.points is None else len(prepared.points)
+    if config.joint is not None:
+        tokens = _context_tokens(config, prepared.source)
+        return _GRID_BYTES + 4 * tokens * 12 * config.joint.image_width
+    if config.points is None:
+        return 0
+    seen = points if settings.as_published else min(points, 25_000)
+    return 4 * seen * 6 * config.points.width

@@ -6,12 +6,13 @@ the models saw in training; here are only the choices that a task makes. No torc
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..conditions import depths, framing, images, points, sketches, voxels
+from ..conditions import depths, framing, images, points, sketches, voxels, words
 from ..errors import BadInput
 from ..geometry.transforms import apply_to_points, compose, inverse
 from ..protocol import (
@@ -29,6 +30,25 @@ from ..protocol import (
 )
 from ..weights import Installed
 
+if TYPE_CHECKING:
+    from ..models.wala.config import JointConfig
+
+Source = np.ndarray | Mapping[str, np.ndarray]
+
+JOINT_POINTS = (512, 4096)
+"""Fewest and most points of a cloud that models of joint conditions saw in training."""
+
+JOINT_KINDS = {
+    PointsToMesh.kind: "points",
+    VoxelsToMesh.kind: "voxels",
+    ImageToMesh.kind: "image",
+    SketchToMesh.kind: "sketch",
+    DepthToMesh.kind: "depth",
+    ViewsToMesh.kind: "views",
+    TextToMesh.kind: "words",
+}
+"""Kind of a task -> what a model of joint conditions calls its source."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PaintedText(TextToMesh):
@@ -44,20 +64,46 @@ class PaintedText(TextToMesh):
 class Prepared:
     """A condition before its encoder.
 
-    source: what `Wala.encode` takes, float32 without the batch axis; None for no condition.
+    source: what `Wala.encode` takes, float32 without the batch axis; for a model of joint
+    conditions by name; None for no condition.
     to_source: (4, 4) float64, from the model's cube to the frame of the task.
     points: (N, 3) float32, all points of the task in the cube, where there are any.
     notes: what was done to the source, for the person.
     """
 
-    source: np.ndarray | None
+    source: Source | None
     to_source: np.ndarray
     points: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
 
-def prepare(task: Generation, model: Installed) -> Prepared:
-    """Raises BadInput when the source is not what `model` was made for."""
+def prepare(task: Generation, model: Installed, joint: JointConfig | None = None) -> Prepared:
+    """joint: of a model that takes any of several conditions.
+
+    Raises BadInput when the source is not what `model` was made for.
+    """
+    if joint is None:
+        return PREPARATIONS[task.kind](task, model)
+    prepared = _prepared_jointly(task, model, joint)
+    if not isinstance(prepared.source, np.ndarray):
+        return prepared
+    return replace(prepared, source={JOINT_KINDS[task.kind]: prepared.source})
+
+
+def _prepared_jointly(task: Generation, model: Installed, joint: JointConfig) -> Prepared:
+    if task.as_published:
+        raise BadInput(
+            f"There is no published command that {model.title} could follow.",
+            f"Leave {_AS_PUBLISHED} out, or choose a published model.",
+        )
+    if isinstance(task, PointsToMesh):
+        least, most = JOINT_POINTS
+        return _cloud(task, min(max(len(task.points), least), most))
+    if isinstance(task, ViewsToMesh):
+        return _joint_views(task, model)
+    if isinstance(task, TextToMesh):
+        said = words.model_words(task.prompt, joint.words)
+        return _picture(said.vector, task, said.notes)
     return PREPARATIONS[task.kind](task, model)
 
 
@@ -66,7 +112,11 @@ def prepare_points(task: PointsToMesh, model: Installed) -> Prepared:
     if task.as_published:
         # The published command takes points as they are: in the cube already, y up, all of them.
         return Prepared(_float32(task.points), np.eye(4), _float32(task.points))
-    source, to_source = points.model_points(task.points, task.up_axis)
+    return _cloud(task, points.COUNT)
+
+
+def _cloud(task: PointsToMesh, count: int) -> Prepared:
+    source, to_source = points.model_points(task.points, task.up_axis, count=count)
     return Prepared(source, to_source, apply_to_points(inverse(to_source), task.points))
 
 
@@ -129,6 +179,18 @@ def prepare_depth(task: DepthToMesh, model: Installed) -> Prepared:
 
 def prepare_views(task: ViewsToMesh, model: Installed) -> Prepared:
     """Views in the order of the model's cameras, (V, 3, 224, 224) float32 in [-1, 1]."""
+    views = task.images if task.images is not None else task.depths
+    assert views is not None  # noqa: S101 - the task was validated
+    _check_view_kind(task, model)
+    check_view_count(len(views), model.views, model.cameras)
+    if not task.as_published:
+        return _prepared_views(task)
+    if task.images is not None:
+        return _picture(images.model_views(task.images, as_published=True), task)
+    return _picture(depths.model_views(views, task.encoding, True), task)
+
+
+def _check_view_kind(task: ViewsToMesh, model: Installed) -> None:
     kind = "image" if task.images is not None else "depth"
     if kind != model.view_kind:
         wanted, given = ("depth pictures", "pictures")[:: -1 if kind == "depth" else 1]
@@ -136,16 +198,13 @@ def prepare_views(task: ViewsToMesh, model: Installed) -> Prepared:
             f"{model.title} takes {wanted}; {given} were given.",
             f"Give {wanted}, or choose a model for {given}.",
         )
+
+
+def _prepared_views(task: ViewsToMesh) -> Prepared:
     if task.images is not None:
-        check_view_count(len(task.images), model.views, model.cameras)
-        if task.as_published:
-            return _picture(images.model_views(task.images, as_published=True), task)
         ready = images.prepare_views(task.images, task.background)
     else:
         assert task.depths is not None  # noqa: S101 - the task was validated
-        check_view_count(len(task.depths), model.views, model.cameras)
-        if task.as_published:
-            return _picture(depths.model_views(task.depths, task.encoding, True), task)
         ready = depths.prepare_views(task.depths, task.encoding)
     views = np.stack([framing.to_model(view.picture) for view in ready])
     # What holds for several views is told once.
@@ -158,6 +217,16 @@ def prepare_painted(task: PaintedText, model: Installed) -> Prepared:
     # They are painted as the model wants them: nothing to frame, to stretch or to cut out.
     ready = [framing.to_model(framing.published(picture)) for picture in task.pictures]
     return _picture(np.stack(ready), task)
+
+
+def _joint_views(task: ViewsToMesh, model: Installed) -> Prepared:
+    """Views from the model's cameras in their order, all or only the first ones."""
+    _check_view_kind(task, model)
+    views = task.images if task.images is not None else task.depths
+    assert views is not None  # noqa: S101 - the task was validated
+    if len(views) > model.views:
+        check_view_count(len(views), model.views, model.cameras)
+    return _prepared_views(task)
 
 
 def prepare_nothing(task: Generation, model: Installed) -> Prepared:

@@ -28,7 +28,7 @@ FEATHER = CELL
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """latent: (4, 12, 12, 12) of the earlier shape. mask: (12, 12, 12) bool, cells to make anew.
+    """latent: (C, 12, 12, 12) of the earlier shape. mask: (12, 12, 12) bool, cells to make anew.
 
     to_box: (4, 4) float64, from the cube to the frame in which the box is [-1, 1]^3.
     """
@@ -38,7 +38,7 @@ class Region:
     to_box: np.ndarray
 
     def correct(self, start: torch.Tensor) -> torch.Tensor:
-        """x_0 (B, 4, 12, 12, 12) as predicted, with what stays put in."""
+        """x_0 (B, C, 12, 12, 12) as predicted, with what stays put in."""
         return torch.where(self.mask, start, self.latent)
 
     def blended(self, earlier: np.ndarray, new: np.ndarray) -> np.ndarray:

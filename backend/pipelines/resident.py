@@ -12,12 +12,13 @@ import gc
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 
 from .. import device as devices
@@ -64,9 +65,14 @@ class Loaded:
     pace: dict[str, float] = field(default_factory=dict)
     used_at: float = 0.0
 
-    def encode(self, source: torch.Tensor) -> torch.Tensor:
-        """As Wala.encode, from float32."""
-        return self.model.encode(source.to(self.device, self.dtype))
+    def encode(self, source: np.ndarray | Mapping[str, np.ndarray]) -> torch.Tensor:
+        """As Wala.encode, of one shape: float32 without the batch axis."""
+        if isinstance(source, Mapping):
+            return self.model.encode({name: self._one(array) for name, array in source.items()})
+        return self.model.encode(self._one(source))
+
+    def _one(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array)[None].to(self.device, self.dtype)
 
     def denoiser(self, features: torch.Tensor | None, guidance: float) -> sampling.Denoiser:
         """As Wala.guided_denoiser, of float32 latents."""
@@ -78,7 +84,7 @@ class Loaded:
         return acceleration.graphed(denoise) if _wants_graphs() else denoise
 
     def codes(self, latent: torch.Tensor) -> torch.Tensor:
-        """Generated latents (B, 4, 12, 12, 12) on the codebook."""
+        """Generated latents (B, C, 12, 12, 12) on the codebook."""
         return self.model.autoencoder.quantize(latent.float()).latent
 
     def tree(self, latent: torch.Tensor) -> wavelets.Tree:
@@ -141,7 +147,8 @@ def _read(installed: Installed, device: torch.device, dtype: torch.dtype, nbytes
     acceleration.to_channels_last(model.autoencoder)
     # Codes are compared by distance, for which half the digits are too few.
     model.autoencoder.quantize.float()
-    previews = PreviewDecoder(_previews_file(installed))
+    channels = model.config.autoencoder.latent_channels
+    previews = PreviewDecoder(_previews_file(installed), channels)
     return Loaded(model, installed, device, dtype, nbytes, previews)
 
 
@@ -279,5 +286,6 @@ def _layers(model: Wala) -> Iterator[torch.nn.Module]:
     yield from model.autoencoder.decoder.children()
     if model.image_encoder is not None:
         yield from model.image_encoder.blocks
-    if model.encoder is not None:
-        yield from model.encoder.children()
+    for encoder in (model.encoder, model.joint):
+        if encoder is not None:
+            yield from encoder.children()

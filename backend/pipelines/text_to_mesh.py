@@ -38,6 +38,7 @@ def text_to_mesh(task: Task, context: Context) -> Iterator[Progress | Result]:
     began = time.perf_counter()
     painter = weights.require(task.model)
     maker = maker_for(painter)
+    generate.check_latent(task, generate.config_of(maker), maker)
     stages = Stages(context)
     seeds = range(task.seed, task.seed + task.variations)
     painted = yield from _painted(task, painter, seeds, stages, context)

@@ -20,6 +20,7 @@ from ..models.wala.model import Wala
 from ..sampling import Diffusion
 from ..weights import Installed
 from . import autoencoder, diffusion
+from .conditions import VIEW_CAMERAS
 from .loops import read_checkpoint
 
 PIECE_BYTES = 15 << 20
@@ -30,6 +31,8 @@ TASKS = (
     "image-to-mesh",
     "sketch-to-mesh",
     "depth-to-mesh",
+    "views-to-mesh",
+    "text-to-mesh",
     "shape",
 )
 _FLOAT32 = "autoencoder.quantize."
@@ -75,9 +78,14 @@ def export(
     card: str,
     steps: int = 8,
     guidance: float = 1.5,
+    default_for: tuple[str, ...] = (),
 ) -> Installed:
-    """Write the trained model into `target`, named as its id, in files of at most FILE_BYTES."""
+    """Write the trained model into `target`, named as its id, in files of at most FILE_BYTES.
+
+    default_for: tasks for which it is to be taken when none is chosen; see weights.Installed.
+    """
     model = model_of(folder)
+    cameras = VIEW_CAMERAS[: model.config.joint.views] if model.config.joint else ()
     return weights.write_model(
         target,
         id=target.name,
@@ -88,7 +96,11 @@ def export(
         tensors=tensors_of(model),
         steps=steps,
         guidance=guidance,
+        views=len(cameras),
+        view_kind="image" if cameras else "",
+        cameras=cameras,
         license=license,
+        default_for=default_for,
         source={**source, **provenance(folder)},
         texts={"README.md": card} if card else None,
         most_file_bytes=FILE_BYTES,

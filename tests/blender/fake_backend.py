@@ -19,6 +19,7 @@ from fieldforge.backend import protocol
 from fieldforge.backend.errors import FieldforgeError, NotAuthorized, NotFound
 
 TOKEN = "secret"
+CHANNELS = 16  # of the latents that its models give
 MODELS = [
     {
         "id": "wavelet-fit",
@@ -74,7 +75,7 @@ def result_of(task: protocol.Task, empty: frozenset[int] = frozenset()) -> proto
     told = {"model": task.model, "steps": task.steps or 8, "guidance": task.guidance or 1.3}
     meshes = []
     for seed in range(task.seed, task.seed + task.variations):
-        latent = np.full(protocol.LATENT_SHAPE, 0.25, np.float32)
+        latent = np.full((CHANNELS, 12, 12, 12), 0.25, np.float32)
         latent.flat[0] = seed
         made = replace(mesh, latent=latent, report={**told, "seed": seed})
         meshes.append(replace(made, faces=made.faces[:0]) if seed in empty else made)

@@ -50,7 +50,7 @@ def test_a_result_remembers_how_it_was_made(running, fake):
     assert (making.job_id, making.kind) == (job.job_id, "points-to-mesh")
     assert (making.model, making.seed, making.steps) == ("dreamer", 11, 8)
     assert making.guidance == pytest.approx(1.3)
-    assert making.latent.shape == protocol.LATENT_SHAPE
+    assert making.latent.shape == (16, 12, 12, 12)
     assert making.latent.flat[0] == 11
     copy = item.copy()
     assert np.array_equal(generated.making_of(copy).latent, making.latent)

@@ -60,5 +60,5 @@ def octahedron(task: Task, context: Context) -> Iterator[Progress | MeshResult]:
         vertices=corners,
         faces=np.array(faces, np.int32),
         colors=colors if getattr(task, "colors", None) is not None else None,
-        report={"device": "cpu", "seconds": {"Looking": 0.1, "Building": 0.2}},
+        report={"device": "cpu", "model": task.model, "seconds": {"Looking": 0.1, "Building": 0.2}},
     )

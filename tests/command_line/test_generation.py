@@ -15,7 +15,6 @@ from backend.errors import BadInput, NotFound
 from backend.geometry import mesh_files
 from backend.pipelines import previews, resident
 from backend.protocol import (
-    LATENT_SHAPE,
     MeshResult,
     MeshSet,
     Preview,
@@ -47,7 +46,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
         assert isinstance(mesh, MeshResult)
         meshes = (mesh,) * task.variations
         yield Preview("Sampling", 0.5, meshes) if task.preview else Progress("Sampling", 0.5)
-        latent = np.full(LATENT_SHAPE, 0.5, np.float32)
+        latent = np.full(wala_models.LATENT_SHAPE, 0.5, np.float32)
         facts = {"steps": 5, "guidance": 1.5, "device": "cpu", "model": "some"}
         if len(meshes) > 1:
             yield MeshSet(meshes=meshes, report=facts)

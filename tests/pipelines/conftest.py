@@ -40,8 +40,7 @@ def store(written_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models look at 500 points in place of 25,000."""
-    look = functools.partial(points.model_points, count=500)
-    monkeypatch.setattr(points, "model_points", look)
+    monkeypatch.setattr(points, "COUNT", 500)
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     plain = [dataclasses.replace(mesh, report={}) for mesh in (first, again)]
     assert protocol.encode_result(plain[0]) == protocol.encode_result(plain[1])
     assert first.latent is not None
-    assert first.latent.shape == protocol.LATENT_SHAPE
+    assert first.latent.shape == wala_models.LATENT_SHAPE
     assert first.latent.std() > 0.1
 
 
@@ -246,7 +246,7 @@ def test_voxels_to_refine_to_are_given_in_the_cube(
 def test_variations_are_a_batch_of_what_each_seed_gives_alone(latents: Latents, name: str) -> None:
     make = TASKS[name]
     batch = latents(make(seed=7, variations=3))
-    assert batch.shape == (3, *protocol.LATENT_SHAPE)
+    assert batch.shape == (3, *wala_models.LATENT_SHAPE)
     for number, latent in enumerate(batch):
         (alone,) = latents(make(seed=7 + number))
         torch.testing.assert_close(latent, alone, atol=1e-4, rtol=0)
@@ -518,10 +518,10 @@ def test_keys_and_values_that_are_kept_count_as_memory() -> None:
     plain = dataclasses.replace(config.denoiser, width=1024, depth=24, cross_attention=False)
     crossed = dataclasses.replace(plain, cross_attention=True)
     condition = dataclasses.replace(config.condition, tokens=1024)
-    settings = Settings(5, 3.0, 0, 16, False)
+    settings, prepared = Settings(5, 3.0, 0, 16, False), preparation.Prepared(None, np.eye(4))
     without, kept = (
         generate.working_bytes(
-            dataclasses.replace(config, denoiser=denoiser, condition=condition), settings, 0
+            dataclasses.replace(config, denoiser=denoiser, condition=condition), settings, prepared
         )
         for denoiser in (plain, crossed)
     )

@@ -11,9 +11,10 @@ from backend.errors import BadInput
 from backend.geometry.transforms import apply_to_points, compose, inverse
 from backend.pipelines import regions
 from backend.pipelines.regions import CELL, FEATHER, FIRST_CENTRE, Region
-from backend.protocol import LATENT_SHAPE, PointsToMesh, Shape, turned_up
+from backend.protocol import PointsToMesh, Shape, turned_up
 from backend.sampling import Diffusion
 from tests.pipelines.conftest import Latents, mesh_of
+from tests.wala_models import LATENT_SHAPE
 
 
 def box(low: tuple[float, ...], high: tuple[float, ...]) -> np.ndarray:

@@ -20,7 +20,7 @@ from .config import LATENT_SIDE
 
 LOW_SIDE = 46
 BLOCK = 4
-FEATURES = 27 * 4 + 1
+NEIGHBOURS = 27
 TARGETS = BLOCK**3
 RIDGE = 1e-4
 ENOUGH = 64
@@ -28,13 +28,16 @@ ENOUGH = 64
 
 
 class PreviewDecoder:
-    """file: where what was learned is kept for the next process; None: nowhere."""
+    """file: where what was learned is kept for the next process; None: nowhere. channels: of the
+    latents."""
 
-    def __init__(self, file: Path | None = None) -> None:
+    def __init__(self, file: Path | None = None, channels: int = 4) -> None:
+        features = NEIGHBOURS * channels + 1
+        self._channels = channels
         self.shapes = 0
         self._file = file
-        self._gram = np.zeros((FEATURES, FEATURES))
-        self._moments = np.zeros((FEATURES, TARGETS))
+        self._gram = np.zeros((features, features))
+        self._moments = np.zeros((features, TARGETS))
         self._weights: torch.Tensor | None = None
         if file is not None:
             self._read(file)
@@ -45,8 +48,10 @@ class PreviewDecoder:
         return self.shapes > 0
 
     def learn(self, codes: torch.Tensor, low: torch.Tensor) -> None:
-        """Take in one shape: latent on the codebook (4, 12, 12, 12), low band (46, 46, 46)."""
-        if self.shapes >= ENOUGH or codes.shape[0] != 4 or not bool(torch.isfinite(low).all()):
+        """Take in one shape: latent on the codebook (C, 12, 12, 12), low band (46, 46, 46)."""
+        if self.shapes >= ENOUGH or codes.shape[0] != self._channels:
+            return
+        if not bool(torch.isfinite(low).all()):
             return
         rows = _features(codes[None])[0].double().cpu().numpy()
         values = _blocks(low[None])[0].double().cpu().numpy()
@@ -56,7 +61,7 @@ class PreviewDecoder:
         self._weights = None
 
     def __call__(self, codes: torch.Tensor) -> torch.Tensor:
-        """Latents on the codebook (B, 4, 12, 12, 12) -> low bands (B, 46, 46, 46), float32."""
+        """Latents on the codebook (B, C, 12, 12, 12) -> low bands (B, 46, 46, 46), float32."""
         if self._weights is None or self._weights.device != codes.device:
             self._weights = torch.from_numpy(self._solved()).to(codes.device)
         blocks = _features(codes) @ self._weights
@@ -79,8 +84,9 @@ class PreviewDecoder:
             return
 
     def _solved(self) -> np.ndarray:
-        penalty = RIDGE * np.trace(self._gram) / FEATURES
-        solved = np.linalg.solve(self._gram + penalty * np.eye(FEATURES), self._moments)
+        features = len(self._gram)
+        penalty = RIDGE * np.trace(self._gram) / features
+        solved = np.linalg.solve(self._gram + penalty * np.eye(features), self._moments)
         return solved.astype(np.float32)
 
     def _read(self, file: Path) -> None:
@@ -94,10 +100,10 @@ class PreviewDecoder:
 
 
 def _features(codes: torch.Tensor) -> torch.Tensor:
-    """(B, 4, 12, 12, 12) -> (B, 1728, FEATURES): the codes around each cell, and 1."""
+    """(B, C, 12, 12, 12) -> (B, 1728, 27 C + 1): the codes around each cell, and 1."""
     padded = functional.pad(codes.float(), (1,) * 6)
-    near = padded.unfold(2, 3, 1).unfold(3, 3, 1).unfold(4, 3, 1)  # (B, 4, 12, 12, 12, 3, 3, 3)
-    rows = near.permute(0, 2, 3, 4, 1, 5, 6, 7).reshape(len(codes), LATENT_SIDE**3, FEATURES - 1)
+    near = padded.unfold(2, 3, 1).unfold(3, 3, 1).unfold(4, 3, 1)  # (B, C, 12, 12, 12, 3, 3, 3)
+    rows = near.permute(0, 2, 3, 4, 1, 5, 6, 7).reshape(len(codes), LATENT_SIDE**3, -1)
     return functional.pad(rows, (0, 1), value=1.0)
 
 
