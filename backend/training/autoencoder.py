@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from ..errors import BadInput
 from ..models.wala.compact import CELLS, CompactDecoder, CompactEncoder, TokenBasis
@@ -37,7 +36,7 @@ SIZES = {
         latent_channels=32,
         codes=4096,
         groups=16,
-        compact=CompactConfig(192, (128, 256), encoder_blocks=(2, 3), decoder_blocks=(4, 3)),
+        compact=CompactConfig(192, (96, 192), encoder_blocks=(2, 3), decoder_blocks=(4, 3)),
     ),
 }
 CHECKPOINT = "autoencoder.pt"

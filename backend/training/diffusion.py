@@ -51,12 +51,12 @@ _PLACED = {"points", "voxels"}
 _MOST_WORDS = 512
 
 DENOISERS = {
-    "cpu": UVitConfig(width=192, depth=6, heads=3, channels=32, residual_blocks=1),
-    "gpu": UVitConfig(width=320, depth=8, heads=5, channels=64, residual_blocks=2),
+    "cpu": UVitConfig(width=192, depth=6, heads=3, channels=64, residual_blocks=1),
+    "gpu": UVitConfig(width=320, depth=8, heads=5, channels=96, residual_blocks=2),
 }
 JOINTS = {
-    "cpu": JointConfig(channels=128, image_width=128, image_depth=3, image_heads=4),
-    "gpu": JointConfig(),
+    "cpu": JointConfig(channels=256, image_width=128, image_depth=3, image_heads=4),
+    "gpu": JointConfig(channels=512, grid_width=96),
 }
 
 
@@ -67,6 +67,7 @@ def denoiser_config(base: UVitConfig, joint: JointConfig, latent_channels: int) 
         latent_channels=latent_channels,
         context_channels=joint.channels,
         cross_attention=True,
+        placed=True,
         registers=4,
         time_condition=True,
         residual_condition=128,
@@ -92,6 +93,8 @@ class Recipe:
     groups: int = 4
     diffusion: Diffusion = dataclasses.field(default_factory=Diffusion)
     points: int = 4096
+    symmetries: tuple[int, ...] = tuple(range(SYMMETRIES))
+    """Of SYMMETRIES, those whose latents are kept."""
 
 
 # ------------------------------------------------------------------------------------------- data
@@ -217,12 +220,14 @@ def draw_kinds(rng: np.random.Generator) -> tuple[str, ...]:
     return tuple(rng.choice(names, count, replace=False, p=chances / chances.sum()).tolist())
 
 
-def draw_symmetry(kinds: tuple[str, ...], rng: np.random.Generator) -> int:
+def draw_symmetry(
+    kinds: tuple[str, ...], rng: np.random.Generator, symmetries: tuple[int, ...]
+) -> int:
     """How the shapes of a group are turned, such that its conditions can say so."""
     if "views" in kinds:  # their cameras are not symmetric
         return 0
     if kinds and set(kinds) <= _PLACED:
-        return int(rng.integers(SYMMETRIES))
+        return int(rng.choice(symmetries))
     return 4 * int(rng.integers(2))
 
 
@@ -246,7 +251,7 @@ def fit(
     )
     conditions = load_conditions(folder, shapes, recipe.joint.words).to(members.device)
     report(f"latents of {len(shapes)} shapes")
-    latents = latent_cache(autoencoder.to(members.device), trees, members.device)
+    latents = latent_cache(autoencoder.to(members.device), trees, members.device, recipe.symmetries)
     run = begin(recipe, plan, members, (output or folder) / CHECKPOINT)
     sampler = Sampler(tuple(s.source for s in shapes), plan.seed, members.rank)
 
@@ -258,10 +263,11 @@ def fit(
     return run
 
 
-def latent_cache(model: VqVae, trees: dataset.TreeSet, device: torch.device) -> torch.Tensor:
-    """(SYMMETRIES, N, C, 12, 12, 12) float16 before the codebook."""
-    each = [latents_of(model, trees, device, number).half() for number in range(SYMMETRIES)]
-    return torch.stack(each)
+def latent_cache(
+    model: VqVae, trees: dataset.TreeSet, device: torch.device, symmetries: tuple[int, ...]
+) -> dict[int, torch.Tensor]:
+    """By symmetry, (N, C, 12, 12, 12) float16 before the codebook."""
+    return {number: latents_of(model, trees, device, number).half() for number in symmetries}
 
 
 def begin(recipe: Recipe, plan: Plan, members: Team, path: Path) -> Run:
@@ -284,7 +290,7 @@ def begin(recipe: Recipe, plan: Plan, members: Team, path: Path) -> Run:
 def _step(
     run: Run,
     recipe: Recipe,
-    latents: torch.Tensor,
+    latents: dict[int, torch.Tensor],
     conditions: ConditionSet,
     sampler: Sampler,
     members: Team,
@@ -296,9 +302,9 @@ def _step(
     for number, chosen in enumerate(np.array_split(drawn, recipe.groups)):
         rng = dataset.generator(run.plan.seed, run.step, members.rank, 2 + number)
         kinds = draw_kinds(rng)
-        symmetry = draw_symmetry(kinds, rng)
+        symmetry = draw_symmetry(kinds, rng, recipe.symmetries)
         sources = conditions.sources(kinds, chosen, symmetry, recipe.points, rng)
-        start = latents[symmetry, torch.from_numpy(chosen).to(members.device)].float()
+        start = latents[symmetry][torch.from_numpy(chosen).to(members.device)].float()
         draws = torch.Generator(members.device).manual_seed(int(rng.integers(2**62)))
         loss = start_loss(network, recipe.diffusion, start, sources, draws) / recipe.groups
         loss.backward()
@@ -328,7 +334,7 @@ def start_loss(
             tokens = network.joint(sources)
             tokens = torch.where(dropped, network.joint.nothing_like(tokens), tokens)
         else:
-            tokens = network.joint.null.expand(count, -1, -1)
+            tokens = network.joint.nothing(count)
         predicted = network.denoiser(noised, times, tokens)
     return (predicted.float() - start).square().mean()
 

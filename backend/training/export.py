@@ -35,7 +35,7 @@ TASKS = (
     "text-to-mesh",
     "shape",
 )
-_FLOAT32 = "autoencoder.quantize."
+_FLOAT32 = ("autoencoder.quantize.", "autoencoder.basis.")
 
 
 def model_of(folder: Path) -> Wala:

@@ -4,23 +4,25 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional
 
-from backend.geometry import wavelets
-from backend.models.wala.config import AutoencoderConfig
-from backend.models.wala.losses import Cells, reconstruction_loss
-from backend.models.wala.vqvae import Quantiser, VqVae
-from backend.training import autoencoder, packed, trees
+from backend.models.wala import compact
+from backend.models.wala.config import AutoencoderConfig, CompactConfig
+from backend.models.wala.vqvae import VqVae
+from backend.training import autoencoder, dataset, packed, trees
 from backend.training.autoencoder import Recipe
 from backend.training.loops import Plan, Team, read_checkpoint
 from backend.training.packed import Shape
 from backend.training.prepare import key_of
 
 ALONE = Team(torch.device("cpu"))
-TINY = AutoencoderConfig(widths=(32, 32, 32), codes=16)
+TINY = AutoencoderConfig(
+    codes=64,
+    groups=2,
+    compact=CompactConfig(64, (8, 16), encoder_blocks=(1, 1), decoder_blocks=(1, 1)),
+)
 
 
 def box(x, y, z):
@@ -28,6 +30,9 @@ def box(x, y, z):
     nodes = torch.meshgrid(axis, axis, axis, indexing="ij")
     sides = [n.abs() - size for n, size in zip(nodes, (x, y, z), strict=True)]
     return torch.maximum(torch.maximum(*sides[:2]), sides[2]).clamp(-0.1, 0.1)
+
+
+RECIPE = Recipe(TINY, batch=1, cells=2000)
 
 
 @pytest.fixture(scope="module")
@@ -47,55 +52,66 @@ def a_tree(folder):
     )
 
 
-def test_losses_are_those_of_lists_of_cells(folder):
+def test_tokens_are_those_of_dense_trees(folder):
+    trees_of = dataset.load(folder, "train")
+    for symmetry in (0, 3, 4, 6):
+        dense = dataset.turned(trees_of.batch([0, 1]), symmetry)
+        wanted = compact.tokens_of_trees(dense, torch.tensor(2.25))
+        assert torch.equal(trees_of.tokens([0, 1], symmetry, 2.25), wanted)
+
+
+def test_the_loss_counts_tokens_that_matter_and_as_many_others():
+    target = torch.zeros(1, 2, 24, 24, 24)
+    near = torch.zeros(1, 24, 24, 24, dtype=torch.bool)
+    near[0, :3] = True
+    draws = torch.Generator().manual_seed(0)
+    off_surface = target.clone()
+    off_surface[:, 0, 3:] = 1
+    on_surface = target.clone()
+    on_surface[:, 0, :3] = 1
+    losses = [
+        float(autoencoder.adaptive_loss(predicted, target, near, draws))
+        for predicted in (target, on_surface, off_surface)
+    ]
+    # An eighth of the tokens matters: others are drawn among all, the eighth of which matters, too.
+    assert losses[0] == 0
+    assert losses[1] == pytest.approx(1 + 1 / 8, rel=0.05)
+    assert losses[2] == pytest.approx(7 / 8, rel=0.05)
+
+
+def test_a_cut_keeps_the_surface_and_is_as_small_as_wanted():
+    tokens = torch.zeros(1, 24, 24, 24, 512)
+    tokens[0, 6:15, 4:9, 10:12, 0] = 1
+    rng = np.random.default_rng(0)
+    whole = autoencoder.cut(tokens, 24**3, rng)
+    assert whole[..., 0].sum() == tokens[..., 0].sum()
+    assert whole.shape[1:4] == (14, 10, 6)
+    assert all(side % 2 == 0 for side in whole.shape[1:4])
+    small = autoencoder.cut(tokens, 400, rng)
+    assert np.prod(small.shape[1:4]) <= 400
+    assert all(side % 2 == 0 for side in small.shape[1:4])
+    assert autoencoder.cut(torch.zeros_like(tokens), 400, rng)[..., 0].numel() <= 400
+
+
+def test_the_linear_code_is_the_best_one(folder, tmp_path):
+    """As good as scikit-learn's principal components, and exact where there are as many as data."""
+    trees_of = dataset.load(folder, "train")
+    torch.manual_seed(0)
+    model = VqVae(dataclasses.replace(TINY, compact=CompactConfig(256, (8, 8), (0, 0), (0, 0))))
+    autoencoder.start_linear(model, trees_of, seed=0)
     target = a_tree(folder)
-    predicted = target + 0.1 * torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
-    low, near, coarse, middle = autoencoder.adaptive_losses(
-        predicted, target, torch.Generator().manual_seed(5)
-    )
-    significant = autoencoder.significant_cells(target)
-    tree = wavelets.unpack(target[0], 256)
-    assert torch.equal(significant[0], wavelets.significant_cells(tree))
-    chance = torch.rand(significant.shape, generator=torch.Generator().manual_seed(5))
-    count = int(significant.sum())
-    others = (chance < count / 46**3)[0].nonzero()
-    assert len(others) == pytest.approx(count, rel=0.15)
-    # Lists must be as long as one another there: the rest is cut off, and counted by itself.
-    rows = min(count, len(others))
-    cells = significant[0].nonzero()
-    error = (predicted - target)[0].square()
-    listed = Cells(cells[None, :rows], others[None, :rows], torch.ones(1, rows))
-    loss = reconstruction_loss(predicted, target, listed, balanced=False)
-    rest = [*cells[rows:], *others[rows:]]
-    for found, mean, part in (
-        (coarse, loss.levels[0], error[57:]),
-        (middle, loss.levels[1], error[1:57]),
-    ):
-        more = sum(float(part[:, x, y, z].sum()) for x, y, z in rest)
-        assert float(found) == pytest.approx((float(mean) * rows + more) / count, rel=1e-4)
-    assert float(low) == pytest.approx(float(loss.low), rel=1e-5)
-    assert float(near) == pytest.approx(float(error[0][significant[0]].mean()), rel=1e-4)
-
-
-class Small(VqVae):
-    """The same parts by the same names, a thousandth of the work."""
-
-    def __init__(self, config):
-        nn.Module.__init__(self)
-        self.config = config
-        self.quantize = Quantiser(config)
-        self.encoder, self.decoder = nn.Module(), nn.Module()
-        self.encoder.out_conv = nn.Sequential(nn.Conv3d(64, 4, 1))
-        self.decoder.in_conv = nn.Conv3d(4, 64, 1)
-
-    def encode(self, volume):
-        return self.encoder.out_conv(functional.adaptive_avg_pool3d(volume, 12))
-
-    def decode(self, latent, window=None):
-        return functional.interpolate(self.decoder.in_conv(latent), size=(46, 46, 46))
-
-    def decode_unquantised(self, latent):
-        return self.decode(self.quantize(latent).latent)
+    components = model.basis.components(target)
+    again = model.basis.trees(components)
+    near = autoencoder.holds_surface(compact.tokens_of_trees(target, model.basis.empty))
+    tokens = compact.tokens_of_trees(target, model.basis.empty)[near]
+    rest = tokens - compact.tokens_of_trees(again, model.basis.empty)[near]
+    assert rest.square().sum() < 2e-3 * tokens.square().sum()
+    field, back = (trees.field_of(tree)[0] < 0 for tree in (target, again))
+    assert autoencoder.intersection_over_union(field, back) > 0.97
+    # Latents have the variances that were wanted: falling, by half the power of the components'.
+    latent = model.encoder.linear(components).flatten(2)
+    spread = latent.square().mean(dim=(0, 2))
+    assert (spread[0] > spread[1:]).all()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,17 +127,16 @@ class Stopping(Team):
 def trained(folder, output, *calls):
     """A run of 8 steps, the later ones with the codebook, in calls that end at these steps."""
     lines: list[str] = []
-    plan = Plan(steps=8, warm_up=2, rate=1e-1)
+    plan = Plan(steps=8, warm_up=2, rate=2e-3)
     for begin, end in itertools.pairwise((0, *calls)):
         members = Stopping(torch.device("cpu"), steps=iter(range(end - begin - 1)))
 
-        run = autoencoder.fit(folder, Recipe(TINY, batch=1), plan, members, lines.append, output)
+        run = autoencoder.fit(folder, RECIPE, plan, members, lines.append, output)
         assert run.step == end
     return read_checkpoint(output / autoencoder.CHECKPOINT), lines
 
 
-def test_a_training_in_pieces_gives_the_same_bytes_and_learns(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(autoencoder, "VqVae", Small)
+def test_a_training_in_pieces_gives_the_same_bytes_and_learns(folder, tmp_path):
     whole, lines = trained(folder, tmp_path / "whole", 8)
     parts, _ = trained(folder, tmp_path / "parts", 1, 5, 8)
     for kind in ("module", "average"):
@@ -129,21 +144,25 @@ def test_a_training_in_pieces_gives_the_same_bytes_and_learns(folder, tmp_path, 
     assert whole["extra"]["coded"] == 1
     assert torch.equal(whole["extra"]["scale"], parts["extra"]["scale"])
     assert lines[-1] == "autoencoder: done"
-    assert int(whole["extra"]["usage"].sum()) == 5 * 12**3
+    assert (
+        int(whole["extra"]["usage"].sum()) % TINY.groups == 0 < int(whole["extra"]["usage"].sum())
+    )
     model = autoencoder.trained(tmp_path / "whole" / autoencoder.CHECKPOINT)
-    torch.manual_seed(0)
     target = a_tree(folder)
     with torch.no_grad():
-        error = (model.decode_unquantised(model.encode(target)) - target)[:, 0].square().mean()
-        fresh = Small(TINY)
-        before = (fresh.decode_unquantised(fresh.encode(target)) - target)[:, 0].square().mean()
-    assert error < 0.7 * before
+        latent = model.encode(target)
+        found = trees.field_of(model.decode_unquantised(latent)) < 0
+    assert autoencoder.intersection_over_union(found, trees.field_of(target) < 0) > 0.8
+    latents = autoencoder.latents_of(model, dataset.load(folder, "train"), ALONE.device, 0)
+    assert float(latents.std()) == pytest.approx(1, abs=0.02)
 
 
 def test_scaled_latents_decode_to_the_same(folder):
     torch.manual_seed(0)
-    model = VqVae(TINY).eval().requires_grad_(False)
-    model.quantize.embedding.weight.normal_()
+    model = VqVae(TINY).eval()
+    autoencoder.start_linear(model, dataset.load(folder, "train"), seed=0)
+    for parameter in model.requires_grad_(False).parameters():
+        parameter += 0.01 * torch.randn_like(parameter)
     target = a_tree(folder)
     latent = model.encode(target)
     decoded, codes = model.decode_unquantised(latent), model.quantize(latent).indices
@@ -162,8 +181,9 @@ def test_k_means_finds_clusters():
     assert (nearest < 0.3).all()
 
 
-def test_unused_codes_go_where_latents_are(tmp_path):
-    run = autoencoder.begin(Recipe(TINY, batch=1), Plan(steps=4), ALONE, tmp_path / "a.pt")
+def test_unused_codes_go_where_latents_are(folder, tmp_path):
+    shapes = dataset.load(folder, "train")
+    run = autoencoder.begin(RECIPE, Plan(steps=4), ALONE, tmp_path / "a.pt", shapes)
     run.extra["usage"][:3] = 1
     before = run.module.quantize.embedding.weight.detach().clone()
     latent = torch.full((1, 4, 12, 12, 12), 7.0)
@@ -187,8 +207,6 @@ def test_metrics_of_a_perfect_decoder(folder):
 
         def decode(self, latent):
             return self.volume
-
-    from backend.training import dataset
 
     found = autoencoder.metrics(Perfect(), dataset.load(folder, "train"), torch.device("cpu"))
     assert found["iou"] == found["iou_unquantised"] == 1.0

@@ -8,21 +8,35 @@ import torch
 
 from backend.errors import BadInput
 from backend.models.wala import loading
-from backend.models.wala.config import AutoencoderConfig, JointConfig, UVitConfig, WalaConfig
-from backend.models.wala.joint import GRID, JointEncoder, point_grid
+from backend.models.wala.config import (
+    AutoencoderConfig,
+    CompactConfig,
+    JointConfig,
+    UVitConfig,
+    WalaConfig,
+)
+from backend.models.wala.joint import GRID, PLACED, JointEncoder, point_grid, voxel_grid
 from backend.training import autoencoder, dataset, diffusion, export
 from backend.training.conditions import Conditions
 from backend.training.diffusion import ConditionSet, Network, Recipe, draw_kinds, draw_symmetry
 from backend.training.loops import Plan, Team, train
 from backend.training.packed import Shape
+from backend.training.trees import SparseTree
 
 ALONE = Team(torch.device("cpu"))
 WORDS = ("chair", "lamp")
 JOINT = JointConfig(
-    channels=32, image_side=28, image_width=32, image_depth=1, image_heads=2, words=WORDS
+    channels=64,
+    image_side=28,
+    image_width=32,
+    image_depth=1,
+    image_heads=2,
+    words=WORDS,
+    grid_width=8,
+    grid_blocks=1,
 )
 DENOISER = diffusion.denoiser_config(
-    UVitConfig(width=32, depth=1, heads=2, channels=32, residual_blocks=1, patch=4), JOINT, 4
+    UVitConfig(width=32, depth=1, heads=2, channels=32, residual_blocks=1), JOINT, 4
 )
 RECIPE = Recipe(DENOISER, JOINT, batch=4, groups=2, points=64)
 SHAPES = tuple(Shape(str(n), WORDS[n], "a", "train", "", family=str(n)) for n in range(2))
@@ -85,7 +99,7 @@ def test_mirrored_conditions_are_the_same_shape_mirrored(conditions):
 def test_only_what_conditions_can_tell_is_turned():
     rng = np.random.default_rng(0)
     symmetries = {
-        kinds: {draw_symmetry(kinds, rng) for _ in range(200)}
+        kinds: {draw_symmetry(kinds, rng, tuple(range(8))) for _ in range(200)}
         for kinds in (
             (),
             ("points",),
@@ -110,15 +124,41 @@ def test_kinds_are_drawn_by_their_chances():
 
 
 def test_points_on_a_grid():
-    points = torch.tensor([[[0.0, 0.0, 0.0], [0.01, 0.0, 0.0], [-1.0, 1.0, 0.5]]])
+    # The grid's cells are a sixth of latent cells; latent cell 5 begins at -0.28515625.
+    corner, cell = -0.28515625, 0.25 / 6
+    points = torch.tensor([[[corner + 0.01] * 3, [corner + 0.02] * 3, [-1.0, 1.0, 0.5]]])
     grid = point_grid(points)
     assert grid.shape == (1, 5, GRID, GRID, GRID)
     assert grid[0, 0].sum() == 2
-    middle = grid[0, :, 24, 24, 24]
-    assert middle[1] == pytest.approx(np.log(3))
-    assert middle[2:].tolist() == pytest.approx([0.005 * 24 - 0.5, -0.5, -0.5], abs=1e-5)
-    assert grid[0, 0, 0, 47, 36] == 1
-    assert torch.equal(grid, point_grid(points[:, [2, 0, 1]]))
+    found = grid[0, :, 30, 30, 30]
+    assert found[1] == pytest.approx(np.log(3))
+    assert found[2:].tolist() == pytest.approx([0.015 / cell - 0.5] * 3, abs=1e-4)
+    assert torch.allclose(grid, point_grid(points[:, [2, 0, 1]]), atol=1e-6)
+
+
+def test_voxels_lie_where_their_points_lie():
+    cells = torch.zeros(1, 1, 16, 16, 16)
+    cells[0, 0, 3, 9, 15] = 1
+    grid = voxel_grid(cells)
+    middles = (torch.tensor([3.0, 9, 15]) + 0.5) / 8 - 1
+    where = point_grid(middles[None, None])[0, 0].nonzero()[0]
+    assert grid[0, 0, *where.tolist()] == 1
+    assert grid.sum() == 27  # three fine cells along each axis
+
+
+def test_what_is_said_of_a_place_changes_the_latent_there():
+    torch.manual_seed(0)
+    network = Network(DENOISER, JOINT).eval()
+    for parameter in network.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    points = torch.full((1, 8, 3), 0.5)
+    with torch.no_grad():
+        placed = network.denoiser.prepare(network.joint({"points": points})).placed
+        empty = network.denoiser.prepare(network.joint({"points": -points})).placed
+    far = (placed - empty).abs().amax(dim=(0, 1))
+    # 0.5 lies in latent cell 8, -0.5 in cell 4; convolutions see three more cells.
+    assert far[8, 8, 8] > 1e-3
+    assert far[8, 8, 8] > 10 * far[0, 11, 0]
 
 
 def test_tokens_of_any_conditions(conditions):
@@ -129,10 +169,10 @@ def test_tokens_of_any_conditions(conditions):
         lengths = {kind: encoder({kind: source}).shape for kind, source in sources.items()}
         together = encoder(sources)
         again = encoder(dict(reversed(sources.items())))
-    assert lengths["points"] == lengths["voxels"] == (2, 216, 32)
-    assert lengths["image"] == (2, 4, 32)
-    assert lengths["views"] == (2, 24, 32)
-    assert together.shape[1] == sum(shape[1] for shape in lengths.values())
+    assert lengths["points"] == lengths["voxels"] == (2, PLACED + 1, 64)
+    assert lengths["image"] == (2, PLACED + 4, 64)
+    assert lengths["views"] == (2, PLACED + 24, 64)
+    assert together.shape[1] - PLACED == sum(shape[1] - PLACED for shape in lengths.values())
     assert torch.equal(together, again)
     for wrong in ({}, {"smell": together}, {"text": together}):
         with pytest.raises(ValueError, match=r"conditions|not trained"):
@@ -141,7 +181,7 @@ def test_tokens_of_any_conditions(conditions):
 
 def test_training_learns_and_goes_on(conditions, tmp_path, monkeypatch):
     monkeypatch.setattr(diffusion, "CHANCES", {"sketch": 0.5, "words": 0.5})  # the quick ones
-    latents = torch.randn(dataset.SYMMETRIES, 2, 4, 12, 12, 12).half()
+    latents = dict(enumerate(torch.randn(dataset.SYMMETRIES, 2, 4, 12, 12, 12).half()))
     sampler = dataset.Sampler(("a", "a"))
     losses = []
 
@@ -175,14 +215,29 @@ class _Stopping(Team):
         return next(self.limit, True)
 
 
+def a_set():
+    """Two shapes of chance."""
+    rng = np.random.default_rng(0)
+    trees = [
+        SparseTree(
+            low=rng.normal(size=(46, 46, 46)).astype(np.float16),
+            cells=rng.integers(0, 46, (50, 3)).astype(np.uint8),
+            values=rng.normal(size=(50, 63)).astype(np.float16),
+        )
+        for _ in range(2)
+    ]
+    return dataset.TreeSet(SHAPES, trees)
+
+
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     """Of trainings that have not begun, with weights of chance everywhere."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(1)
-    coder = autoencoder.Recipe(AutoencoderConfig(widths=(32, 32, 32), codes=16), batch=1)
+    sizes = CompactConfig(32, (8, 16), (1, 1), (1, 1))
+    coder = autoencoder.Recipe(AutoencoderConfig(codes=16, groups=2, compact=sizes), batch=1)
     runs = [
-        autoencoder.begin(coder, Plan(steps=1), ALONE, folder / autoencoder.CHECKPOINT),
+        autoencoder.begin(coder, Plan(steps=1), ALONE, folder / autoencoder.CHECKPOINT, a_set()),
         diffusion.begin(RECIPE, Plan(steps=1), ALONE, folder / diffusion.CHECKPOINT),
     ]
     for run in runs:
@@ -220,11 +275,11 @@ def test_the_export_loads_and_makes_the_same(checkpoints, conditions, tmp_path):
 
 
 def test_a_model_in_several_files(checkpoints, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "FILE_BYTES", 2 << 20)
+    monkeypatch.setattr(export, "FILE_BYTES", 1 << 18)
     words = {"title": "Small", "license": "CC0-1.0", "source": {}, "card": ""}
     installed = export.export(checkpoints, tmp_path / "small", **words)
     assert len(installed.files) > 1
-    assert all(path.stat().st_size < 1.1 * (2 << 20) for path in installed.files)
+    assert all(path.stat().st_size < 2 * (1 << 18) for path in installed.files)
     model = loading.load(installed, torch.device("cpu"), torch.float32)
     wanted = export.model_of(checkpoints).published_state_dict()
     for name, tensor in model.published_state_dict().items():
@@ -234,9 +289,9 @@ def test_a_model_in_several_files(checkpoints, tmp_path, monkeypatch):
 def test_pieces_come_together(checkpoints, tmp_path):
     for name in (autoencoder.CHECKPOINT, diffusion.CHECKPOINT):
         export.averaged_only(checkpoints / name, tmp_path / name)
-        pieces = export.split(tmp_path / name, tmp_path / "pieces", size=300_000)
+        pieces = export.split(tmp_path / name, tmp_path / "pieces", size=100_000)
         assert len(pieces) > 1
-        assert max(piece.stat().st_size for piece in pieces) <= 300_000
+        assert max(piece.stat().st_size for piece in pieces) <= 100_000
         export.join(tmp_path / "pieces", name, tmp_path / "joined")
     wanted = export.model_of(checkpoints).published_state_dict()
     joined = export.model_of(tmp_path / "joined").published_state_dict()
@@ -249,7 +304,7 @@ def test_pieces_come_together(checkpoints, tmp_path):
 def test_networks_for_a_card_are_small_enough():
     with torch.device("meta"):
         joint = dataclasses.replace(diffusion.JOINTS["gpu"], words=("a",) * 512)
-        denoiser = diffusion.denoiser_config(diffusion.DENOISERS["gpu"], joint, 4)
+        denoiser = diffusion.denoiser_config(diffusion.DENOISERS["gpu"], joint, 32)
         parts = [Network(denoiser, joint), autoencoder.VqVae(autoencoder.SIZES["gpu"])]
     total = sum(p.numel() for part in parts for p in part.parameters())
-    assert 2 * total < 100e6
+    assert 2 * total < 115e6

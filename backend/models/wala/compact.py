@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from .config import AutoencoderConfig, CompactConfig
+from .layers import zeroed
 
 CELLS = 2
 """Of a tree, along a side of a token."""
@@ -85,8 +86,7 @@ class Block(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv3d(width, width, 3, padding=1)
         self.conv2 = nn.Conv3d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        zeroed(self.conv2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.conv2(functional.silu(self.conv1(functional.silu(x))))
@@ -110,7 +110,8 @@ class CompactEncoder(nn.Module):
             *(Block(coarse) for _ in range(at_coarse)),
             nn.SiLU(),
         )
-        self.out = _silent(nn.Conv3d(coarse, config.latent_channels, 1))
+        self.out = nn.Conv3d(coarse, config.latent_channels, 1)
+        zeroed(self.out)
 
     def forward(self, components: torch.Tensor) -> torch.Tensor:
         linear = _exact(functional.conv3d, components, self.linear.weight, stride=2)
@@ -144,7 +145,8 @@ class CompactDecoder(nn.Module):
             *(Block(fine) for _ in range(at_fine)),
             nn.SiLU(),
         )
-        self.out = _silent(nn.Conv3d(fine, sizes.components, 1))
+        self.out = nn.Conv3d(fine, sizes.components, 1)
+        zeroed(self.out)
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         found = self.out(self.body(self.into(latent)))
@@ -156,12 +158,6 @@ class CompactDecoder(nn.Module):
         """Take latents that are smaller by `scale` (C,)."""
         self.linear.weight *= _rows(scale)
         self.into.weight *= _columns(scale)
-
-
-def _silent(layer: nn.Conv3d) -> nn.Conv3d:
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(_bias(layer))
-    return layer
 
 
 def _bias(layer: nn.Conv3d) -> torch.Tensor:

@@ -65,7 +65,7 @@ class AutoencoderConfig:
 
     @staticmethod
     def from_dict(record: Mapping[str, Any]) -> AutoencoderConfig:
-        """From what `dataclasses.asdict` made, and JSON kept. Raises ValueError for what is none."""
+        """From what JSON kept of `dataclasses.asdict`. Raises ValueError for what is none."""
         config: AutoencoderConfig = _typed(AutoencoderConfig, record, "autoencoder")
         return config
 
@@ -100,6 +100,8 @@ class UVitConfig:
     time_condition: the pooled condition is added to the time embedding.
     residual_condition: width of the pooled condition that scales the residual blocks, or None.
     skip_reduction: bottleneck of the learnable skip gates, None for plain skips.
+    placed: the first (12 / patch)^3 tokens of a condition say something about the cells of one
+    patch each; they are added where the cells are, and not attended to.
     """
 
     width: int
@@ -115,11 +117,15 @@ class UVitConfig:
     time_condition: bool = False
     residual_condition: int | None = None
     skip_reduction: int | None = None
+    placed: bool = False
 
     def __post_init__(self) -> None:
         if LATENT_SIDE % self.patch:
             raise ValueError(f"patch {self.patch} does not divide the latent side {LATENT_SIDE}")
         needs_context = self.cross_attention or self.time_condition or self.residual_condition
+        needs_context = needs_context or self.placed
+        if self.placed and (self.context_channels or 0) % self.patch**3:
+            raise ValueError(f"{self.context_channels} channels do not fill {self.patch}^3 cells")
         if needs_context and self.context_channels is None:
             raise ValueError("a conditional U-ViT needs context_channels")
 
@@ -233,10 +239,11 @@ class ConditionConfig:
 class JointConfig:
     """The encoder of a model that takes any of several conditions; see joint.py.
 
-    channels: of its tokens, a multiple of 32. image_side: pixels of the pictures, a multiple of
+    channels: of its tokens, a multiple of 64. image_side: pixels of the pictures, a multiple of
     image_patch; image_width, image_depth, image_heads: of the transformer that reads them.
     views: most pictures at a time. text: length of the vector of a sentence, 0 where it takes none.
     words: what single words are known, in the order of their rows; empty likewise.
+    grid_width, grid_blocks: of the convolutions that read points and voxels.
     """
 
     channels: int = 256
@@ -248,6 +255,8 @@ class JointConfig:
     views: int = 6
     text: int = 0
     words: tuple[str, ...] = ()
+    grid_width: int = 64
+    grid_blocks: int = 2
 
 
 @dataclass(frozen=True)
@@ -269,6 +278,10 @@ class WalaConfig:
     joint: JointConfig | None = None
     guided: bool = True
     pre_quantised: bool = True
+
+    def __post_init__(self) -> None:
+        if self.joint and not (self.denoiser.placed and self.denoiser.patch == 2):
+            raise ValueError("joint conditions need a denoiser of placed tokens and patch 2")
 
     @staticmethod
     def from_args(args: Mapping[str, Any]) -> WalaConfig:

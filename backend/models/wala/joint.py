@@ -1,15 +1,13 @@
 """Any of several conditions for one denoiser: points, voxels, pictures, words, alone or together.
 
-Each kind becomes tokens of one width, told apart by an embedding; the tokens of all that are given
-are one sequence, and what is not given is left out. Nothing at all is one learned token. So a model
-of this kind is driven as every WaLa is:
+What says where something is (points, voxels) goes through convolutions on the grid of the latent
+cells, and is added there: `PLACED` tokens, one for each patch of the denoiser, zero where nothing
+is said. Pictures go through a small transformer (Dosovitskiy et al. 2021); their tokens, and those
+of words, are attended to. What is not given is left out; nothing at all is one learned token.
+So a model of this kind is driven as every WaLa is:
 
     features = model.encode({"points": points, "sketch": picture})   # (B, L, C)
     denoise = model.guided_denoiser(features, scale)                 # None: without a condition
-
-Points and voxels go through convolutions over the cube, because what they say is where something
-is; their tokens lie as the patches of the denoiser do. Pictures go through a small transformer
-(Dosovitskiy et al. 2021).
 """
 
 from __future__ import annotations
@@ -20,18 +18,26 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .config import JointConfig
-from .layers import Mlp, ResidualBlock, SelfAttention, output_layers, pool, tokens_of
+from .compact import Block
+from .config import LATENT_SIDE, JointConfig
+from .layers import Mlp, SelfAttention
+from .uvit import Patches
 
 PICTURES = ("image", "sketch", "depth", "views")
 KINDS = ("points", "voxels", *PICTURES, "text", "words")
-GRID = 48
-_COARSE = GRID // 8
+PATCH = 2
+PLACED = (LATENT_SIDE // PATCH) ** 3
+FINE = 6
+"""Cells along a side of a latent cell, in which points are counted."""
+GRID = LATENT_SIDE * FINE
+_CELL = 0.25 / FINE
+_CORNER = -1.41015625 - 0.125
+"""Of the grid in the cube: latent cell i has its centre at 0.25 i - 1.41015625."""
 _TEXT_TOKENS = 4
 
 
 class JointEncoder(nn.Module):
-    """Conditions by name, any of KINDS -> tokens (B, L, C).
+    """Conditions by name, any of KINDS -> tokens (B, L, C), of which the first PLACED are placed.
 
     points: (B, N, 3) in [-1, 1], in any order. voxels: (B, 1, 16, 16, 16), 0 or 1.
     image, sketch, depth: (B, 3, S, S) in [-1, 1] of any S; views: (B, V, 3, S, S) in their order.
@@ -45,19 +51,8 @@ class JointEncoder(nn.Module):
         channels = config.channels
         self.null = nn.Parameter(torch.randn(1, 1, channels) * 0.02)
         self.kinds = nn.Embedding(len(KINDS), channels)
-        self.place = nn.Parameter(torch.randn(1, _COARSE**3, channels) * 0.02)
-        self.points_in = nn.Conv3d(5, 64, 4, stride=2, padding=1)
-        self.voxels_in = nn.Conv3d(1, 64, 4, stride=2, padding=1)
-        self.grid = nn.Sequential(
-            ResidualBlock(64, 64),
-            pool(),
-            ResidualBlock(64, 96),
-            ResidualBlock(96, 96),
-            pool(),
-            ResidualBlock(96, 160),
-            ResidualBlock(160, 160),
-            output_layers(160, channels),
-        )
+        self.points_in = CellEncoder(5, config)
+        self.voxels_in = CellEncoder(1, config)
         self.pictures = PictureEncoder(config)
         self.view = nn.Embedding(config.views, channels)
         self.text_in = _said(config.text, channels)
@@ -68,23 +63,35 @@ class JointEncoder(nn.Module):
         unknown = sorted(sources.keys() - set(KINDS))
         if unknown or not sources:
             raise ValueError(f"conditions {', '.join(unknown) or 'missing'}: expected of {KINDS}")
-        parts = [
-            self._tokens(kind, sources[kind]) + self.kinds.weight[number]
-            for number, kind in enumerate(KINDS)
-            if kind in sources
-        ]
-        return torch.cat(parts, dim=1)
+        first = next(iter(sources.values()))
+        dtype = self.null.dtype
+        placed = first.new_zeros(len(first), PLACED, self.config.channels, dtype=dtype)
+        parts = []
+        for number, kind in enumerate(KINDS):
+            if kind in sources:
+                said = self.kinds.weight[number].expand(len(first), 1, -1)
+                if kind == "points":
+                    placed = placed + self.points_in(point_grid(sources[kind]))
+                elif kind == "voxels":
+                    placed = placed + self.voxels_in(voxel_grid(sources[kind]))
+                else:
+                    said = self._tokens(kind, sources[kind]) + said
+                parts.append(said)
+        return torch.cat([placed.to(parts[0].dtype), *parts], dim=1)
+
+    def nothing(self, rows: int) -> torch.Tensor:
+        """No condition: (rows, PLACED + 1, C)."""
+        return self._nothing(rows, 1)
 
     def nothing_like(self, features: torch.Tensor) -> torch.Tensor:
-        """No condition, shaped as `features` (B, L, C): to a denoiser, as good as one token."""
-        return self.null.expand_as(features)
+        """No condition, shaped as `features` (B, L, C): to a denoiser, as good as `nothing`."""
+        return self._nothing(len(features), features.shape[1] - PLACED)
+
+    def _nothing(self, rows: int, tokens: int) -> torch.Tensor:
+        null = self.null.expand(rows, tokens, -1)
+        return torch.cat([torch.zeros_like(null[:, :1]).expand(-1, PLACED, -1), null], dim=1)
 
     def _tokens(self, kind: str, source: torch.Tensor) -> torch.Tensor:
-        if kind == "points":
-            return self._placed(self.points_in(point_grid(source)))
-        if kind == "voxels":
-            cells = functional.interpolate(source, size=(GRID, GRID, GRID), mode="nearest")
-            return self._placed(self.voxels_in(cells))
         if kind == "views":
             if source.shape[1] > self.config.views:
                 raise ValueError(f"{source.shape[1]} views, expected at most {self.config.views}")
@@ -97,18 +104,34 @@ class JointEncoder(nn.Module):
             raise ValueError(f"this model was not trained on {kind}")
         return layer(source).unflatten(-1, (_TEXT_TOKENS, -1))
 
-    def _placed(self, volume: torch.Tensor) -> torch.Tensor:
-        return tokens_of(self.grid(volume)) + self.place
-
 
 def _said(length: int, channels: int) -> nn.Linear | None:
     return nn.Linear(length, _TEXT_TOKENS * channels) if length else None
 
 
+class CellEncoder(nn.Module):
+    """Channels on the fine grid (B, C_in, 72^3) -> placed tokens (B, PLACED, C)."""
+
+    def __init__(self, channels_in: int, config: JointConfig) -> None:
+        super().__init__()
+        width = config.grid_width
+        self.layers = nn.Sequential(
+            nn.Conv3d(channels_in, width, FINE, stride=FINE),
+            *(Block(width) for _ in range(config.grid_blocks)),
+            nn.SiLU(),
+            nn.Conv3d(width, config.channels // PATCH**3, 1),
+        )
+        self.patches = Patches(PATCH)
+
+    def forward(self, grid: torch.Tensor) -> torch.Tensor:
+        first: nn.Module = self.layers[0]
+        return self.patches(self.layers(grid.to(next(first.parameters()).dtype)))
+
+
 def point_grid(points: torch.Tensor) -> torch.Tensor:
-    """Points (B, N, 3) -> (B, 5, 48, 48, 48): whether a cell holds any, how many (logarithm), and
-    their mean place in it, -0.5 .. 0.5 along each axis. The dtype of `points`."""
-    scaled = (points.float().clamp(-1, 1 - 1e-4) + 1) * (GRID / 2)
+    """Points (B, N, 3) -> (B, 5, 72, 72, 72) float32: whether a cell holds any, how many
+    (logarithm), and their mean place in it, -0.5 .. 0.5 along each axis."""
+    scaled = (points.float().clamp(-1, 1) - _CORNER) / _CELL
     cells = scaled.floor()
     x, y, z = cells.long().unbind(-1)
     flat = (x * GRID + y) * GRID + z
@@ -118,7 +141,18 @@ def point_grid(points: torch.Tensor) -> torch.Tensor:
     count = sums[..., :1]
     mean = sums[..., 1:] / count.clamp(min=1)
     grid = torch.cat([(count > 0).float(), count.log1p(), mean], dim=-1)
-    return grid.transpose(1, 2).unflatten(2, (GRID, GRID, GRID)).to(points.dtype)
+    return grid.transpose(1, 2).unflatten(2, (GRID, GRID, GRID))
+
+
+def voxel_grid(voxels: torch.Tensor) -> torch.Tensor:
+    """Cells (B, 1, R, R, R) that fill the cube -> (B, 1, 72, 72, 72), by nearest neighbours."""
+    side = voxels.shape[-1]
+    centres = _CORNER + _CELL * (torch.arange(GRID, device=voxels.device) + 0.5)
+    index = ((centres + 1) / 2 * side).floor().long()
+    within = ((index >= 0) & (index < side)).to(voxels.dtype)
+    index = index.clamp(0, side - 1)
+    grid = voxels[:, :, index][:, :, :, index][..., index]
+    return grid * within[:, None, None] * within[:, None] * within
 
 
 class PictureEncoder(nn.Module):

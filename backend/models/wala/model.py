@@ -90,7 +90,7 @@ class Wala(nn.Module):
     def _jointly_guided(self, features: torch.Tensor | None, scale: float) -> sampling.Denoiser:
         assert self.joint is not None  # noqa: S101 - for mypy
         if features is None:
-            features, scale = self.joint.null, 1
+            features, scale = self.joint.nothing(1), 1
         if features.stride(0) == 0:
             features = features[:1]
         under = _prepared_once(self.denoiser)

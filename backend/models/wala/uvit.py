@@ -32,12 +32,14 @@ class Prepared:
     """What a condition means to the denoiser in every step; see UVit.prepare. Rows: (G, ...).
 
     contexts: what each block attends to: keys and values, or where these are too large the tokens
-    that they are made of; None without cross-attention.
+    that they are made of; None without cross-attention. placed: (G, channels, 12^3), what is added
+    where it belongs.
     """
 
     contexts: Sequence[tuple[torch.Tensor, torch.Tensor] | torch.Tensor | None]
     time: torch.Tensor | None
     scale: torch.Tensor | None
+    placed: torch.Tensor | None = None
 
 
 class UVit(nn.Module):
@@ -62,6 +64,8 @@ class UVit(nn.Module):
             )
         if config.time_condition:
             self.global_proj = PooledCondition(context, width, width)
+        if config.placed:
+            self.placed_in = conv3(context // config.patch**3, channels)
         self.conv_in = conv3(config.latent_channels, channels)
         self.input_blocks = nn.ModuleList(
             ModulatedBlock(config) for _ in range(config.residual_blocks)
@@ -85,15 +89,23 @@ class UVit(nn.Module):
     def prepare(self, context: torch.Tensor | None) -> Prepared:
         """What does not change from step to step, of context (G, L, C)."""
         config = self.config
+        placed = None
+        if config.placed and context is not None:
+            placed = self.placed_in(self.placed_volume(context))
+            context = context[:, self.pos_emb.shape[1] :]
         scale = self.res_cond_proj_layer(context) if config.residual_condition else None
         time = self.global_proj(context) if config.time_condition else None
         if not config.cross_attention or context is None:
-            return Prepared([None] * config.depth, time, scale)
+            return Prepared([None] * config.depth, time, scale, placed)
         tokens = self.context_mlp(context)
         if 2 * config.depth * tokens.nbytes > KEPT_BYTES:
-            return Prepared([tokens] * config.depth, time, scale)
+            return Prepared([tokens] * config.depth, time, scale, placed)
         blocks = cast(list[TransformerBlock], self.blocks)
-        return Prepared([block.keys_values(tokens) for block in blocks], time, scale)
+        return Prepared([block.keys_values(tokens) for block in blocks], time, scale, placed)
+
+    def placed_volume(self, context: torch.Tensor) -> torch.Tensor:
+        """The placed tokens of (G, L, C) as a volume (G, C / patch^3, 12, 12, 12)."""
+        return FromPatches(self.config.patch)(context[:, : self.pos_emb.shape[1]])
 
     def forward(
         self,
@@ -112,6 +124,8 @@ class UVit(nn.Module):
         modulation = time if pooled is None else time + pooled
 
         x = self.conv_in(x)
+        if prepared.placed is not None:
+            x = x + _repeated(prepared.placed, len(x))
         skips = []
         for block in self.input_blocks:
             x = block(x, time, scale)
@@ -135,6 +149,11 @@ def _for_rows(vectors: torch.Tensor | None, rows: int) -> torch.Tensor | None:
     if vectors is None or len(vectors) == rows:
         return vectors
     return vectors[:, None].expand(-1, rows // len(vectors), -1).flatten(0, 1)
+
+
+def _repeated(volumes: torch.Tensor, rows: int) -> torch.Tensor:
+    """(G, ...) -> (rows, ...), as `_for_rows` does."""
+    return volumes if len(volumes) == rows else volumes.repeat_interleave(rows // len(volumes), 0)
 
 
 class TimeEmbedding(nn.Module):

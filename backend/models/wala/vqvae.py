@@ -24,7 +24,8 @@ class Quantised:
     """Latents on the codebook.
 
     latent: (B, C, 12, 12, 12), gradients pass straight through to what was quantised.
-    indices: (B, 12, 12, 12) int64 codes; (B, 12, 12, 12, groups) of several groups. loss: scalar, codebook and commitment.
+    indices: (B, 12, 12, 12) int64 codes; (B, 12, 12, 12, groups) of several groups.
+    loss: scalar, codebook and commitment.
     """
 
     latent: torch.Tensor
