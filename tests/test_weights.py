@@ -247,6 +247,12 @@ def test_the_best_model_for_a_task(store: Path) -> None:
     assert bundled.bundled
     assert weights.best_for("points-to-mesh") == "small"
     assert weights.best_for("shape") is None
+    for name in ("another", "the-default"):  # the order of names does not decide
+        write(weights.BUNDLED, name, default_for=("points-to-mesh",) if "the" in name[:3] else ())
+    assert weights.best_for("points-to-mesh") == "the-default"
+    assert [model.id for model in weights.ranked("points-to-mesh")] == [
+        *("the-default", "another", "small", "wala-pointcloud-1b", "my-own")
+    ]
     write(store, "mvdream-depth6", tasks=("text-to-mesh",), needs=("wala-views-depth6-1b",))
     assert weights.best_for("text-to-mesh") is None
     write(store, "wala-views-depth6-1b", tasks=("views-to-mesh",))
@@ -297,6 +303,7 @@ MEDDLING: dict[str, Callable[[Path], None]] = {
     "guidance in words": set_field("guidance", "much"),
     "cameras in words": set_field("cameras", ["front"]),
     "config is a list": set_field("config", []),
+    "a default in words": set_field("default_for", "all"),
     "unknown kind of views": set_field("view_kind", "video"),
     "another format": set_field("format", 2),
     "file outside": set_file("name", "../secret.safetensors"),

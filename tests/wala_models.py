@@ -87,7 +87,7 @@ def joint_config() -> WalaConfig:
             heads=2,
             channels=32,
             residual_blocks=1,
-            patch=4,
+            placed=True,
             latent_channels=JOINT_CHANNELS,
             context_channels=CHANNELS,
             cross_attention=True,
@@ -101,6 +101,8 @@ def joint_config() -> WalaConfig:
             image_depth=1,
             image_heads=2,
             words=WORDS,
+            grid_width=16,
+            grid_blocks=1,
         ),
     )
 

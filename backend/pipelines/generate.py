@@ -58,8 +58,7 @@ PUBLISHED_GUIDANCE = 3.0
 SPECK = 2.0
 """Parts of a surface that are smaller than so many nodes are noise of the decoder."""
 
-_PLACED_TOKENS = 6**3  # of points and voxels, in a model of joint conditions
-_GRID_BYTES = 80 << 20  # of the convolutions that make these
+_GRID_BYTES = 40 << 20  # of the grid on which points are counted
 
 # Where the job stands at the end of each part of it.
 _PREPARED, _LOADED, _ENCODED, _SAMPLED = 0.03, 0.08, 0.12, 0.75
@@ -448,14 +447,14 @@ def working_bytes(config: WalaConfig, settings: Settings, prepared: Prepared) ->
 
 
 def _context_tokens(config: WalaConfig, source: Source | None) -> int:
-    """Of the condition of one shape, as the denoiser sees it."""
+    """Of the condition of one shape, as the denoiser attends to it."""
     joint, condition = config.joint, config.condition
     if joint is None:
         return condition.tokens * (len(condition.training_views) or 1) if condition else 0
     pictures = (joint.image_side // joint.image_patch) ** 2
-    most = {"points": _PLACED_TOKENS, "voxels": _PLACED_TOKENS, "words": 4}
-    return sum(
-        most.get(kind, pictures * (len(array) if kind == "views" else 1))
+    said = {"points": 1, "voxels": 1, "words": 4}  # and what is placed is not attended to
+    return 1 + sum(
+        said.get(kind, pictures * (len(array) if kind == "views" else 1))
         for kind, array in (source.items() if isinstance(source, Mapping) else ())
     )
 

@@ -68,11 +68,15 @@ class Loaded:
     def encode(self, source: np.ndarray | Mapping[str, np.ndarray]) -> torch.Tensor:
         """As Wala.encode, of one shape: float32 without the batch axis."""
         if isinstance(source, Mapping):
-            return self.model.encode({name: self._one(array) for name, array in source.items()})
+            # The joint encoder counts points in cells, which in half precision they would miss.
+            exact = {name: torch.float32 for name in source if name == "points"}
+            return self.model.encode(
+                {name: self._one(array, exact.get(name)) for name, array in source.items()}
+            )
         return self.model.encode(self._one(source))
 
-    def _one(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array)[None].to(self.device, self.dtype)
+    def _one(self, array: np.ndarray, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return torch.from_numpy(array)[None].to(self.device, dtype or self.dtype)
 
     def denoiser(self, features: torch.Tensor | None, guidance: float) -> sampling.Denoiser:
         """As Wala.guided_denoiser, of float32 latents."""

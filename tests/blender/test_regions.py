@@ -1,5 +1,7 @@
 """Regenerate a region: the box in the frame that the backend knows, wherever the object is now."""
 
+import dataclasses
+
 import bpy
 import numpy as np
 import pytest
@@ -67,6 +69,41 @@ def test_what_it_remembers_goes_into_the_file(running, fake, tmp_path):
     assert np.array_equal(after.to_local, before.to_local)
     assert np.array_equal(after.latent, before.latent)
     assert (after.job_id, after.seed) == (before.job_id, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 4, 16, 64])
+def test_shapes_of_any_number_of_channels_are_kept(running, channels):
+    item = cloud("Chair")
+    latent = np.random.default_rng(channels).normal(size=(channels, 12, 12, 12))
+    fields = {"job_id": "job1", "name": "Chair", "kind": "shape", "model": "small", "seed": 3}
+    making = generated.Making(
+        **fields, steps=None, guidance=None, to_local=np.eye(4), latent=latent.astype(np.float32)
+    )
+    generated.remember(item, making)
+    assert np.array_equal(generated.making_of(item.copy()).latent, making.latent)
+    assert regions.why_not_generated(item) == ""
+    item.fieldforge.latent = item.fieldforge.latent[:-40]  # cut off: it is none any more
+    assert generated.making_of(item) is None
+    odd = dataclasses.replace(making, latent=np.zeros((4, 9, 9, 9), np.float32))
+    generated.remember(item, odd)
+    assert "does not sample" in regions.why_not_generated(item)
+
+
+def test_a_region_goes_back_with_the_shape_and_the_model_that_made_it(running, fake):
+    """Also when the model was the backend's choice, which may be another one by now."""
+    know_models(running)
+    cloud("Chair")
+    bpy.context.scene.fieldforge.model = "dreamer"
+    (job,) = generate()
+    finish(running, job)
+    item = bpy.context.view_layer.objects.active
+    body = protocol.decode_task(fake.tasks[job.job_id])
+    fake.tasks[job.job_id] = protocol.encode_task(dataclasses.replace(body, model=""))
+    bpy.ops.fieldforge.add_region()
+    _, task = regenerate(running, fake)
+    assert task.model == "dreamer"
+    assert task.latent.shape == (16, 12, 12, 12)
+    assert np.array_equal(task.latent, generated.making_of(item).latent)
 
 
 @pytest.mark.parametrize("sheared", [False, True])

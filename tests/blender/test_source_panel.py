@@ -106,6 +106,34 @@ def test_only_models_for_the_source_are_offered_those_that_are_here_first(settin
     assert settings.model == "four"  # what was chosen is kept where it fits
 
 
+def test_the_default_of_the_backend_is_the_one_until_another_is_chosen(settings, running):
+    bundled = model(
+        "small",
+        *("points-to-mesh", "image-to-mesh", "views-to-mesh", "text-to-mesh"),
+        views=6,
+        view_kind="image",
+        cameras=[3, 6, 10, 26, 49, 50],
+        default_for=["image-to-mesh", "views-to-mesh", "text-to-mesh"],
+    )
+    solver = {**MODELS[0], "default_for": ["points-to-mesh", "voxels-to-mesh"]}
+    running.connection = jobs.Connection(
+        "ready", "Backend ready", [solver, *EVERYTHING[1:], bundled]
+    )
+    chosen = {}
+    for source in ("POINTS", "IMAGE", "VIEWS", "TEXT", "SKETCH"):
+        settings.source = source
+        chosen[source] = settings.model
+    assert chosen == {
+        **dict.fromkeys(("IMAGE", "VIEWS", "TEXT"), "small"),
+        "POINTS": "wavelet-fit",
+        "SKETCH": "seer",
+    }
+    settings.source, settings.model = "POINTS", "small"
+    assert settings.model == "small"
+    settings.source = "SKETCH"
+    assert settings.model == "seer"
+
+
 def test_the_recommended_steps_are_shown_and_begin_one_s_own(settings):
     settings.source = "SHAPE"
     assert "5 steps, guidance 1.8" in draw().words()

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend import pipelines, task_files
+from backend import pipelines, task_files, weights
 from backend.errors import BadInput, NotFound
 from backend.geometry import mesh_files
-from backend.pipelines import previews, resident
+from backend.pipelines import generate, previews, resident
 from backend.protocol import (
     MeshResult,
     MeshSet,
@@ -22,7 +22,7 @@ from backend.protocol import (
     Task,
 )
 from tests import wala_models
-from tests.command_line.input_files import octahedron
+from tests.command_line.input_files import ball, octahedron, write_ply, write_voxels
 
 
 @pytest.fixture
@@ -93,6 +93,61 @@ def test_a_shape_is_generated_kept_and_changed_in_part(
         same = (before["latent"] == after["latent"]).all(axis=0)
         assert same[6:].all()
         assert 0 < same.mean() < 1
+
+
+@pytest.fixture
+def joint(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundled model of every task, whose shapes all have the same surface."""
+    monkeypatch.setattr(weights, "BUNDLED", store.parent / "bundled")
+    wala_models.write_joint(weights.BUNDLED, default_for=pipelines.GENERATIONS)
+    steps = np.arange(256, dtype=np.float32) / 128 - 0.5  # a plane, closed by the cube
+    field = np.broadcast_to(steps.clip(-0.1, 0.1), (256, 256, 256))
+    monkeypatch.setattr(generate._Generator, "field", lambda *_: field.copy())
+
+
+@pytest.mark.usefixtures("joint")
+@pytest.mark.parametrize("kind", pipelines.GENERATIONS)
+def test_a_bundled_model_is_the_default_of_every_task(
+    command: Callable[..., Any], tmp_path: Path, pictures: list[str], kind: str
+) -> None:
+    np.save(tmp_path / "depth.npy", wala_models.depth())
+    inputs: dict[str, list[Any]] = {
+        "points-to-mesh": [write_ply(tmp_path / "points.ply", ball())],
+        "voxels-to-mesh": [
+            write_voxels(tmp_path / "voxels.json", np.pad(np.ones((6, 6, 6), bool), 1))
+        ],
+        "image-to-mesh": pictures[:1],
+        "sketch-to-mesh": pictures[:1],
+        "depth-to-mesh": [tmp_path / "depth.npy"],
+        "views-to-mesh": pictures,
+        "text-to-mesh": ["a", "red", "chair"],
+        "shape": [],
+    }
+    output = tmp_path / "a.npz"
+    done = command("run", kind, *inputs[kind], "-o", output, "--json", "--seed", 3)
+    assert (done.code, done.err) == (0, "")
+    record = done.record
+    assert (record["task"], record["model"], record["seed"]) == (kind, "tiny-joint", 3)
+    with np.load(output) as arrays:
+        assert arrays["latent"].shape == (16, 12, 12, 12)
+        assert len(arrays["faces"]) == record["faces"] > 1000
+    assert ("red, chair" in str(record.get("notes"))) == (kind == "text-to-mesh")
+
+
+@pytest.mark.usefixtures("joint")
+def test_what_the_model_does_not_know_is_told_with_what_it_knows(
+    command: Callable[..., Any], store: Path, tmp_path: Path
+) -> None:
+    done = command("run", "text-to-mesh", "a dragon", "-o", tmp_path / "a.npz")
+    assert done.code == 2
+    assert "dragon" in done.err
+    assert "armchair" in done.err
+    np.savez(tmp_path / "kept.npz", latent=np.zeros(wala_models.LATENT_SHAPE, np.float32))
+    region = ["--keep", tmp_path / "kept.npz", "--region", "-1,-1,-1,0,1,1"]
+    done = command("run", "shape", "-o", tmp_path / "a.npz", *region)
+    assert done.code == 2
+    assert "Choose the model that made the shape" in done.err
+    assert not (tmp_path / "a.npz").exists()
 
 
 def test_it_says_so_when_no_preview_was_cheap_enough(
