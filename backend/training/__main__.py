@@ -47,7 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("-f", "--folder", type=Path, default=environment.home() / "training")
     evaluate.add_argument("--models", nargs="+", default=["wavelet-fit"], help="ids of models")
     evaluate.add_argument("--inputs", nargs="+", help="kinds of inputs; all if left out")
-    evaluate.add_argument("--most", type=int, help="so many shapes only")
+    evaluate.add_argument("--most", type=int, help="so many test shapes only")
+    evaluate.add_argument(
+        "--samples", type=int, default=40, help="shapes that each model makes of nothing"
+    )
     evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     evaluate.set_defaults(action=_evaluate)
     _add_trainings(actions)
@@ -129,6 +132,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             bar.report,
             most=options.most,
             device=options.device,
+            samples=options.samples,
         )
     print(text)
     return 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from . import renders
 from .metrics import Surface
@@ -41,6 +41,40 @@ def points_tile(points: np.ndarray, side: int = SIDE) -> np.ndarray:
     return picture
 
 
+def cells_tile(cells: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """(R, R, R) bool that fill the cube -> their outer faces, as `portrait` shows surfaces."""
+    padded = np.pad(np.asarray(cells, bool), 1)
+    squares = []
+    for axis in range(3):
+        square = np.zeros((4, 3))
+        square[:, (axis + 1) % 3] = [0, 1, 1, 0]
+        square[:, (axis + 2) % 3] = [0, 0, 1, 1]
+        for step in (-1, 1):
+            square[:, axis] = step > 0
+            bare = padded & ~np.roll(padded, -step, axis)
+            squares.append((np.argwhere(bare) - 1)[:, None] + square)
+    vertices = np.concatenate(squares).reshape(-1, 3) * (2 / len(cells)) - 1
+    first = np.arange(0, len(vertices), 4)[:, None]
+    faces = np.concatenate([first + np.array([0, 1, 2]), first + np.array([0, 2, 3])])
+    return portrait((vertices.astype(np.float32), faces.astype(np.int32)), side)
+
+
+def words_tile(words: str, width: int = SIDE, height: int = 32) -> np.ndarray:
+    """(height, width, 3) uint8: `words` black on white, in as many lines as they need."""
+    image = Image.new("RGB", (width, height), (255, 255, 255))
+    draw = ImageDraw.Draw(image)
+    line, top = "", 3
+    for word in words.split():
+        longer = f"{line} {word}".strip()
+        if line and draw.textlength(longer) > width - 6:
+            draw.text((3, top), line, fill=(0, 0, 0))
+            line, top = word, top + 12
+        else:
+            line = longer
+    draw.text((3, top), line, fill=(0, 0, 0))
+    return np.asarray(image)
+
+
 def tile(picture: np.ndarray, side: int = SIDE) -> np.ndarray:
     """Any picture (H, W) or (H, W, 3 or 4) uint8 as a (side, side, 3) one, transparent as white."""
     image = Image.fromarray(np.ascontiguousarray(picture))
@@ -50,17 +84,20 @@ def tile(picture: np.ndarray, side: int = SIDE) -> np.ndarray:
     return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
 
 
-def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Rows of tiles of one size -> one picture; shorter rows are filled with white."""
-    width = max(len(row) for row in rows)
-    blank = np.full_like(rows[0][0], 255)
-    return np.concatenate(
-        [np.concatenate([*row, *[blank] * (width - len(row))], axis=1) for row in rows]
-    )
+def grid(rows: Sequence[Sequence[np.ndarray]], names: Sequence[str] = ()) -> np.ndarray:
+    """Rows of tiles, of one size within a row -> one picture, the names of the columns on top.
+
+    Shorter rows are filled with white.
+    """
+    above = [[words_tile(name, rows[0][0].shape[1]) for name in names]] if names else []
+    every = [*above, *rows]
+    width = max(len(row) for row in every)
+    filled = [[*row, *[np.full_like(row[0], 255)] * (width - len(row))] for row in every]
+    return np.concatenate([np.concatenate(row, axis=1) for row in filled])
 
 
-def save(rows: Sequence[Sequence[np.ndarray]], path: Path) -> None:
-    """Written whole or not at all, as PNG."""
+def save(rows: Sequence[Sequence[np.ndarray]], path: Path, names: Sequence[str] = ()) -> None:
+    """`grid` as PNG, written whole or not at all."""
     partial = path.with_name(path.name + ".part")
-    Image.fromarray(grid(rows)).save(partial, "PNG")
+    Image.fromarray(grid(rows, names)).save(partial, "PNG")
     partial.replace(path)

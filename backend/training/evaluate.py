@@ -1,77 +1,53 @@
 """How good models are on shapes that training never saw, beside methods that learn nothing.
 
 Each input goes through the pipelines that an artist's goes through. What is measured is kept line
-by line in FOLDER/evaluation/rows.jsonl, so that a run that stops goes on; tables.txt, tables.json
-and one contact sheet per kind of input are written at the end. The truth is the closing TSDF.
+by line in FOLDER/evaluation/rows.jsonl and measured again only where the input or the model is
+another one, so methods can be measured apart, and a run that stops goes on. tables.txt,
+evaluation.json and one contact sheet per kind of input are written at the end.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
 
+from .. import device as devices
+from .. import weights
 from ..bench import reconstruction
 from ..bench_tables import table
 from ..errors import BadInput, FieldforgeError
-from ..geometry import tsdf
-from ..geometry.transforms import apply_to_points
-from ..geometry.voxels import occupancy_of_sdf
-from ..pipelines import Context, run
-from ..protocol import (
-    DepthToMesh,
-    Generation,
-    ImageToMesh,
-    MeshResult,
-    PointsToMesh,
-    SketchToMesh,
-    VoxelsToMesh,
-)
-from . import conditions, contact_sheets, packed, renders, trees
-from .conditions import Conditions
-from .metrics import Surface, score
-from .packed import Shape
-from .prepare import key_of
+from ..pipelines import Context, resident, run
+from ..protocol import MeshResult
+from ..server import version
+from . import conditions, contact_sheets, free_generation, trees
+from .cases import INPUTS, PICTURES, Case, cases, normals_of, picture_of, points_of, task_of
+from .free_generation import Sets
+from .metrics import Surface
+from .retrieval import Gallery, surface_of_tree, training_shapes
 
-KINDS = ("tree", "points", "noisy points", "one-sided points", "voxels", "image", "sketch", "depth")
+FREE = ("unconditional", "text")
+KINDS = (*INPUTS, *FREE)
 POISSON = "screened Poisson"
+GIVEN = f"{POISSON}, normals given"
+FIT = "wavelet-fit"
 CEILING = "wavelet tree"
+NEAREST = "nearest training shape"
+REFINED = ", refined"
+SAMPLES = 40
+
+_REFINABLE = ("noisy points", "one-sided points", "voxels")
+_TASKS = {"unconditional": "shape", "text": "text-to-mesh"}
 
 Row = dict[str, Any]
 Report = Callable[[str, float], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A shape to be found again: as it is, its closing TSDF, that one's surface, what was seen."""
-
-    shape: Shape
-    surface: Surface
-    field: np.ndarray
-    truth: Surface
-    seen: Conditions
-    tree: Path
-
-
-def cases(folder: Path, split: str = "test", most: int | None = None) -> Iterator[Case]:
-    """Of the furniture that has trees and conditions in `folder`. Raises BadInput for none."""
-    found = 0
-    for shape, content in packed.read(folder / "shapes.ffs"):
-        name = f"{key_of(shape.id)}.npz"
-        tree, seen = folder / "trees" / name, folder / "conditions" / name
-        if shape.split == split and tree.exists() and seen.exists() and found != most:
-            surface = packed.decode(content)
-            field = tsdf.closing_sdf(*surface)
-            truth = conditions.surface_of_field(field)
-            yield Case(shape, surface, field, truth, Conditions.load(seen), tree)
-            found += 1
-    if not found:
-        raise BadInput(f"{folder} has no shapes of the {split} side.", "Prepare them first.")
 
 
 def evaluate(
@@ -82,149 +58,252 @@ def evaluate(
     *,
     most: int | None = None,
     device: str = "cpu",
+    samples: int = SAMPLES,
 ) -> str:
-    """Measure `models` (ids, "wavelet-fit" among them) on inputs of `kinds`. Returns the tables."""
-    target = folder / "evaluation"
-    target.mkdir(parents=True, exist_ok=True)
-    lines = target / "rows.jsonl"
-    rows = _known(lines)
-    sheets: dict[str, list[list[np.ndarray]]] = {kind: [] for kind in kinds}
-    chosen: list[str] = []
-    new: set[str] = set()
+    """Measure `models` (ids, "wavelet-fit" among them) on inputs of `kinds`. Returns the tables.
+
+    most: test shapes. samples: unconditional shapes.
+    """
+    bench = _Bench(folder, models, device)
+    chosen = []
+    measured = [kind for kind in kinds if kind in INPUTS]
     for number, case in enumerate(cases(folder, most=most)):
         report("Measuring", number / (most or 40))
-        chosen.append(case.shape.id)
-        for kind in kinds:
-            tiles = [picture_of(case, kind), contact_sheets.portrait(case.truth)]
-            for method in methods_for(kind, models):
-                key = (case.shape.id, kind, method)
-                made = None  # grey where an earlier run measured it
-                if key not in rows:
-                    rows[key], made = _measured(case, kind, method, device)
-                    with lines.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(rows[key]) + "\n")
-                    new.add(kind)
-                tiles.append(contact_sheets.portrait(made))
-            sheets[kind].append(tiles)
-    for kind in sorted(new):
-        contact_sheets.save(sheets[kind], target / f"{kind.replace(' ', '-')}.png")
-    means = [
-        row
-        for kind in kinds
-        for method in methods_for(kind, models)
-        for row in [_means(kind, method, [rows[shape, kind, method] for shape in chosen])]
-    ]
-    (target / "tables.json").write_text(json.dumps(means, indent=1), encoding="utf-8")
-    (target / "tables.txt").write_text(table(means) + "\n", encoding="utf-8")
-    return table(means)
+        chosen.append(case)
+        for kind in measured:
+            for method in bench.methods(kind):
+                bench.measure(case, kind, method)
+    means = [row for kind in measured for row in bench.means(kind, chosen)]
+    for kind in measured:
+        bench.draw(kind, chosen)
+    report("Comparing sets", 1.0)
+    wanted = [kind for kind in kinds if kind in FREE]
+    sets = bench.free(wanted, chosen, samples) if wanted else []
+    text = "\n\n".join(table(rows) for rows in (means, sets) if rows)
+    bench.write(text, {"shapes": [case.shape.id for case in chosen], "inputs": means, "sets": sets})
+    return text
 
 
-def methods_for(kind: str, models: Sequence[str]) -> tuple[str, ...]:
-    """What is measured on a kind of input: wavelet-fit needs points or voxels."""
-    if kind == "tree":
-        return (CEILING,)
-    if kind.endswith("points"):
-        return (POISSON, *models)
-    if kind == "voxels":
-        return tuple(models)
-    return tuple(model for model in models if model != "wavelet-fit")
+class _Bench:
+    """What is known of the methods, and what was measured of them."""
+
+    def __init__(self, folder: Path, models: Sequence[str], device: str) -> None:
+        self.folder = folder
+        self.target = folder / "evaluation"
+        self.device = device
+        (self.target / "tiles").mkdir(parents=True, exist_ok=True)
+        self.models = tuple(models)
+        self.learned = {name: weights.require(name) for name in models if name != FIT}
+        self.marks = {name: _mark_of(entry) for name, entry in self.learned.items()}
+        self.rows = _known(self.target / "rows.jsonl")
+        self._galleries: dict[str, Gallery] = {}
+        self._marks_of_inputs: dict[tuple[str, str], str] = {}
+
+    # ---------------------------------------------------------------------------------- methods
+
+    def methods(self, kind: str) -> tuple[str, ...]:
+        """What is measured on a kind of input, the methods without weights first."""
+        points, learned = kind.endswith("points"), tuple(self.learned)
+        found = [CEILING] if kind == "tree" else [POISSON] if points else []
+        if points and kind != "noisy points":
+            found.append(GIVEN)
+        if FIT in self.models and (points or kind == "voxels"):
+            found.append(FIT)
+        for model in learned:
+            if kind in PICTURES and self.learned[model].config.get("joint"):
+                found.append(f"{NEAREST} by {model}")
+            if kind == "tree" or f"{_word(kind)}-to-mesh" in self.learned[model].tasks:
+                found.append(model)
+                if kind in _REFINABLE:
+                    found.append(model + REFINED)
+        return tuple(found)
+
+    def model_of(self, method: str) -> str:
+        """The id of the model that a method uses, or nothing."""
+        return method.removesuffix(REFINED).removeprefix(f"{NEAREST} by ")
+
+    # --------------------------------------------------------------------------------- measuring
+
+    def measure(self, case: Case, kind: str, method: str) -> None:
+        """Into the rows and a tile, unless both are there already."""
+        known = self.row(case, kind, method)
+        if known and "failure" not in known and self.tile(case, kind, method).exists():
+            return
+        begin = time.perf_counter()
+        try:
+            candidates, seconds = self._made(case, kind, method)
+            failure = ""
+        except FieldforgeError as error:
+            candidates, seconds, failure = [_EMPTY], None, str(error)
+        seconds = time.perf_counter() - begin if seconds is None else seconds
+        scored = [(case.truth.score(surface), surface) for surface in candidates]
+        best, surface = max(scored, key=lambda pair: pair[0].iou)
+        row: Row = {
+            "shape": case.shape.id,
+            "kind": kind,
+            "method": method,
+            "mark": self.mark(case, kind, method),
+            "IoU": best.iou,
+            "chamfer": best.chamfer,
+            "F at 1 %": best.f_score,
+            "seconds": seconds,
+        }
+        if failure:
+            row["failure"] = failure
+        tile = contact_sheets.portrait(surface)
+        Image.fromarray(tile).save(self.tile(case, kind, method), "PNG")
+        self.rows[row["mark"]] = row
+        with (self.target / "rows.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def row(self, case: Case, kind: str, method: str) -> Row | None:
+        return self.rows.get(self.mark(case, kind, method))
+
+    def mark(self, case: Case, kind: str, method: str) -> str:
+        """The same for the same input, method and weights, and for nothing else."""
+        key = case.shape.id, kind
+        if key not in self._marks_of_inputs:
+            self._marks_of_inputs[key] = case.mark(kind)
+        parts = [*key, method, self._marks_of_inputs[key]]
+        parts.append(self.marks.get(self.model_of(method), ""))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+    def tile(self, case: Case, kind: str, method: str) -> Path:
+        """The file of the picture of what came out."""
+        return self.target / "tiles" / f"{self.mark(case, kind, method)}.png"
+
+    def _made(self, case: Case, kind: str, method: str) -> tuple[list[Surface], float | None]:
+        """Surfaces in the cube of the shape, more than one where the side is not told; seconds."""
+        if method == CEILING:
+            return [surface_of_tree(case.tree)], None
+        if method == POISSON:
+            return _poisson(points_of(case, kind), None), None
+        if method == GIVEN:
+            return _poisson(points_of(case, kind), normals_of(case, kind))[:1], None
+        model = self.model_of(method)
+        if method.startswith(NEAREST):
+            gallery = self._gallery(model)
+            begin = time.perf_counter()
+            name = gallery.nearest(kind, getattr(case.seen, PICTURES[kind])[0])
+            return [gallery.surface(name)], time.perf_counter() - begin
+        if kind == "tree":
+            return [self._reconstructed(case, model)], None
+        task = task_of(case, kind, model, refine=method.endswith(REFINED))
+        *_, result = run(task, Context(self.device))
+        if not isinstance(result, MeshResult):
+            raise TypeError(f"the pipeline ended with {type(result).__name__}")
+        seconds = result.report.get("total_seconds")
+        return [(result.vertices.astype(np.float32), result.faces)], seconds
+
+    @torch.inference_mode()
+    def _reconstructed(self, case: Case, model: str) -> Surface:
+        """The tree of the shape, through latents on the codebook and back."""
+        loaded = self._loaded(model)
+        packed = trees.SparseTree.load(case.tree).packed()[None].to(loaded.device, loaded.dtype)
+        latent = loaded.model.autoencoder.encode(packed)
+        field = trees.field_of(
+            loaded.model.autoencoder.decode_unquantised(latent.float()).float().cpu()
+        )
+        return conditions.surface_of_field(field[0].numpy())
+
+    def _loaded(self, model: str) -> resident.Loaded:
+        return resident.load(self.learned[model], torch.device(devices.pick(self.device)), 0)
+
+    def _gallery(self, model: str) -> Gallery:
+        if model not in self._galleries:
+            kept = self.target / f"gallery-{model}.npz"
+            network = self._loaded(model).model
+            self._galleries[model] = Gallery.of(self.folder, network, kept, self.marks[model])
+        return self._galleries[model]
+
+    # ------------------------------------------------------------------------------------ results
+
+    def means(self, kind: str, chosen: Sequence[Case]) -> list[Row]:
+        """A row per method, over all shapes."""
+        return [
+            _means(kind, method, [self.rows[self.mark(case, kind, method)] for case in chosen])
+            for method in self.methods(kind)
+        ]
+
+    def draw(self, kind: str, chosen: Sequence[Case]) -> None:
+        """The contact sheet: what was given, the truth, what came out."""
+        methods = self.methods(kind)
+        sheet = [
+            [
+                picture_of(case, kind),
+                case.portrait,
+                *(np.asarray(Image.open(self.tile(case, kind, method))) for method in methods),
+            ]
+            for case in chosen
+        ]
+        path = self.target / f"{kind.replace(' ', '-')}.png"
+        contact_sheets.save(sheet, path, [kind, "truth", *methods])
+
+    def free(self, kinds: Sequence[str], chosen: Sequence[Case], samples: int) -> list[Row]:
+        """Rows of sets, and a sheet per kind and model."""
+        if len(chosen) < 2 or not training_shapes(self.folder):
+            return []
+        sets = Sets(self.folder, [case.shape.id for case in chosen])
+        rows = sets.rows()
+        for model, entry in self.learned.items():
+            for kind in kinds:
+                if _TASKS[kind] not in entry.tasks:
+                    continue
+                words = [""] * samples if kind == "unconditional" else [c.words for c in chosen]
+                kept = self.target / f"{kind}-{model}"
+                made = free_generation.make(words, model, self.device, kept, self.marks[model])
+                rows.append(sets.row(f"{kind}, {model}", made))
+                contact_sheets.save(
+                    _sheet_of_sets(made.tiles, words, chosen), self.target / f"{kind}-{model}.png"
+                )
+        return rows
+
+    def write(self, text: str, found: dict[str, Any]) -> None:
+        """tables.txt and evaluation.json."""
+        models = {
+            name: {"mark": self.marks[name], "title": entry.title, "source": entry.source}
+            for name, entry in self.learned.items()
+        }
+        seeds = {"inputs": 0, "unconditional": "0, 1, 2, ...", "text": "0, 1, 2, ..."}
+        record = {"version": version(), "models": models, "seeds": seeds, **found}
+        path = self.target / "evaluation.json"
+        path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        (self.target / "tables.txt").write_text(text + "\n", encoding="utf-8")
 
 
-def _known(lines: Path) -> dict[tuple[str, str, str], Row]:
-    """Rows of earlier runs; a last line that was cut off does not count."""
-    rows: dict[tuple[str, str, str], Row] = {}
+_EMPTY: Surface = (np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32))
+
+
+def _word(kind: str) -> str:
+    """The first word of the task of a kind of input."""
+    return "points" if kind.endswith("points") else kind
+
+
+def _mark_of(entry: weights.Installed) -> str:
+    """The same for the same weights and description only."""
+    description = (entry.folder / weights.DESCRIPTION).read_bytes()
+    return hashlib.sha256(description).hexdigest()[:16]
+
+
+def _poisson(points: np.ndarray, normals: np.ndarray | None) -> list[Surface]:
+    """Both sides. Raises BadInput where the library gives up."""
+    try:
+        found: list[Surface] = reconstruction.METHODS[POISSON](points, normals)
+    except RuntimeError as error:
+        raise BadInput(f"{POISSON} failed ({error}).", "Nothing can be done.") from None
+    return found
+
+
+def _known(lines: Path) -> dict[str, Row]:
+    """Rows of earlier runs by their marks; a line that was cut off does not count."""
+    rows: dict[str, Row] = {}
     for line in lines.read_text(encoding="utf-8").splitlines() if lines.exists() else []:
         try:
             row = json.loads(line)
-        except ValueError:
+            rows[row["mark"]] = row
+        except (ValueError, KeyError, TypeError):
             continue
-        rows[row["shape"], row["kind"], row["method"]] = row
     return rows
-
-
-def _measured(case: Case, kind: str, method: str, device: str) -> tuple[Row, Surface | None]:
-    begin = time.perf_counter()
-    try:
-        candidates = _made(case, kind, method, device)
-        failure = ""
-    except FieldforgeError as error:
-        candidates, failure = (
-            [(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32))],
-            str(error),
-        )
-    seconds = time.perf_counter() - begin
-    scored = [(score(surface, case.truth), surface) for surface in candidates]
-    best, surface = max(scored, key=lambda pair: pair[0].iou)
-    numbers = {"IoU": best.iou, "chamfer": best.chamfer, "F at 1 %": best.f_score}
-    row = {"shape": case.shape.id, "kind": kind, "method": method, **numbers, "seconds": seconds}
-    return ({**row, "failure": failure} if failure else row), surface
-
-
-def _made(case: Case, kind: str, method: str, device: str) -> list[Surface]:
-    """Surfaces in the cube of the shape; more than one where the side is not told."""
-    if method == CEILING:
-        tree = trees.SparseTree.load(case.tree)
-        return [conditions.surface_of_field(trees.field_of(tree.packed()[None])[0].numpy())]
-    if method == POISSON:
-        return reconstruction.METHODS[POISSON](points_of(case, kind), None)
-    *_, result = run(task_of(case, kind, method), Context(device))
-    if not isinstance(result, MeshResult):
-        raise TypeError(f"the pipeline ended with {type(result).__name__}")
-    return [(result.vertices.astype(np.float32), result.faces)]
-
-
-def points_of(case: Case, kind: str) -> np.ndarray:
-    """(P, 3) float32 in the cube of the shape, without normals."""
-    if kind == "one-sided points":
-        frame = case.seen.scan_frames[0].astype(np.float64)
-        return apply_to_points(frame, conditions.cloud_of(case.seen.scans[0])).astype(np.float32)
-    return conditions.cloud_of(case.seen.noisy if kind == "noisy points" else case.seen.clean)
-
-
-def task_of(case: Case, kind: str, model: str) -> Generation:
-    """The task that an artist would set with such an input, y up."""
-    if kind.endswith("points"):
-        return PointsToMesh(
-            points=points_of(case, kind),
-            model=model,
-            up_axis="y",
-            refine=kind != "one-sided points",
-        )
-    if kind == "voxels":
-        # The cells of the cube: what models see of them is what `conditions` made.
-        cells = conditions.cells_of(case.seen.voxels[0]).astype(bool)
-        return VoxelsToMesh(
-            occupancy=cells,
-            origin=(-1.0, -1.0, -1.0),
-            voxel_size=(0.125, 0.125, 0.125),
-            model=model,
-            up_axis="y",
-        )
-    view, rng = _seen(case), np.random.default_rng(0)
-    if kind == "image":
-        return ImageToMesh(image=renders.shaded(view, rng), model=model, up_axis="y")
-    if kind == "sketch":
-        return SketchToMesh(image=renders.line_drawing(view, rng), model=model, up_axis="y")
-    return DepthToMesh(depth=view.depth, model=model, up_axis="y")
-
-
-def _seen(case: Case) -> renders.View:
-    row = case.seen.cameras[0]
-    to_camera = np.vstack([row[:12].reshape(3, 4), [0, 0, 0, 1]])
-    return renders.render(*case.surface, renders.Camera(to_camera, float(row[12])), 768)
-
-
-def picture_of(case: Case, kind: str) -> np.ndarray:
-    """What went in, as a tile of a contact sheet."""
-    if kind == "tree":
-        return contact_sheets.portrait(case.surface)
-    if kind == "voxels":
-        cells = occupancy_of_sdf(case.field, 16)
-        return contact_sheets.tile((255 * cells.mean(axis=2)[:, ::-1].T).astype(np.uint8))
-    if kind.endswith("points"):
-        return contact_sheets.points_tile(points_of(case, kind))
-    pictures = {"image": case.seen.shaded, "sketch": case.seen.drawings, "depth": case.seen.depths}
-    return contact_sheets.tile(pictures[kind][0])
 
 
 def _means(kind: str, method: str, rows: Sequence[Row]) -> Row:
@@ -234,5 +313,20 @@ def _means(kind: str, method: str, rows: Sequence[Row]) -> Row:
         name: float(np.mean([row[name] for row in rows if np.isfinite(row[name])] or [np.nan]))
         for name in numbers
     }
+    means["median IoU"] = float(np.median([row["IoU"] for row in rows]))
     failed = sum("failure" in row for row in rows)
     return {"input": kind, "method": method, "shapes": len(rows), **means, "failed": failed}
+
+
+def _sheet_of_sets(
+    tiles: Sequence[np.ndarray], words: Sequence[str], chosen: Sequence[Case], columns: int = 8
+) -> list[list[np.ndarray]]:
+    """Rows of tiles; under a row its words and the shapes that these were said of."""
+    rows: list[list[np.ndarray]] = []
+    for begin in range(0, len(tiles), columns):
+        span = slice(begin, begin + columns)
+        rows.append(list(tiles[span]))
+        if any(words):
+            rows.append([contact_sheets.words_tile(said) for said in words[span]])
+            rows.append([case.portrait for case in chosen[span]])
+    return rows

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numba import njit
@@ -21,7 +22,6 @@ Surface = tuple[np.ndarray, np.ndarray]
 """Vertices (V, 3) float and faces (F, 3) integer."""
 
 SAMPLES = 30_000
-CLOUD = 2048
 
 
 # ---------------------------------------------------------------------------------------- one shape
@@ -58,29 +58,55 @@ def inside(vertices: np.ndarray, faces: np.ndarray, side: int = 128) -> np.ndarr
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A truth, made ready once to be compared with often.
+
+    inside: (128,)^3 bool. points: (N, 3) float32 on its surface. diagonal: of its box.
+    """
+
+    inside: np.ndarray
+    points: np.ndarray
+    diagonal: float
+
+    @classmethod
+    def of(
+        cls, truth: Surface, samples: int = SAMPLES, inside_truth: np.ndarray | None = None
+    ) -> Reference:
+        """Of a closed, outward surface in the cube. inside_truth: where it is known better."""
+        return cls(
+            inside=inside(*truth) if inside_truth is None else inside_truth,
+            points=sample_surface(*truth, samples, np.random.default_rng(2))[0],
+            diagonal=float(np.linalg.norm(np.ptp(truth[0], axis=0))),
+        )
+
+    @cached_property
+    def tree(self) -> cKDTree:
+        return cKDTree(self.points)
+
+    def score(self, found: Surface) -> Scores:
+        """Of a surface as the truth is one. Without faces it has nothing in common."""
+        if not len(found[1]):
+            return Scores(0.0, float("inf"), 0.0)
+        here, _ = sample_surface(*found, len(self.points), np.random.default_rng(3))
+        to_truth, to_found = self.tree.query(here)[0], cKDTree(here).query(self.points)[0]
+        precision = float((to_truth < 0.01 * self.diagonal).mean())
+        recall = float((to_found < 0.01 * self.diagonal).mean())
+        return Scores(
+            iou=voxels.iou(inside(*found), self.inside),
+            chamfer=float(to_truth.mean() + to_found.mean()) / 2 / self.diagonal,
+            f_score=2 * precision * recall / max(precision + recall, 1e-9),
+        )
+
+
 def score(
     found: Surface,
     truth: Surface,
     samples: int = SAMPLES,
     inside_truth: np.ndarray | None = None,
 ) -> Scores:
-    """Of closed, outward surfaces in the cube. A surface without faces has nothing in common.
-
-    inside_truth: (128,)^3 bool, where the volume of the truth is known better than by its surface.
-    """
-    if not len(found[1]):
-        return Scores(0.0, float("inf"), 0.0)
-    there, _ = sample_surface(*truth, samples, np.random.default_rng(2))
-    here, _ = sample_surface(*found, samples, np.random.default_rng(3))
-    diagonal = float(np.linalg.norm(np.ptp(truth[0], axis=0)))
-    to_truth, to_found = cKDTree(there).query(here)[0], cKDTree(here).query(there)[0]
-    precision = float((to_truth < 0.01 * diagonal).mean())
-    recall = float((to_found < 0.01 * diagonal).mean())
-    return Scores(
-        iou=voxels.iou(inside(*found), inside(*truth) if inside_truth is None else inside_truth),
-        chamfer=float(to_truth.mean() + to_found.mean()) / 2 / diagonal,
-        f_score=2 * precision * recall / max(precision + recall, 1e-9),
-    )
+    """Of closed, outward surfaces in the cube, once; see Reference."""
+    return Reference.of(truth, samples, inside_truth).score(found)
 
 
 # --------------------------------------------------------------------------------------------- sets
@@ -150,16 +176,30 @@ def set_scores(within: np.ndarray, across: np.ndarray, references: np.ndarray) -
     )
 
 
-def cloud(surface: Surface, seed: int = 0, count: int = CLOUD) -> np.ndarray:
-    """(count, 3) float32 for the comparison of sets, centred, the longest side 1.8."""
-    points, _ = sample_surface(*surface, count, np.random.default_rng(seed))
+def framed(points: np.ndarray) -> np.ndarray:
+    """Points (N, 3) float32, their box centred, its longest side 1.8."""
     low, high = points.min(axis=0), points.max(axis=0)
     return (points - (low + high) / 2) * np.float32(1.8 / max(float((high - low).max()), 1e-9))
 
 
-def nearest_training_shapes(
-    clouds: np.ndarray, training: np.ndarray, names: Sequence[str]
-) -> list[tuple[str, float]]:
-    """For each cloud (G, N, 3) the nearest of (T, N, 3) and its distance: how much is memory."""
-    across = chamfer_distances(clouds, training)
-    return [(names[int(row.argmin())], float(row.min())) for row in across]
+def nearest(
+    clouds: np.ndarray,
+    candidates: np.ndarray,
+    skip: Sequence[int] | None = None,
+    coarse: int = 256,
+    finalists: int = 8,
+) -> list[tuple[int, float]]:
+    """For each cloud (G, N, 3) the nearest of (T, M, 3), its number and its distance.
+
+    Looked for among a few finalists, which the first `coarse` points of each tell: points are in
+    any order. skip: for each cloud the number of a candidate that does not count, such as itself.
+    """
+    rough = chamfer_distances(clouds[:, :coarse], candidates[:, :coarse])
+    if skip is not None:
+        rough[np.arange(len(clouds)), list(skip)] = np.inf
+    found = []
+    for cloud, row in zip(clouds, rough, strict=True):
+        last = np.argsort(row)[: min(finalists, int(np.isfinite(row).sum()))]
+        distances = chamfer_distances(cloud[None], candidates[last])[0]
+        found.append((int(last[distances.argmin()]), float(distances.min())))
+    return found

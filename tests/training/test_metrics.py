@@ -120,18 +120,44 @@ def test_surfaces_are_sampled_by_area_with_their_normals():
     assert np.bincount(axis) / 20_000 == pytest.approx(areas / areas.sum(), abs=0.015)
 
 
-def test_clouds_are_framed_and_the_nearest_training_shape_is_named():
+def sampled(shape, seed, count):
+    points, _ = metrics.sample_surface(*shape, count, np.random.default_rng(seed))
+    return metrics.framed(points)
+
+
+def test_a_reference_scores_as_the_truth_does():
+    box, ball = mesh(trimesh.creation.box((1, 1, 1))), mesh(trimesh.creation.icosphere())
+    reference = metrics.Reference.of(box, 4000)
+    for found in (box, ball):
+        assert reference.score(found) == metrics.score(found, box, 4000)
+    full = metrics.Reference.of(box, 4000, np.ones((128,) * 3, bool))
+    assert full.score(box).iou == pytest.approx(1 / 8, abs=0.01)
+
+
+def test_clouds_are_framed_and_the_nearest_is_told():
     shapes = [
         mesh(trimesh.creation.box((0.3, 0.3, 0.3))),
         mesh(trimesh.creation.cylinder(0.1, 1.5)),
         mesh(trimesh.creation.icosphere(subdivisions=3)),
     ]
-    training = np.stack([metrics.cloud(shape, seed, 400) for seed, shape in enumerate(shapes)])
+    training = np.stack([sampled(shape, seed, 400) for seed, shape in enumerate(shapes)])
     assert np.ptp(training, axis=1).max(axis=1) == pytest.approx(1.8, rel=1e-5)
-    found = metrics.nearest_training_shapes(
-        np.stack([metrics.cloud(shape, 9, 400) for shape in shapes[::-1]]),
-        training,
-        ["box", "rod", "ball"],
-    )
-    assert [name for name, _ in found] == ["ball", "rod", "box"]
+    queries = np.stack([sampled(shape, 9, 400) for shape in shapes[::-1]])
+    found = metrics.nearest(queries, training, coarse=60, finalists=2)
+    assert [number for number, _ in found] == [2, 1, 0]
     assert max(distance for _, distance in found) < 0.04
+    across = metrics.chamfer_distances(training, training)
+    np.fill_diagonal(across, np.inf)
+    others = metrics.nearest(training, training, skip=[0, 1, 2], finalists=3)
+    assert [number for number, _ in others] == across.argmin(axis=1).tolist()
+    assert all(distance > 0.01 for _, distance in others)
+
+
+def test_the_nearest_is_that_of_all_distances():
+    rng = np.random.default_rng(7)
+    sizes = rng.uniform(0.2, 2.0, (46, 1, 3)).astype(np.float32)
+    some, many = (clouds(n, k, 400) * sizes[:k] for n, k in ((7, 6), (8, 40)))
+    across = metrics.chamfer_distances(some, many)
+    found = metrics.nearest(some, many, coarse=150, finalists=12)
+    assert [number for number, _ in found] == across.argmin(axis=1).tolist()
+    assert [distance for _, distance in found] == pytest.approx(across.min(axis=1), rel=1e-6)
