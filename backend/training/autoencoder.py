@@ -2,8 +2,8 @@
 
 1. Without training, the best linear code: principal components of tokens, then of latent cells.
 2. What convolutions can add to it; without the codebook, until latents mean something.
-3. The codebook begins as the k-means of the latents; codes that nothing comes near are put where
-   latents are.
+3. The codebook is the k-means of the latents, found again now and then; by gradients, codes of
+   narrow groups would wander.
 4. Balanced fine-tuning: every source alike (Hui et al. 2024; Sanghi et al. 2024).
 
 The loss is sampled adaptively: the tokens that hold a surface count, and as many others.
@@ -24,7 +24,7 @@ import torch
 from ..errors import BadInput
 from ..models.wala.compact import CELLS, CompactDecoder, CompactEncoder, TokenBasis
 from ..models.wala.config import AutoencoderConfig, CompactConfig
-from ..models.wala.vqvae import Quantiser, VqVae
+from ..models.wala.vqvae import VqVae
 from . import dataset
 from .dataset import SYMMETRIES, Sampler, TreeSet
 from .loops import Plan, Run, Team, read_checkpoint, train
@@ -41,9 +41,10 @@ SIZES = {
 }
 CHECKPOINT = "autoencoder.pt"
 
-_UNQUANTISED = 0.5
+_CODEBOOKS = (0.6, 0.8, 0.95)
 _BALANCED_FROM = 0.8
-_REVIVAL_EVERY = 100
+_ERROR_WEIGHT = 10.0
+"""So that gradients have a norm of about a half, and the limit of one stops those that are wild."""
 _KMEANS_ROUNDS = 8
 _LATENTS_FOR_CODES = 1 << 15
 _SHAPES_FOR_CODES = 96
@@ -112,6 +113,7 @@ def begin(recipe: Recipe, plan: Plan, members: Team, path: Path, trees: TreeSet)
     torch.manual_seed(plan.seed)
     model = VqVae(recipe.config).to(members.device)
     model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    model.quantize.requires_grad_(False)
     if not path.exists():
         start_linear(model, trees, plan.seed)
     if recipe.compiled:
@@ -121,8 +123,7 @@ def begin(recipe: Recipe, plan: Plan, members: Team, path: Path, trees: TreeSet)
     settings |= {"cells": recipe.cells, "half": recipe.half}
     settings |= {"seed": plan.seed, "processes": members.size, "steps": plan.steps}
     run = Run(model, plan, path, settings)
-    codes = recipe.config.codes * recipe.config.groups
-    run.extra = {"usage": torch.zeros(codes, device=members.device), "coded": 0}
+    run.extra = {"codebooks": 0}
     run.resume()
     return run
 
@@ -132,8 +133,8 @@ def _step(
 ) -> dict[str, torch.Tensor]:
     """Gradients of one step."""
     model: VqVae = run.module  # type: ignore[assignment]
-    if run.fraction >= _UNQUANTISED and not run.extra["coded"]:
-        start_codebook(run, trees, members)
+    if sum(run.fraction >= begin for begin in _CODEBOOKS) > run.extra["codebooks"]:
+        find_codes(run, trees, members)
     balance = 1.0 if run.fraction >= _BALANCED_FROM else 0.0
     rng = dataset.generator(run.plan.seed, run.step, members.rank, 1)
     drawn = sampler.draw(run.step, recipe.batch, balance)
@@ -165,22 +166,18 @@ def _gradients(
     with autocast(members.device, recipe.half):
         latent = model.encoder(components)
     latent = latent.float()
-    quantised = model.quantize(latent) if run.extra["coded"] else None
+    quantised = model.quantize(latent) if run.extra["codebooks"] else None
     with autocast(members.device, recipe.half):
         predicted = model.decoder(quantised.latent if quantised else latent)
     near = holds_surface(tokens)
     error = adaptive_loss(predicted.float(), components, near, draws)
     # Latents beside the linear code could grow without a bound.
-    loss = error + _SCALE_WEIGHT * latent.square().mean()
+    loss = _ERROR_WEIGHT * error + _SCALE_WEIGHT * latent.square().mean()
     shown = {"error": error}
     if quantised:
         loss = loss + quantised.loss
         shown["codebook"] = quantised.loss
     (loss / parts).backward()
-    if quantised:
-        _count(run, quantised.indices)
-        if run.step % _REVIVAL_EVERY == _REVIVAL_EVERY - 1 and run.fraction < _BALANCED_FROM:
-            _revive(run, latent.detach(), draws, members)
     return {name: value.detach() for name, value in shown.items()}
 
 
@@ -299,7 +296,7 @@ def _compact(model: VqVae) -> tuple[CompactEncoder, CompactDecoder]:
 
 
 @torch.no_grad()
-def start_codebook(run: Run, trees: TreeSet, members: Team) -> None:
+def find_codes(run: Run, trees: TreeSet, members: Team) -> None:
     """Codes become the centres of the latents, group by group."""
     model: VqVae = run.module  # type: ignore[assignment]
     draws = torch.Generator(members.device).manual_seed(run.plan.seed)
@@ -318,8 +315,8 @@ def start_codebook(run: Run, trees: TreeSet, members: Team) -> None:
         for part in codes:
             torch.distributed.broadcast(part, 0)
     model.quantize.embedding.weight.copy_(torch.cat(codes))
-    run.average.reset(model)
-    run.extra["coded"] = 1
+    run.average.weights["quantize.embedding.weight"].copy_(model.quantize.embedding.weight)
+    run.extra["codebooks"] = sum(run.fraction >= begin for begin in _CODEBOOKS)
 
 
 @torch.no_grad()
@@ -347,32 +344,6 @@ def _some(vectors: torch.Tensor, count: int, draws: torch.Generator) -> torch.Te
     """(count, C) of the rows, each at most once where there are enough."""
     order = torch.randperm(len(vectors), generator=draws, device=draws.device)
     return vectors[order[torch.arange(count, device=vectors.device) % len(order)]]
-
-
-def _count(run: Run, indices: torch.Tensor) -> None:
-    used = torch.bincount(indices.flatten(), minlength=len(run.extra["usage"]))
-    run.extra["usage"] = run.extra["usage"] + used
-
-
-@torch.no_grad()
-def _revive(run: Run, latent: torch.Tensor, draws: torch.Generator, members: Team) -> None:
-    """Codes that no latent chose since the last time become latents of this batch."""
-    quantiser: Quantiser = run.module.quantize  # type: ignore[assignment]
-    usage = run.extra["usage"]
-    vectors = latent.movedim(1, -1).flatten(0, -2)
-    groups = vectors.split(vectors.shape[1] // quantiser.groups, dim=1)
-    candidates = torch.cat([_some(part, quantiser.number, draws) for part in groups])
-    if members.size > 1:
-        torch.distributed.all_reduce(usage)
-        torch.distributed.broadcast(candidates, 0)
-    dead = usage == 0
-    weight = quantiser.embedding.weight
-    weight[dead] = candidates[dead]
-    for moment in run.optimizer.state.get(weight, {}).values():
-        if isinstance(moment, torch.Tensor) and moment.shape == weight.shape:
-            moment[dead] = 0
-    run.average.weights["quantize.embedding.weight"][dead] = candidates[dead]
-    run.extra["usage"] = torch.zeros_like(usage)
 
 
 # ------------------------------------------------------------------------------------------ result

@@ -141,12 +141,9 @@ def test_a_training_in_pieces_gives_the_same_bytes_and_learns(folder, tmp_path):
     parts, _ = trained(folder, tmp_path / "parts", 1, 5, 8)
     for kind in ("module", "average"):
         assert all(torch.equal(whole[kind][n], parts[kind][n]) for n in whole[kind])
-    assert whole["extra"]["coded"] == 1
+    assert whole["extra"]["codebooks"] == 2
     assert torch.equal(whole["extra"]["scale"], parts["extra"]["scale"])
     assert lines[-1] == "autoencoder: done"
-    assert (
-        int(whole["extra"]["usage"].sum()) % TINY.groups == 0 < int(whole["extra"]["usage"].sum())
-    )
     model = autoencoder.trained(tmp_path / "whole" / autoencoder.CHECKPOINT)
     target = a_tree(folder)
     with torch.no_grad():
@@ -181,17 +178,17 @@ def test_k_means_finds_clusters():
     assert (nearest < 0.3).all()
 
 
-def test_unused_codes_go_where_latents_are(folder, tmp_path):
+def test_codes_lie_where_latents_lie(folder, tmp_path):
     shapes = dataset.load(folder, "train")
-    run = autoencoder.begin(RECIPE, Plan(steps=4), ALONE, tmp_path / "a.pt", shapes)
-    run.extra["usage"][:3] = 1
-    before = run.module.quantize.embedding.weight.detach().clone()
-    latent = torch.full((1, 4, 12, 12, 12), 7.0)
-    autoencoder._revive(run, latent, torch.Generator().manual_seed(0), ALONE)
-    after = run.module.quantize.embedding.weight.detach()
-    assert torch.equal(after[:3], before[:3])
-    assert (after[3:] == 7).all()
-    assert run.extra["usage"].sum() == 0
+    run = autoencoder.begin(RECIPE, Plan(steps=5), ALONE, tmp_path / "a.pt", shapes)
+    run.step = 3
+    autoencoder.find_codes(run, shapes, ALONE)
+    assert run.extra["codebooks"] == 1
+    latent = autoencoder.latents_of(run.module, shapes, ALONE.device, 0)
+    lost = (run.module.quantize(latent).latent - latent).square().mean()
+    assert lost < 0.02 * latent.square().mean()
+    averaged = run.average.weights["quantize.embedding.weight"]
+    assert torch.equal(averaged, run.module.quantize.embedding.weight)
 
 
 def test_metrics_of_a_perfect_decoder(folder):
