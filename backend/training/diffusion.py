@@ -68,6 +68,7 @@ def denoiser_config(base: UVitConfig, joint: JointConfig, latent_channels: int) 
         context_channels=joint.channels,
         cross_attention=True,
         placed=True,
+        margin=2,
         registers=4,
         time_condition=True,
         residual_condition=128,
@@ -253,6 +254,9 @@ def fit(
     report(f"latents of {len(shapes)} shapes")
     latents = latent_cache(autoencoder.to(members.device), trees, members.device, recipe.symmetries)
     run = begin(recipe, plan, members, (output or folder) / CHECKPOINT)
+    if not run.step:
+        know_margin(run.module, latents)
+        run.average.reset(run.module)
     sampler = Sampler(tuple(s.source for s in shapes), plan.seed, members.rank)
 
     def work(run: Run) -> dict[str, torch.Tensor]:
@@ -261,6 +265,15 @@ def fit(
     if train(run, work, members, report):
         report("diffusion: done")
     return run
+
+
+@torch.no_grad()
+def know_margin(network: nn.Module, latents: dict[int, torch.Tensor]) -> None:
+    """What the denoiser does not compute becomes the mean of all latents."""
+    assert isinstance(network, Network)  # noqa: S101 - it made the run
+    if network.denoiser.config.margin:
+        whole = torch.stack([part.float().mean(dim=0) for part in latents.values()])
+        network.denoiser.rim.copy_(whole.mean(dim=0))
 
 
 def latent_cache(

@@ -130,7 +130,7 @@ def test_points_on_a_grid():
     grid = point_grid(points)
     assert grid.shape == (1, 5, GRID, GRID, GRID)
     assert grid[0, 0].sum() == 2
-    found = grid[0, :, 30, 30, 30]
+    found = grid[0, :, 24, 24, 24]
     assert found[1] == pytest.approx(np.log(3))
     assert found[2:].tolist() == pytest.approx([0.015 / cell - 0.5] * 3, abs=1e-4)
     assert torch.allclose(grid, point_grid(points[:, [2, 0, 1]]), atol=1e-6)
@@ -156,9 +156,24 @@ def test_what_is_said_of_a_place_changes_the_latent_there():
         placed = network.denoiser.prepare(network.joint({"points": points})).placed
         empty = network.denoiser.prepare(network.joint({"points": -points})).placed
     far = (placed - empty).abs().amax(dim=(0, 1))
-    # 0.5 lies in latent cell 8, -0.5 in cell 4; convolutions see three more cells.
-    assert far[8, 8, 8] > 1e-3
-    assert far[8, 8, 8] > 10 * far[0, 11, 0]
+    # 0.5 lies in latent cell 8, -0.5 in cell 4; convolutions see three more cells. The first two
+    # cells are margin.
+    assert far[6, 6, 6] > 1e-3
+    assert far[6, 6, 6] > 10 * far[7, 7, 0]
+
+
+def test_the_margin_is_what_it_is_in_all_shapes():
+    torch.manual_seed(0)
+    network = Network(DENOISER, JOINT).eval()
+    latents = torch.randn(5, 4, 12, 12, 12)
+    diffusion.know_margin(network, {0: latents})
+    with torch.no_grad():
+        found = network.denoiser(latents[:2], torch.tensor([3, 900]), network.joint.nothing(2))
+    inner = slice(2, 10)
+    assert found.shape == latents[:2].shape
+    assert (found[..., inner, inner, inner] == 0).all()  # the last layer is still asleep
+    found[..., inner, inner, inner] = latents[..., inner, inner, inner].mean(dim=0)
+    assert torch.allclose(found[0], latents.mean(dim=0), atol=1e-6)
 
 
 def test_tokens_of_any_conditions(conditions):

@@ -102,6 +102,7 @@ class UVitConfig:
     skip_reduction: bottleneck of the learnable skip gates, None for plain skips.
     placed: the first (12 / patch)^3 tokens of a condition say something about the cells of one
     patch each; they are added where the cells are, and not attended to.
+    margin: so many cells on every side, which no shape reaches, are not computed but learned.
     """
 
     width: int
@@ -118,16 +119,22 @@ class UVitConfig:
     residual_condition: int | None = None
     skip_reduction: int | None = None
     placed: bool = False
+    margin: int = 0
 
     def __post_init__(self) -> None:
-        if LATENT_SIDE % self.patch:
-            raise ValueError(f"patch {self.patch} does not divide the latent side {LATENT_SIDE}")
+        if LATENT_SIDE % self.patch or self.side % self.patch or self.side < self.patch:
+            raise ValueError(f"patch {self.patch} does not divide the latent side {self.side}")
         needs_context = self.cross_attention or self.time_condition or self.residual_condition
         needs_context = needs_context or self.placed
         if self.placed and (self.context_channels or 0) % self.patch**3:
             raise ValueError(f"{self.context_channels} channels do not fill {self.patch}^3 cells")
         if needs_context and self.context_channels is None:
             raise ValueError("a conditional U-ViT needs context_channels")
+
+    @property
+    def side(self) -> int:
+        """Of the cells that are computed."""
+        return LATENT_SIDE - 2 * self.margin
 
     @staticmethod
     def from_args(args: Mapping[str, Any]) -> UVitConfig:

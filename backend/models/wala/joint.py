@@ -29,10 +29,12 @@ PATCH = 2
 PLACED = (LATENT_SIDE // PATCH) ** 3
 FINE = 6
 """Cells along a side of a latent cell, in which points are counted."""
-GRID = LATENT_SIDE * FINE
+_MARGIN = 1
+GRID = (LATENT_SIDE - 2 * _MARGIN) * FINE
 _CELL = 0.25 / FINE
-_CORNER = -1.41015625 - 0.125
-"""Of the grid in the cube: latent cell i has its centre at 0.25 i - 1.41015625."""
+_CORNER = -1.41015625 + 0.25 * _MARGIN - 0.125
+"""Of the grid in the cube: latent cell i has its centre at 0.25 i - 1.41015625. The outermost cells
+lie beyond the cube."""
 _TEXT_TOKENS = 4
 
 
@@ -110,7 +112,7 @@ def _said(length: int, channels: int) -> nn.Linear | None:
 
 
 class CellEncoder(nn.Module):
-    """Channels on the fine grid (B, C_in, 72^3) -> placed tokens (B, PLACED, C)."""
+    """Channels on the fine grid (B, C_in, 60^3) -> placed tokens (B, PLACED, C)."""
 
     def __init__(self, channels_in: int, config: JointConfig) -> None:
         super().__init__()
@@ -125,11 +127,12 @@ class CellEncoder(nn.Module):
 
     def forward(self, grid: torch.Tensor) -> torch.Tensor:
         first: nn.Module = self.layers[0]
-        return self.patches(self.layers(grid.to(next(first.parameters()).dtype)))
+        volume = self.layers(grid.to(next(first.parameters()).dtype))
+        return self.patches(functional.pad(volume, [_MARGIN] * 6))
 
 
 def point_grid(points: torch.Tensor) -> torch.Tensor:
-    """Points (B, N, 3) -> (B, 5, 72, 72, 72) float32: whether a cell holds any, how many
+    """Points (B, N, 3) -> (B, 5, 60, 60, 60) float32: whether a cell holds any, how many
     (logarithm), and their mean place in it, -0.5 .. 0.5 along each axis."""
     scaled = (points.float().clamp(-1, 1) - _CORNER) / _CELL
     cells = scaled.floor()
@@ -145,7 +148,7 @@ def point_grid(points: torch.Tensor) -> torch.Tensor:
 
 
 def voxel_grid(voxels: torch.Tensor) -> torch.Tensor:
-    """Cells (B, 1, R, R, R) that fill the cube -> (B, 1, 72, 72, 72), by nearest neighbours."""
+    """Cells (B, 1, R, R, R) that fill the cube -> (B, 1, 60, 60, 60), by nearest neighbours."""
     side = voxels.shape[-1]
     centres = _CORNER + _CELL * (torch.arange(GRID, device=voxels.device) + 0.5)
     index = ((centres + 1) / 2 * side).floor().long()

@@ -50,7 +50,7 @@ class UVit(nn.Module):
         self.config = config
         width, channels = config.width, config.channels
         context = config.context_channels or 0
-        tokens = (LATENT_SIDE // config.patch) ** 3
+        tokens = (config.side // config.patch) ** 3
         patch_channels = config.patch**3 * channels
         self.pos_emb = nn.Parameter(torch.randn(1, tokens, width) * 0.02)
         if config.registers:
@@ -64,6 +64,8 @@ class UVit(nn.Module):
             )
         if config.time_condition:
             self.global_proj = PooledCondition(context, width, width)
+        if config.margin:
+            self.rim = nn.Parameter(torch.zeros(1, config.latent_channels, *[LATENT_SIDE] * 3))
         if config.placed:
             self.placed_in = conv3(context // config.patch**3, channels)
         self.conv_in = conv3(config.latent_channels, channels)
@@ -79,7 +81,7 @@ class UVit(nn.Module):
         self.to_patch_att_embedding_output = nn.Sequential(
             nn.LayerNorm(width),
             nn.Linear(width, patch_channels),
-            FromPatches(config.patch),
+            FromPatches(config.patch, config.side),
         )
         self.output_blocks = nn.ModuleList(
             ModulatedBlock(config, with_skip=True) for _ in range(config.residual_blocks)
@@ -91,8 +93,8 @@ class UVit(nn.Module):
         config = self.config
         placed = None
         if config.placed and context is not None:
-            placed = self.placed_in(self.placed_volume(context))
-            context = context[:, self.pos_emb.shape[1] :]
+            placed = self._inner(self.placed_in(self.placed_volume(context)))
+            context = context[:, (LATENT_SIDE // config.patch) ** 3 :]
         scale = self.res_cond_proj_layer(context) if config.residual_condition else None
         time = self.global_proj(context) if config.time_condition else None
         if not config.cross_attention or context is None:
@@ -105,7 +107,8 @@ class UVit(nn.Module):
 
     def placed_volume(self, context: torch.Tensor) -> torch.Tensor:
         """The placed tokens of (G, L, C) as a volume (G, C / patch^3, 12, 12, 12)."""
-        return FromPatches(self.config.patch)(context[:, : self.pos_emb.shape[1]])
+        patch = self.config.patch
+        return FromPatches(patch)(context[:, : (LATENT_SIDE // patch) ** 3])
 
     def forward(
         self,
@@ -123,7 +126,7 @@ class UVit(nn.Module):
         pooled = _for_rows(prepared.time, len(x))
         modulation = time if pooled is None else time + pooled
 
-        x = self.conv_in(x)
+        x = self.conv_in(self._inner(x))
         if prepared.placed is not None:
             x = x + _repeated(prepared.placed, len(x))
         skips = []
@@ -136,7 +139,22 @@ class UVit(nn.Module):
         x = self.to_patch_att_embedding_output(tokens[:, : self.pos_emb.shape[1]])
         for block in self.output_blocks:
             x = block(x, time, scale, skips.pop())
-        return self.out(x)
+        return self._with_rim(self.out(x))
+
+    def _inner(self, volume: torch.Tensor) -> torch.Tensor:
+        """Without the margin."""
+        if not self.config.margin:
+            return volume
+        inner = slice(self.config.margin, -self.config.margin)
+        return volume[..., inner, inner, inner].contiguous()
+
+    def _with_rim(self, inner: torch.Tensor) -> torch.Tensor:
+        """With what is known of the margin."""
+        margin = self.config.margin
+        if not margin:
+            return inner
+        within = functional.pad(torch.ones_like(inner[:1, :1]), [margin] * 6)
+        return functional.pad(inner, [margin] * 6) + self.rim.to(inner.dtype) * (1 - within)
 
     def _with_registers(self, tokens: torch.Tensor) -> torch.Tensor:
         if not self.config.registers:
@@ -265,16 +283,16 @@ class Patches(nn.Module):
 
 
 class FromPatches(nn.Module):
-    """The inverse of `Patches`, for latents."""
+    """The inverse of `Patches`; volume: the side of what comes out."""
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, side: int, volume: int = LATENT_SIDE) -> None:
         super().__init__()
-        self.side = side
+        self.side, self.volume = side, volume
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        p, n = self.side, LATENT_SIDE // self.side
+        p, n = self.side, self.volume // self.side
         cells = tokens.reshape(len(tokens), n, n, n, p, p, p, -1)
-        return cells.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(len(tokens), -1, *[LATENT_SIDE] * 3)
+        return cells.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(len(tokens), -1, *[self.volume] * 3)
 
 
 class TransformerBlock(nn.Module):
