@@ -11,6 +11,7 @@ mirrored shape are the mirrored pictures; words stay true of mirrored shapes.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from .packed import Shape
 from .prepare import key_of
 
 CHECKPOINT = "diffusion.pt"
+LATENTS = "latents.pt"
 CHANCES = {
     "points": 0.22,
     "voxels": 0.14,
@@ -250,9 +252,10 @@ def fit(
     recipe = dataclasses.replace(
         recipe, joint=dataclasses.replace(recipe.joint, words=spoken_words(shapes))
     )
-    conditions = load_conditions(folder, shapes, recipe.joint.words).to(members.device)
     report(f"latents of {len(shapes)} shapes")
-    latents = latent_cache(autoencoder.to(members.device), trees, members.device, recipe.symmetries)
+    kept = (output or folder) / LATENTS
+    latents = latent_cache(autoencoder.to(members.device), trees, recipe.symmetries, members, kept)
+    conditions = load_conditions(folder, shapes, recipe.joint.words).to(members.device)
     run = begin(recipe, plan, members, (output or folder) / CHECKPOINT)
     if not run.step:
         know_margin(run.module, latents)
@@ -277,10 +280,32 @@ def know_margin(network: nn.Module, latents: dict[int, torch.Tensor]) -> None:
 
 
 def latent_cache(
-    model: VqVae, trees: dataset.TreeSet, device: torch.device, symmetries: tuple[int, ...]
+    model: VqVae,
+    trees: dataset.TreeSet,
+    symmetries: tuple[int, ...],
+    members: Team,
+    kept: Path,
 ) -> dict[int, torch.Tensor]:
-    """By symmetry, (N, C, 12, 12, 12) float16 before the codebook."""
-    return {number: latents_of(model, trees, device, number).half() for number in symmetries}
+    """By symmetry, (N, C, 12, 12, 12) float16 before the codebook; kept in a file."""
+    mark = _mark_of(model, trees, symmetries)
+    if kept.exists():
+        found = torch.load(kept, map_location=members.device, weights_only=True)
+        if found.pop("mark") == mark:
+            return found
+    latents = {
+        number: latents_of(model, trees, members.device, number).half() for number in symmetries
+    }
+    if members.leads:
+        torch.save({**latents, "mark": mark}, kept)
+    return latents
+
+
+def _mark_of(model: VqVae, trees: dataset.TreeSet, symmetries: tuple[int, ...]) -> str:
+    """The same for the same weights and shapes."""
+    digest = hashlib.sha256(repr((symmetries, [s.id for s in trees.shapes])).encode())
+    for tensor in model.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def begin(recipe: Recipe, plan: Plan, members: Team, path: Path) -> Run:

@@ -162,6 +162,21 @@ def test_what_is_said_of_a_place_changes_the_latent_there():
     assert far[6, 6, 6] > 10 * far[7, 7, 0]
 
 
+def test_latents_are_kept_for_the_same_weights(tmp_path):
+    sizes = CompactConfig(32, (8, 8), (0, 0), (0, 0))
+    model = autoencoder.VqVae(AutoencoderConfig(codes=16, compact=sizes)).requires_grad_(False)
+    autoencoder.start_linear(model, a_set(), seed=0)
+    kept = tmp_path / "latents.pt"
+    first = diffusion.latent_cache(model, a_set(), (0, 4), ALONE, kept)
+    written = kept.read_bytes()
+    again = diffusion.latent_cache(model, a_set(), (0, 4), ALONE, kept)
+    assert kept.read_bytes() == written
+    assert all(torch.equal(first[number], again[number]) for number in (0, 4))
+    model.encoder.linear.weight *= 2
+    other = diffusion.latent_cache(model, a_set(), (0, 4), ALONE, kept)
+    assert torch.allclose(other[4].float(), 2 * first[4].float(), rtol=2e-3, atol=1e-4)
+
+
 def test_the_margin_is_what_it_is_in_all_shapes():
     torch.manual_seed(0)
     network = Network(DENOISER, JOINT).eval()
