@@ -9,6 +9,7 @@ import trimesh
 from backend.errors import BadInput, NotFound
 from backend.geometry import tsdf
 from backend.geometry.isosurface import marching_cubes
+from tests.geometry import closing_reference
 
 N = 64
 VOXEL = 2 / N
@@ -96,6 +97,37 @@ def test_a_cavity_is_filled_and_a_cup_is_not() -> None:
     assert cup[N // 2, N // 2, int((1 - 0.8) / VOXEL) + 1] < 0
 
 
+def test_agrees_with_the_plain_way() -> None:
+    """Solids, a sheet through one, an open tube, a room: at a size at which levels are halved."""
+    rng = np.random.default_rng(1)
+    bodies = [
+        trimesh.creation.icosphere(4, 0.4),
+        trimesh.creation.box((0.6, 1.2, 0.3)),
+        trimesh.creation.torus(0.5, 0.12),
+        trimesh.creation.box((0.5, 0.5, 0.5)),
+    ]
+    bodies[1].apply_transform(trimesh.transformations.random_rotation_matrix(rng.random(3)))
+    bodies[1].apply_translation([0.3, 0.1, 0.2])
+    bodies[2].apply_transform(trimesh.transformations.random_rotation_matrix(rng.random(3)))
+    bodies[3].apply_translation([-0.5, -0.4, -0.5])
+    bodies[3].update_faces(bodies[3].triangles_center[:, 0] < -0.3)  # open to one side
+    sheet = trimesh.Trimesh(
+        [[-0.7, 0.3, -0.8], [0.8, 0.32, -0.7], [0.8, 0.31, 0.8]], [[0, 1, 2]], process=False
+    )
+    mesh = trimesh.util.concatenate([*bodies, sheet])
+    mesh.apply_scale(0.9 / np.abs(mesh.vertices).max())
+    size = 180
+    found = tsdf.closing_sdf(mesh.vertices, mesh.faces, size)
+    expected = closing_reference.closing_sdf(mesh.vertices, mesh.faces, size)
+    error = np.abs(found - expected)
+    assert error.mean() < 1e-5
+    assert error.max() < 2.5 / size
+    turned = (found < 0) != (expected < 0)
+    assert turned.sum() <= 3
+    assert (found < -0.09).any()
+    assert not (found == expected).all()
+
+
 def test_parts_and_frames() -> None:
     """Far away, large, of two bodies: fitted, sampled, and found again where it was."""
     offset = np.array([1e5, -2e5, 3e4])
@@ -126,5 +158,5 @@ def test_says_when_no_distance_library_is_there(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "igl", None)
     triangle = np.array([[0, 0, 0], [0.5, 0, 0], [0, 0.5, 0]])
     with pytest.raises(NotFound, match="Neither Open3D nor libigl") as caught:
-        tsdf.closing_sdf(triangle, np.array([[0, 1, 2]]), N)
+        tsdf.distance_to(triangle, np.array([[0, 1, 2]]))
     assert "libigl" in caught.value.remedy
