@@ -95,11 +95,19 @@ def test_a_shape_is_generated_kept_and_changed_in_part(
         assert 0 < same.mean() < 1
 
 
+@pytest.fixture(scope="module")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "BUNDLED", folder)
+        wala_models.write_joint(folder, default_for=pipelines.GENERATIONS)
+    return folder
+
+
 @pytest.fixture
-def joint(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def joint(store: Path, bundled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bundled model of every task, whose shapes all have the same surface."""
-    monkeypatch.setattr(weights, "BUNDLED", store.parent / "bundled")
-    wala_models.write_joint(weights.BUNDLED, default_for=pipelines.GENERATIONS)
+    monkeypatch.setattr(weights, "BUNDLED", bundled)
     steps = np.arange(256, dtype=np.float32) / 128 - 0.5  # a plane, closed by the cube
     field = np.broadcast_to(steps.clip(-0.1, 0.1), (256, 256, 256))
     monkeypatch.setattr(generate._Generator, "field", lambda *_: field.copy())

@@ -13,6 +13,7 @@ import torch
 from backend import device, weights
 from backend.device import Device
 from backend.errors import OutOfMemory
+from backend.models.wala import loading
 from backend.pipelines import resident
 from backend.pipelines.resident import Loaded
 from backend.protocol import Shape
@@ -106,3 +107,20 @@ def test_codes_are_compared_in_full_precision(
     assert loaded.model.autoencoder.quantize.embedding.weight.dtype == torch.float32
     tree = loaded.tree(torch.zeros(1, 4, 12, 12, 12))
     assert tree.low.dtype == torch.float32
+
+
+def test_nothing_is_filled_by_chance_that_files_are_to_fill() -> None:
+    with torch.device("meta"), loading._Unfilled():
+        table = torch.nn.Embedding(3, 2)
+        places = torch.randn(1, 5, 4) * 0.02
+        layer = torch.nn.Linear(4, 6)
+    assert [tuple(t.shape) for t in (table.weight, places, layer.weight)] == [
+        (3, 2),
+        (1, 5, 4),
+        (6, 4),
+    ]
+    assert all(tensor.is_meta for tensor in (table.weight, places, layer.weight, layer.bias))
+    with loading._Unfilled():  # on a processor it shows
+        assert torch.equal(torch.nn.init.normal_(torch.ones(3)), torch.ones(3))
+        assert torch.equal(torch.nn.init.kaiming_uniform_(torch.ones(3, 3)), torch.ones(3, 3))
+    assert torch.nn.init.normal_(torch.ones(3)).ne(1).all()

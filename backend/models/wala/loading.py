@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from ...errors import BadInput
 from ...tensor_files import TensorInfo, read_header
@@ -22,7 +23,7 @@ def load(installed: Installed, device: torch.device, dtype: torch.dtype) -> Wala
     Raises BadInput for files that do not fit the configuration.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             model = Wala(WalaConfig.from_dict(installed.config))
     except (ValueError, ArithmeticError, RuntimeError) as error:  # sizes that no tensor can have
         raise unfit(installed, str(error)) from None
@@ -37,6 +38,26 @@ def load(installed: Installed, device: torch.device, dtype: torch.dtype) -> Wala
             own = {name: weights[prefix + name] for name in module.state_dict()}
             module.load_state_dict(own, strict=True, assign=True)
     return model.eval().requires_grad_(False)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Within, no tensor is filled by chance: weights come from files. Of tensors without content
+    that would be no work at all, but the first of them makes torch import its compiler."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return given["tensor"] if "tensor" in given else args[0]
+        scales = func in (torch.Tensor.mul, torch.Tensor.__mul__) and isinstance(args[1], float)
+        if scales or func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        return (torch.empty if func is torch.randn else func)(*args, **given)
 
 
 class Published(Protocol):
