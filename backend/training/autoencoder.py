@@ -31,11 +31,16 @@ from .loops import Plan, Run, Team, read_checkpoint, train
 from .trees import field_of
 
 SIZES = {
-    "cpu": AutoencoderConfig(latent_channels=32, codes=4096, groups=16, compact=CompactConfig()),
+    "cpu": AutoencoderConfig(
+        latent_channels=64,
+        codes=1024,
+        groups=64,
+        compact=CompactConfig(192, (32, 64), encoder_blocks=(0, 1), decoder_blocks=(1, 1)),
+    ),
     "gpu": AutoencoderConfig(
-        latent_channels=32,
-        codes=4096,
-        groups=16,
+        latent_channels=64,
+        codes=1024,
+        groups=64,
         compact=CompactConfig(192, (96, 192), encoder_blocks=(2, 3), decoder_blocks=(4, 3)),
     ),
 }
@@ -46,11 +51,11 @@ _BALANCED_FROM = 0.8
 _ERROR_WEIGHT = 10.0
 """So that gradients have a norm of about a half, and the limit of one stops those that are wild."""
 _KMEANS_ROUNDS = 8
-_LATENTS_FOR_CODES = 1 << 15
+_LATENTS_FOR_CODES = 1 << 14
 _SHAPES_FOR_CODES = 96
 _SHAPES_FOR_BASIS = 128
 _SCALE_WEIGHT = 1e-3
-_WEIGHT_POWER = 0.25
+_WEIGHT_POWER = 0.1
 """A component of variance v counts as v^-power: 0 as energy has it, 1 all alike."""
 _LATENT_POWER = 0.25
 """A channel of the linear code that carries the variance v gets the variance v^(2 power)."""
