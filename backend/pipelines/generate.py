@@ -46,7 +46,7 @@ from ..protocol import (
     VoxelsToMesh,
 )
 from ..weights import Installed
-from . import Context, resident
+from . import Context, framing, resident
 from .points_to_mesh import carried_over
 from .preparation import Prepared, Source, prepare, voxels_in_cube
 from .previews import Previewer
@@ -186,10 +186,27 @@ class _Generator:
         needed = working_bytes(config, self.settings, prepared)
         loaded = resident.load(self.installed, self.device, needed)
         with resident.interruptible(loaded.model, self.context):
+            if framing.may_be_off(self.task, config, region):
+                yield self.stages.at("Finding the whole shape's frame", _LOADED)
+                prepared = self.framed(loaded, prepared)
             latents = yield from self.sampled(loaded, prepared, region)
             meshes = yield from self.meshes(loaded, prepared, latents, region)
         loaded.previews.save()
         yield self.result(meshes, prepared, loaded)
+
+    def framed(self, loaded: resident.Loaded, prepared: Prepared) -> Prepared:
+        """`prepared` in the frame of the whole shape, as far as a first draft of it tells."""
+        settings = dataclasses.replace(self.settings, variations=1)
+        for _ in range(framing.ROUNDS):
+            features = loaded.encode(prepared.source) if prepared.source is not None else None
+            noise = noise_of(settings, loaded.model.latent_shape()[1:], self.device)
+            *_, step = sample(loaded, features, settings, noise)
+            draft = framing.box_of(self.field(loaded, step.sample[0]))
+            moved = framing.in_frame_of(prepared, draft)
+            if moved is prepared:
+                break
+            prepared = moved
+        return prepared
 
     # ------------------------------------------------------------------------------- sampling
 
