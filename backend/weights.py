@@ -25,8 +25,9 @@ from typing import Any
 from . import environment, tensor_files
 from .errors import BadInput, FieldforgeError, NotFound, NotInstalled, StorageFailed
 
-BUNDLED = Path(__file__).resolve().parent.parent / "weights"
-REGISTRY = BUNDLED / "registry.toml"
+_OWN = Path(__file__).resolve().parent.parent / "weights"
+REGISTRY = _OWN / "registry.toml"
+BUNDLED = Path(os.environ.get("FIELDFORGE_BUNDLED") or _OWN)
 DESCRIPTION = "model.json"
 FORMAT = 1
 MAX_DESCRIPTION_BYTES = 1 << 20

@@ -1,5 +1,5 @@
 """For every test: the same draws of hypothesis everywhere, caches outside of the sources, nothing
-written into the user's own folder, and no downloaded models."""
+written into the user's own folder, and no models but those that a test makes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if (_own / "env").is_dir():
     (_home / "env").symlink_to(_own / "env", target_is_directory=True)
 os.environ["FIELDFORGE_HOME"] = str(_home)
 os.environ["FIELDFORGE_WEIGHTS"] = str(environment.home() / "no-weights-in-tests")
+os.environ["FIELDFORGE_BUNDLED"] = str(environment.home() / "no-weights-in-tests")
 
 # Machines differ in speed, so that no test may fail for being slow; the same draws every time, so
 # that a change which breaks something is seen in the change itself.

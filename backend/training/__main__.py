@@ -1,4 +1,4 @@
-"""`python3 -m backend.training ACTION`: prepare, autoencoder, diffusion, export, evaluate."""
+"""`python3 -m backend.training ACTION`: prepare, autoencoder, diffusion, export, evaluate, card."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ def _add_trainings(actions: Any) -> None:
         action.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
         action.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
         action.add_argument("--batch", type=int, help="shapes in a step of one process")
+        action.add_argument("--groups", type=int, default=4, help="of one set of conditions each")
         action.add_argument("--steps", type=int, default=0, help="of the whole training")
         action.add_argument(
             "--total-minutes", type=float, default=0, help="of the whole training, without --steps"
@@ -97,7 +98,19 @@ def _add_trainings(actions: Any) -> None:
     export.add_argument("--title", default="Fieldforge small")
     export.add_argument("--license", default="CC-BY-4.0")
     export.add_argument("--card", type=Path, help="a text that becomes its README.md")
+    export.add_argument("--steps", type=int, default=8, help="of sampling, where none are chosen")
+    export.add_argument("--guidance", type=float, default=1.5, help="likewise")
+    export.add_argument(
+        "--default-for", nargs="*", default=[], metavar="TASK", help="taken where none is chosen"
+    )
     export.set_defaults(action=_export)
+    card = actions.add_parser("card", help="write a model's card and attributions, as measured")
+    card.add_argument("-f", "--folder", type=Path, default=environment.home() / "training")
+    card.add_argument("--checkpoints", type=Path, help="FOLDER if left out")
+    card.add_argument("target", type=Path, help="the folder of the model")
+    card.add_argument("--title", default="Fieldforge small")
+    card.add_argument("--hardware", default="", help="a sentence on what it was trained on")
+    card.set_defaults(action=_card)
 
 
 def _prepare(options: argparse.Namespace) -> int:
@@ -176,7 +189,7 @@ def _train(options: argparse.Namespace) -> int:
             batch = options.batch or (16 if small else 256)
             # Latents take a fifth of a second each on a processor.
             turns = (0, 2, 4, 6) if small else tuple(range(dataset.SYMMETRIES))
-            wanted = diffusion.Recipe(denoiser, joint, batch, symmetries=turns)
+            wanted = diffusion.Recipe(denoiser, joint, batch, options.groups, symmetries=turns)
             run = diffusion.fit(options.folder, coder, wanted, plan, members, say, output)
         say(f"{run.path}: step {run.step} of {run.steps or '?'}, {run.seconds:.0f} s")
     return 0
@@ -205,8 +218,22 @@ def _export(options: argparse.Namespace) -> int:
         license=options.license,
         source={},
         card=card,
+        steps=options.steps,
+        guidance=options.guidance,
+        default_for=tuple(options.default_for),
     )
     print(f"{installed.folder}: {sum(p.stat().st_size for p in installed.files) / 1e6:.1f} MB")
+    return 0
+
+
+def _card(options: argparse.Namespace) -> int:
+    from . import model_card
+
+    checkpoints = options.checkpoints or options.folder
+    for path in model_card.write(
+        options.folder, checkpoints, options.target, options.title, options.hardware
+    ):
+        print(path)
     return 0
 
 

@@ -116,11 +116,14 @@ def test_only_what_conditions_can_tell_is_turned():
 def test_kinds_are_drawn_by_their_chances():
     rng = np.random.default_rng(0)
     drawn = [draw_kinds(rng) for _ in range(4000)]
-    assert drawn.count(()) / 4000 == pytest.approx(0.06, abs=0.015)
+    nothing = diffusion._NOTHING
+    assert drawn.count(()) / 4000 == pytest.approx(nothing, abs=0.015)
     alone = [kinds[0] for kinds in drawn if len(kinds) == 1]
     for kind, chance in diffusion.CHANCES.items():
         assert alone.count(kind) / len(alone) == pytest.approx(chance, abs=0.03)
-    assert sum(len(kinds) == 2 for kinds in drawn) / 4000 == pytest.approx(0.19, abs=0.03)
+    assert sum(len(kinds) == 2 for kinds in drawn) / 4000 == pytest.approx(
+        (1 - nothing) * diffusion._SECOND, abs=0.03
+    )
 
 
 def test_points_on_a_grid():
