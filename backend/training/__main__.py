@@ -100,6 +100,7 @@ def _add_trainings(actions: Any) -> None:
     export.add_argument("--card", type=Path, help="a text that becomes its README.md")
     export.add_argument("--steps", type=int, default=8, help="of sampling, where none are chosen")
     export.add_argument("--guidance", type=float, default=1.5, help="likewise")
+    export.add_argument("--tasks", nargs="+", metavar="TASK", help="to be offered; all if left out")
     export.add_argument(
         "--default-for", nargs="*", default=[], metavar="TASK", help="taken where none is chosen"
     )
@@ -220,6 +221,7 @@ def _export(options: argparse.Namespace) -> int:
         card=card,
         steps=options.steps,
         guidance=options.guidance,
+        tasks=tuple(options.tasks or export.TASKS),
         default_for=tuple(options.default_for),
     )
     print(f"{installed.folder}: {sum(p.stat().st_size for p in installed.files) / 1e6:.1f} MB")

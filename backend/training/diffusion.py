@@ -37,13 +37,13 @@ from .prepare import key_of
 CHECKPOINT = "diffusion.pt"
 LATENTS = "latents.pt"
 CHANCES = {
-    "points": 0.3,
-    "voxels": 0.2,
-    "image": 0.18,
-    "sketch": 0.14,
-    "depth": 0.06,
+    "points": 0.42,
+    "voxels": 0.16,
+    "image": 0.16,
+    "sketch": 0.12,
+    "depth": 0.04,
     "views": 0.04,
-    "words": 0.08,
+    "words": 0.06,
 }
 """How often a kind is the first of a group."""
 _SECOND = 0.1

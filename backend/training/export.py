@@ -78,11 +78,13 @@ def export(
     card: str,
     steps: int = 8,
     guidance: float = 1.5,
+    tasks: tuple[str, ...] = TASKS,
     default_for: tuple[str, ...] = (),
 ) -> Installed:
     """Write the trained model into `target`, named as its id, in files of at most FILE_BYTES.
 
-    default_for: tasks for which it is to be taken when none is chosen; see weights.Installed.
+    tasks: those that it does well enough to be offered. default_for: tasks for which it is to be
+    taken when none is chosen; see weights.Installed.
     """
     model = model_of(folder)
     cameras = VIEW_CAMERAS[: model.config.joint.views] if model.config.joint else ()
@@ -91,7 +93,7 @@ def export(
         id=target.name,
         title=title,
         family="wala",
-        tasks=TASKS,
+        tasks=tasks,
         config=model.config.to_dict(),
         tensors=tensors_of(model),
         steps=steps,
