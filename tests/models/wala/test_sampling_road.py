@@ -51,7 +51,7 @@ def test_every_step_is_the_recorded_one(golden, store: Path, name: str, task: Ge
     loaded = resident.load(installed, torch.device("cpu"), 0)
     source = shared.tensor("voxels" if "voxels" in shared.arrays else "points").float()
     noise = iter(shared.tensor("noise"))
-    taken = list(generate.sample(loaded, loaded.encode(source), settings, noise))
+    taken = list(generate.sample(loaded, loaded.encode(source[0].numpy()), settings, noise))
     assert len(taken) == case.facts["steps"] == len(case.tensor("x_t"))
     for number, step in enumerate(taken):
         torch.testing.assert_close(step.x, case.tensor("x_t")[number], **LATENT)
