@@ -14,7 +14,7 @@ from backend.protocol import MeshResult, VoxelsToMesh
 
 ID = "fieldforge-small"
 BUNDLED = weights.REGISTRY.parent
-TASKS = {"voxels-to-mesh"}
+TASKS = {"voxels-to-mesh", "points-to-mesh"}
 """What it was found to do well."""
 
 

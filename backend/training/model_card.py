@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import weights
 from ..bench_tables import table
 from ..errors import BadInput
 from . import dataset, export
@@ -26,9 +27,9 @@ LICENCES = {
 _LIMITS = """\
 - Small, and trained on few shapes: furniture and household things, some people and plants, few
   vehicles. Other things come out as furniture.
-- Pictures, sketches, depth and words give the rough form of what they show; the back is a guess.
-- Parts thinner than two hundredths of the longest side get lost or frayed.
-- Words are known one by one; neither their order nor their grammar counts.
+- The network also has inputs for the tasks that are not named above. They were not trained long
+  enough to be of use, and are not offered.
+- Parts thinner than two hundredths of the longest side get lost or frayed; surfaces are wavy.
 - No textures, no materials, no people who can be told apart.
 """
 
@@ -44,7 +45,7 @@ def write(folder: Path, checkpoints: Path, target: Path, title: str, hardware: s
     measured = json.loads(evaluation.read_text("utf-8")) if evaluation.exists() else None
     target.mkdir(parents=True, exist_ok=True)
     files = {
-        "README.md": card(title, shapes, sources, measured, hardware),
+        "README.md": card(title, _tasks_of(target), shapes, sources, measured, hardware),
         "ATTRIBUTION.md": attribution(shapes),
     }
     for name, text in files.items():
@@ -52,25 +53,33 @@ def write(folder: Path, checkpoints: Path, target: Path, title: str, hardware: s
     return [target / name for name in files]
 
 
+def _tasks_of(folder: Path) -> tuple[str, ...]:
+    try:
+        return tuple(json.loads((folder / weights.DESCRIPTION).read_text("utf-8"))["tasks"])
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{folder} holds no model ({error}).", "Export it first.") from None
+
+
 def card(
     title: str,
+    tasks: Sequence[str],
     shapes: Sequence[Shape],
     sources: dict[str, Any],
     measured: dict[str, Any] | None,
     hardware: str,
 ) -> str:
     """Markdown. sources: as `export.provenance` gives them. measured: what `evaluate` wrote."""
-    parts = [f"# {title}", _intended(), _data(shapes), _training(sources, hardware)]
+    parts = [f"# {title}", _intended(tasks), _data(shapes), _training(sources, hardware)]
     if measured:
         parts.append(_quality(measured))
     return "\n\n".join([*parts, f"## Limits\n\n{_LIMITS}"])
 
 
-def _intended() -> str:
+def _intended(tasks: Sequence[str]) -> str:
     return (
-        "One model for points, voxels, a picture, a sketch, depth, views, words, or nothing: a"
-        " VQ-VAE of wavelet trees and one latent diffusion under any of these conditions. Made and"
-        " trained by the Fieldforge project, to work offline and on a processor.\n\n"
+        f"For {', '.join(tasks)}. A VQ-VAE of wavelet trees and one latent diffusion under any of"
+        " several conditions, made and trained by the Fieldforge project, to work offline and on a"
+        " processor.\n\n"
         "Licence of the weights: CC-BY 4.0. `ATTRIBUTION.md` names the makers of all shapes that"
         " they were trained on."
     )

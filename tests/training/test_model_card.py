@@ -46,7 +46,15 @@ def test_the_card_has_the_numbers_of_the_training_and_the_evaluation():
         "inputs": [{"input": "voxels", "method": "small", "IoU": 0.4321}],
         "sets": [],
     }
-    text = model_card.card("Small", SHAPES, sources, measured, "Two cores.")
-    for words in ("1234", "1.5", "0.432", "On 2 test shapes", "Two cores.", "4 families"):
+    text = model_card.card("Small", ("shape",), SHAPES, sources, measured, "Two cores.")
+    for words in (
+        "1234",
+        "1.5",
+        "0.432",
+        "On 2 test shapes",
+        "Two cores.",
+        "For shape.",
+        "4 families",
+    ):
         assert words in text, words
-    assert "Quality" not in model_card.card("Small", SHAPES, sources, None, "Two cores.")
+    assert "Quality" not in model_card.card("Small", (), SHAPES, sources, None, "Two cores.")
