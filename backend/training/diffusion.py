@@ -296,7 +296,9 @@ def latent_cache(
         number: latents_of(model, trees, members.device, number).half() for number in symmetries
     }
     if members.leads:
-        torch.save({**latents, "mark": mark}, kept)
+        record: dict[int | str, Any] = {**latents}
+        record["mark"] = mark
+        torch.save(record, kept)
     return latents
 
 
