@@ -296,9 +296,8 @@ def latent_cache(
         number: latents_of(model, trees, members.device, number).half() for number in symmetries
     }
     if members.leads:
-        record: dict[int | str, Any] = {**latents}
-        record["mark"] = mark
-        torch.save(record, kept)
+        record: dict[Any, Any] = dict(latents)
+        torch.save(record | {"mark": mark}, kept)
     return latents
 
 
