@@ -15,7 +15,6 @@ from ..geometry.transforms import LONGEST_SIDE, apply_to_points, compose, invers
 from ..models.wala.config import WalaConfig
 from ..protocol import Generation, PointsToMesh
 from .preparation import Prepared
-from .regions import Region
 
 ROUNDS = 2
 """Drafts at most."""
@@ -25,12 +24,9 @@ _SLACK = 0.03
 Box = tuple[np.ndarray, np.ndarray]
 
 
-def may_be_off(task: Generation, config: WalaConfig, region: Region | None) -> bool:
-    """Whether the frame of the source may not be that of the whole shape.
-
-    Where a region is made anew, the frame is that of the shape there is.
-    """
-    return isinstance(task, PointsToMesh) and config.joint is not None and region is None
+def may_be_off(task: Generation, config: WalaConfig) -> bool:
+    """Whether the frame of the source may not be that of the whole shape."""
+    return isinstance(task, PointsToMesh) and config.joint is not None
 
 
 def box_of(field: np.ndarray) -> Box | None:
@@ -53,15 +49,15 @@ def in_frame_of(prepared: Prepared, draft: Box | None) -> Prepared:
     """
     if draft is None or prepared.points is None or not isinstance(prepared.source, dict):
         return prepared
-    low = np.minimum(draft[0], prepared.points.min(axis=0))
-    high = np.maximum(draft[1], prepared.points.max(axis=0))
+    seen = prepared.source["points"]  # without lonely points far off
+    low, high = np.minimum(draft[0], seen.min(axis=0)), np.maximum(draft[1], seen.max(axis=0))
     centre, scale = (low + high) / 2, float((high - low).max()) / LONGEST_SIDE
     if np.abs(centre).max() < _SLACK and abs(scale - 1) < _SLACK:
         return prepared
     to_old = np.diag([scale, scale, scale, 1.0])
     to_old[:3, 3] = centre
     to_new = inverse(to_old)
-    points = apply_to_points(to_new, prepared.source["points"])
+    points = apply_to_points(to_new, seen)
     return replace(
         prepared,
         source={**prepared.source, "points": points},

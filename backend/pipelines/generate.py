@@ -181,22 +181,26 @@ class _Generator:
         prepared = prepare(self.task, self.installed, config.joint)
         check_fit(self.task, prepared, config, self.installed)
         check_steps(self.settings, config, self.installed)
-        region = region_of(self.task, prepared.to_source, self.device)
         yield self.stages.at("Loading the model", _PREPARED)
         needed = working_bytes(config, self.settings, prepared)
         loaded = resident.load(self.installed, self.device, needed)
         with resident.interruptible(loaded.model, self.context):
-            if framing.may_be_off(self.task, config, region):
+            if framing.may_be_off(self.task, config):
                 yield self.stages.at("Finding the whole shape's frame", _LOADED)
                 prepared = self.framed(loaded, prepared)
+            region = region_of(self.task, prepared.to_source, self.device)
             latents = yield from self.sampled(loaded, prepared, region)
             meshes = yield from self.meshes(loaded, prepared, latents, region)
         loaded.previews.save()
         yield self.result(meshes, prepared, loaded)
 
     def framed(self, loaded: resident.Loaded, prepared: Prepared) -> Prepared:
-        """`prepared` in the frame of the whole shape, as far as a first draft of it tells."""
-        settings = dataclasses.replace(self.settings, variations=1)
+        """`prepared` in the frame of the whole shape, as far as a first draft of it tells.
+
+        The same for every seed and setting: a region made anew lies in the frame of its shape.
+        """
+        drafting = dataclasses.replace(self.task, seed=0, variations=1, steps=None, guidance=None)
+        settings = settings_of(drafting, self.installed)
         for _ in range(framing.ROUNDS):
             features = loaded.encode(prepared.source) if prepared.source is not None else None
             noise = noise_of(settings, loaded.model.latent_shape()[1:], self.device)

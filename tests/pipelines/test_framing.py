@@ -53,6 +53,13 @@ def test_points_stay_where_they_are_in_the_source(low, high, seed):
         assert again is after
 
 
+def test_lonely_points_do_not_count():
+    """They are among all points, and not among those that the model is given."""
+    points = np.array([[-0.9, -0.9, -0.9], [0.9, 0.9, 0.9], [9, 9, 9]], np.float32)
+    before = Prepared({"points": points[:2]}, np.eye(4), points)
+    assert framing.in_frame_of(before, (np.full(3, -0.9), np.full(3, 0.9))) is before
+
+
 def test_half_of_a_shape_moves_to_its_half():
     """A cloud of the lower half of a column, centred; the draft shows the column."""
     rng = np.random.default_rng(0)
