@@ -33,6 +33,7 @@ from ..models import refine
 from ..models.wala import acceleration
 from ..models.wala.config import LATENT_SIDE, AutoencoderConfig, JointConfig, WalaConfig
 from ..models.wala.model import RESOLUTION
+from ..models.wala.pictures import picture_tokens
 from ..models.wala.uvit import KEPT_BYTES
 from ..protocol import (
     Generation,
@@ -472,7 +473,7 @@ def _context_tokens(config: WalaConfig, source: Source | None) -> int:
     joint, condition = config.joint, config.condition
     if joint is None:
         return condition.tokens * (len(condition.training_views) or 1) if condition else 0
-    pictures = (joint.image_side // joint.image_patch) ** 2
+    pictures = picture_tokens(joint)
     said = {"points": 1, "voxels": 1, "words": 4}  # and what is placed is not attended to
     return 1 + sum(
         said.get(kind, pictures * (len(array) if kind == "views" else 1))

@@ -1,4 +1,4 @@
-"""`python3 -m backend.training ACTION`: prepare, autoencoder, diffusion, export, evaluate, card."""
+"""`python3 -m backend.training ACTION`; `--help` lists the actions."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_trainings(actions: Any) -> None:
     for name, words in (
         ("autoencoder", "train the VQ-VAE between wavelet trees and latents"),
+        ("seeing", "train what sees, in pictures, where shapes are solid"),
         ("diffusion", "train what makes latents of points, voxels, pictures and words"),
     ):
         action = actions.add_parser(name, help=words)
@@ -76,6 +77,11 @@ def _add_trainings(actions: Any) -> None:
         action.add_argument("--minutes", type=float, default=0, help="of this call; it goes on")
         action.add_argument("--rate", type=float, help="of learning, at its highest")
         action.add_argument("--seed", type=int, default=0)
+        action.add_argument(
+            "--start",
+            type=Path,
+            help="a checkpoint whose weights a new run of diffusion begins with",
+        )
         action.add_argument("--compile", action="store_true", help="for a graphics card")
         action.set_defaults(action=_train, training=name)
     export = actions.add_parser("export", help="write the averaged weights as a model")
@@ -153,7 +159,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from . import autoencoder, dataset, diffusion
+    from . import autoencoder, dataset, diffusion, seeing
     from .loops import Plan, team
 
     coding = options.training == "autoencoder"
@@ -181,6 +187,10 @@ def _train(options: argparse.Namespace) -> int:
                 compiled=options.compile,
             )
             run = autoencoder.fit(options.folder, recipe, plan, members, say, output)
+        elif options.training == "seeing":
+            joint = diffusion.JOINTS[options.size]
+            batch = options.batch or (16 if small else 256)
+            run = seeing.fit(options.folder, joint, batch, plan, members, say, output)
         else:
             coder = autoencoder.trained(output / autoencoder.CHECKPOINT)
             joint = diffusion.JOINTS[options.size]
@@ -191,7 +201,9 @@ def _train(options: argparse.Namespace) -> int:
             # Latents take a fifth of a second each on a processor.
             turns = (0, 2, 4, 6) if small else tuple(range(dataset.SYMMETRIES))
             wanted = diffusion.Recipe(denoiser, joint, batch, options.groups, symmetries=turns)
-            run = diffusion.fit(options.folder, coder, wanted, plan, members, say, output)
+            run = diffusion.fit(
+                options.folder, coder, wanted, plan, members, say, output, options.start
+            )
         say(f"{run.path}: step {run.step} of {run.steps or '?'}, {run.seconds:.0f} s")
     return 0
 

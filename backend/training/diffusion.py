@@ -6,13 +6,16 @@ guidance needs. The autoencoder is frozen, and its latents are computed once, fo
 
 What says where something is (points, voxels) goes with shapes turned any way; pictures of a
 mirrored shape are the mirrored pictures; words stay true of mirrored shapes.
+
+What sees pictures was trained before (`seeing`) and stays as it is; here it is learned what to make
+of it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +29,11 @@ from ..models.wala.joint import JointEncoder
 from ..models.wala.uvit import UVit
 from ..models.wala.vqvae import VqVae
 from ..sampling import Diffusion
-from . import dataset
+from . import dataset, seeing
 from .autoencoder import autocast, latents_of
 from .conditions import Conditions, captions, cells_of
 from .dataset import SYMMETRIES, Sampler
-from .loops import Plan, Run, Team, train
+from .loops import Plan, Run, Team, read_checkpoint, train
 from .packed import Shape
 from .prepare import key_of
 
@@ -51,14 +54,15 @@ _NOTHING = 0.05
 _DROPPED = 0.1
 _PLACED = {"points", "voxels"}
 _MOST_WORDS = 512
+_LEARNED_OF_PICTURES = ("out.", "placed.")
 
 DENOISERS = {
     "cpu": UVitConfig(width=192, depth=6, heads=3, channels=64, residual_blocks=1),
     "gpu": UVitConfig(width=320, depth=8, heads=5, channels=96, residual_blocks=2),
 }
 JOINTS = {
-    "cpu": JointConfig(channels=256, image_width=128, image_depth=3, image_heads=4),
-    "gpu": JointConfig(channels=512, grid_width=96),
+    "cpu": JointConfig(channels=256, image_width=192, image_depth=4, image_heads=4),
+    "gpu": JointConfig(channels=512, grid_width=96, image_width=256, image_depth=6, image_heads=4),
 }
 
 
@@ -144,11 +148,21 @@ class ConditionSet:
             elif kind == "words":
                 found[kind] = self._words[take]
             elif kind == "views":
-                found[kind] = as_pictures(self._arrays["views"][take])
+                found[kind], found["view_numbers"] = self._views(take, rng)
             else:
                 pictures = as_pictures(self._pictures(kind, take, rng))
                 found[kind] = pictures.flip(-1) if symmetry >= 4 else pictures
         return found
+
+    def _views(
+        self, take: torch.Tensor, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Some of the views, at least two, and their numbers."""
+        stored = self._arrays["views"]
+        most = stored.shape[1]
+        numbers = torch.from_numpy(rng.permutation(most)[: int(rng.integers(2, most + 1))])
+        numbers = numbers.to(take.device)
+        return as_pictures(stored[take][:, numbers]), numbers.expand(len(take), -1)
 
     def _points(self, take: torch.Tensor, count: int, rng: np.random.Generator) -> torch.Tensor:
         """Clouds of one sort, thinned; partial ones in the frame of their shape."""
@@ -245,8 +259,13 @@ def fit(
     members: Team,
     report: Callable[[str], None],
     output: Path | None = None,
+    start: Path | None = None,
 ) -> Run:
-    """Train on FOLDER's trees and conditions into OUTPUT/diffusion.pt, going on where it was."""
+    """Train on FOLDER's trees and conditions into OUTPUT/diffusion.pt, going on where it was.
+
+    Pictures are seen by OUTPUT/seeing.pt. start: the checkpoint of another run, whose weights a new
+    one begins with, where it has them.
+    """
     trees = dataset.load(folder, "train", device=members.device)
     shapes = trees.shapes
     recipe = dataclasses.replace(
@@ -256,9 +275,15 @@ def fit(
     kept = (output or folder) / LATENTS
     latents = latent_cache(autoencoder.to(members.device), trees, recipe.symmetries, members, kept)
     conditions = load_conditions(folder, shapes, recipe.joint.words).to(members.device)
-    run = begin(recipe, plan, members, (output or folder) / CHECKPOINT)
+    earlier = read_checkpoint(start) if start else None
+    before = {"start": earlier["numbers"]["step"]} if earlier else {}
+    run = begin(recipe, plan, members, (output or folder) / CHECKPOINT, before)
     if not run.step:
         know_margin(run.module, latents)
+        if earlier:
+            begin_with(run.module, earlier["average"])
+        eyes = (output or folder) / seeing.CHECKPOINT
+        begin_with(run.module, seeing.trained(eyes), "joint.pictures.")
         run.average.reset(run.module)
     sampler = Sampler(tuple(s.source for s in shapes), plan.seed, members.rank)
 
@@ -277,6 +302,21 @@ def know_margin(network: nn.Module, latents: dict[int, torch.Tensor]) -> None:
     if network.denoiser.config.margin:
         whole = torch.stack([part.float().mean(dim=0) for part in latents.values()])
         network.denoiser.rim.copy_(whole.mean(dim=0))
+
+
+@torch.no_grad()
+def begin_with(network: nn.Module, weights: Mapping[str, torch.Tensor], place: str = "") -> None:
+    """Take `weights` by their names, below `place`, where the network has such of that shape.
+
+    What reads the guess of pictures begins as what reads voxels.
+    """
+    own = network.state_dict()
+    for name, value in weights.items():
+        if place + name in own and own[place + name].shape == value.shape:
+            own[place + name].copy_(value)
+    for name, value in own.items():
+        if name.startswith("joint.guess_in.") and name not in weights and not place:
+            value.copy_(own[name.replace("guess_in", "voxels_in")])
 
 
 def latent_cache(
@@ -309,10 +349,18 @@ def _mark_of(model: VqVae, trees: dataset.TreeSet, symmetries: tuple[int, ...]) 
     return digest.hexdigest()
 
 
-def begin(recipe: Recipe, plan: Plan, members: Team, path: Path) -> Run:
-    """A run at its beginning, or where its checkpoint left it."""
+def begin(
+    recipe: Recipe,
+    plan: Plan,
+    members: Team,
+    path: Path,
+    before: Mapping[str, int] | None = None,
+) -> Run:
+    """A run at its beginning, or where its checkpoint left it. before: joins the settings."""
     torch.manual_seed(plan.seed)
     network = Network(recipe.denoiser, recipe.joint).to(members.device)
+    for name, parameter in network.joint.pictures.named_parameters():
+        parameter.requires_grad_(name.startswith(_LEARNED_OF_PICTURES))
     settings: dict[str, Any] = {
         "denoiser": dataclasses.asdict(recipe.denoiser),
         "joint": dataclasses.asdict(recipe.joint),
@@ -320,6 +368,7 @@ def begin(recipe: Recipe, plan: Plan, members: Team, path: Path) -> Run:
         "seed": plan.seed,
         "processes": members.size,
         "steps": plan.steps,
+        **(before or {}),
     }
     run = Run(network, plan, path, settings)
     run.resume()
@@ -350,7 +399,7 @@ def _step(
         total += loss.detach()
     # Parts that no group of this step asked take part in the mean over processes all the same.
     for parameter in network.parameters():
-        if parameter.grad is None and members.size > 1:
+        if parameter.requires_grad and parameter.grad is None and members.size > 1:
             parameter.grad = torch.zeros_like(parameter)
     return {"loss": total}
 

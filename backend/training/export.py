@@ -19,7 +19,7 @@ from ..models.wala.config import JointConfig, UVitConfig, WalaConfig
 from ..models.wala.model import Wala
 from ..sampling import Diffusion
 from ..weights import Installed
-from . import autoencoder, diffusion
+from . import autoencoder, diffusion, seeing
 from .conditions import VIEW_CAMERAS
 from .loops import read_checkpoint
 
@@ -110,9 +110,12 @@ def export(
 
 
 def provenance(folder: Path) -> dict[str, Any]:
-    """Steps and seconds of both trainings, and their settings."""
+    """Steps and seconds of the trainings, and their settings."""
     found = {}
-    for name in (autoencoder.CHECKPOINT, diffusion.CHECKPOINT):
+    names = (autoencoder.CHECKPOINT, seeing.CHECKPOINT, diffusion.CHECKPOINT)
+    for name in names:
+        if name == seeing.CHECKPOINT and not (folder / name).exists():
+            continue  # what it learned is in the diffusion, too
         state = read_checkpoint(folder / name)
         found[Path(name).stem] = {**state["numbers"], "settings": json.loads(state["settings"])}
     return found

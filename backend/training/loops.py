@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,13 +163,21 @@ class Run:
     """The state of a training: a module, its optimiser, its average, where it stands.
 
     extra: tensors and numbers beside, that a training keeps by name.
+    slower: beginnings of names of parameters, and how much slower than the others they learn.
     """
 
-    def __init__(self, module: nn.Module, plan: Plan, path: Path, settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        plan: Plan,
+        path: Path,
+        settings: dict[str, Any],
+        slower: Mapping[str, float] | None = None,
+    ) -> None:
         self.module, self.plan, self.path = module, plan, path
         self.settings = settings
         self.optimizer = torch.optim.AdamW(
-            [p for p in module.parameters() if p.requires_grad],
+            _by_pace(module, slower or {}),
             lr=plan.rate,
             betas=(0.9, 0.99),
             weight_decay=1e-2,
@@ -221,6 +229,16 @@ class Run:
         return True
 
 
+def _by_pace(module: nn.Module, slower: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Groups of parameters for an optimiser, each with its "pace": its share of the rate."""
+    groups: dict[float, list[nn.Parameter]] = {1.0: []}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            found = [pace for start, pace in slower.items() if name.startswith(start)]
+            groups.setdefault(found[0] if found else 1.0, []).append(parameter)
+    return [{"params": members, "pace": pace} for pace, members in groups.items() if members]
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """What `Run.save` wrote, on the CPU. Raises BadInput for anything else."""
     try:
@@ -255,7 +273,7 @@ def train(
     before = run.seconds
     while not run.steps or run.step < run.steps:
         for group in run.optimizer.param_groups:
-            group["lr"] = run.plan.rate_at(run.step, run.steps)
+            group["lr"] = group.get("pace", 1.0) * run.plan.rate_at(run.step, run.steps)
         run.optimizer.zero_grad(set_to_none=True)
         shown = work(run)
         members.average(run.module)

@@ -24,6 +24,12 @@ LICENCES = {
 }
 """What shapes may be under, and where it is written."""
 
+_BACKBONE = (
+    "What sees pictures began with the weights of EfficientNet-Lite0 (M. Tan and Q. V. Le, Google;"
+    " converted for PyTorch by ML Illustrated), under the Apache License, Version 2.0:"
+    " https://www.apache.org/licenses/LICENSE-2.0. They were changed by further training."
+)
+
 _LIMITS = """\
 - Small, and trained on few shapes: furniture and household things, some people and plants, few
   vehicles. Other things come out as furniture.
@@ -104,13 +110,18 @@ def _training(sources: dict[str, Any], hardware: str) -> str:
         {
             "training": name,
             "steps": entry["step"],
+            "on top of": entry["settings"].get("start", 0),
             "hours": round(entry["seconds"] / 3600, 2),
             "batch": entry["settings"]["batch"],
             "seed": entry["settings"]["seed"],
         }
         for name, entry in sources.items()
     ]
-    return f"## Training\n\n{hardware}\n\n{_markdown(rows)}"
+    return (
+        f"## Training\n\n{hardware}\n\n{_markdown(rows)}\n\n"
+        "What sees pictures began with the weights of EfficientNet-Lite0, trained by Google on"
+        " photographs (ImageNet) and published under the Apache License 2.0."
+    )
 
 
 def _quality(measured: dict[str, Any]) -> str:
@@ -152,7 +163,7 @@ def attribution(shapes: Sequence[Shape]) -> str:
         if licence not in LICENCES:
             raise BadInput(f"{shape.id} is under {licence!r}.", "Leave it out of the data.")
         groups.setdefault(licence, []).append(shape.attribution.rpartition(",")[0])
-    parts = ["# Shapes that these weights were trained on"]
+    parts = [f"# What these weights were made of\n\n{_BACKBONE}", "# Shapes"]
     for licence, entries in sorted(groups.items()):
         lines = "\n".join(f"- {entry}" for entry in sorted(entries))
         parts.append(f"## {licence}: {LICENCES[licence]}\n\n{lines}")

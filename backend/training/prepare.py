@@ -69,6 +69,7 @@ def prepare(
         grow_trees(shapes, folder / "trees", workers, report, generated_shapes)
     if until == "conditions":
         make_conditions(shapes, folder, workers, report, generated_shapes)
+        make_stretched(shapes, folder, workers, report, generated_shapes)
     return shapes
 
 
@@ -212,3 +213,19 @@ def make_conditions(
         for name in [f"{key_of(shape.id)}.npz"]
     ]
     conditions.prepare_conditions(jobs, workers, report)
+
+
+def make_stretched(
+    shapes: Path, folder: Path, workers: int, report: Report, generated_shapes: int = 0
+) -> None:
+    """Pictures in `folder`/stretched of the shapes to train on, from their trees."""
+    from . import stretched
+
+    (folder / "stretched").mkdir(parents=True, exist_ok=True)
+    jobs = [
+        (shape.id, recipe, folder / "trees" / name, folder / "stretched" / name)
+        for shape, recipe in recipes(shapes, generated_shapes)
+        if shape.split == "train"
+        for name in [f"{key_of(shape.id)}.npz"]
+    ]
+    stretched.prepare_stretched(jobs, workers, report)

@@ -198,13 +198,16 @@ def test_tokens_of_any_conditions(conditions):
     torch.manual_seed(0)
     encoder = JointEncoder(JOINT).eval()
     sources = sources_of(conditions, tuple(diffusion.CHANCES))
+    views, numbers = sources["views"].shape[1], sources.pop("view_numbers")
+    assert numbers.shape == (2, views)
+    assert 2 <= views == len(set(numbers[0].tolist())) <= 6
     with torch.no_grad():
         lengths = {kind: encoder({kind: source}).shape for kind, source in sources.items()}
         together = encoder(sources)
         again = encoder(dict(reversed(sources.items())))
     assert lengths["points"] == lengths["voxels"] == (2, PLACED + 1, 64)
-    assert lengths["image"] == (2, PLACED + 4, 64)
-    assert lengths["views"] == (2, PLACED + 24, 64)
+    assert lengths["image"] == (2, PLACED + 5, 64)
+    assert lengths["views"] == (2, PLACED + 1 + 4 * views, 64)
     assert together.shape[1] - PLACED == sum(shape[1] - PLACED for shape in lengths.values())
     assert torch.equal(together, again)
     for wrong in ({}, {"smell": together}, {"text": together}):
@@ -238,6 +241,33 @@ def test_training_learns_and_goes_on(conditions, tmp_path, monkeypatch):
         train(part, work, members, lambda line: None)
     for name, value in whole.module.state_dict().items():
         assert torch.equal(value, part.module.state_dict()[name]), name
+
+
+def test_a_run_begins_with_what_another_learned(tmp_path):
+    runs = [
+        diffusion.begin(RECIPE, Plan(steps=1, seed=seed), ALONE, tmp_path / f"{seed}.pt")
+        for seed in (0, 1)
+    ]
+    weights = runs[1].module.state_dict()
+    weights["joint.kinds.weight"] = torch.zeros(3)  # of a run with fewer kinds
+    before = runs[0].module.joint.kinds.weight.detach().clone()
+    del weights["joint.guess_in.layers.0.weight"]
+    diffusion.begin_with(runs[0].module, weights)
+    own = runs[0].module.state_dict()
+    assert torch.equal(own["denoiser.pos_emb"], weights["denoiser.pos_emb"])
+    assert torch.equal(own["joint.kinds.weight"], before)
+    first = "layers.0.weight"
+    assert torch.equal(own[f"joint.guess_in.{first}"], own[f"joint.voxels_in.{first}"])
+    eyes = {"norm.weight": torch.full((32,), 7.0)}
+    diffusion.begin_with(runs[0].module, eyes, "joint.pictures.")
+    assert (runs[0].module.joint.pictures.norm.weight == 7).all()
+    assert torch.equal(own["denoiser.pos_emb"], weights["denoiser.pos_emb"])
+
+
+def test_what_sees_stays_as_it_was_trained(tmp_path):
+    network = diffusion.begin(RECIPE, Plan(steps=1), ALONE, tmp_path / "run.pt").module
+    learned = {n for n, p in network.joint.pictures.named_parameters() if p.requires_grad}
+    assert learned == {"out.weight", "out.bias", "placed.weight", "placed.bias"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,11 +338,11 @@ def test_the_export_loads_and_makes_the_same(checkpoints, conditions, tmp_path):
 
 
 def test_a_model_in_several_files(checkpoints, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "FILE_BYTES", 1 << 18)
+    monkeypatch.setattr(export, "FILE_BYTES", 1 << 20)
     words = {"title": "Small", "license": "CC0-1.0", "source": {}, "card": ""}
     installed = export.export(checkpoints, tmp_path / "small", **words)
     assert len(installed.files) > 1
-    assert all(path.stat().st_size < 2 * (1 << 18) for path in installed.files)
+    assert all(path.stat().st_size < 2 * (1 << 20) for path in installed.files)
     model = loading.load(installed, torch.device("cpu"), torch.float32)
     wanted = export.model_of(checkpoints).published_state_dict()
     for name, tensor in model.published_state_dict().items():

@@ -246,8 +246,8 @@ class ConditionConfig:
 class JointConfig:
     """The encoder of a model that takes any of several conditions; see joint.py.
 
-    channels: of its tokens, a multiple of 64. image_side: pixels of the pictures, a multiple of
-    image_patch; image_width, image_depth, image_heads: of the transformer that reads them.
+    channels: of its tokens, a multiple of 64. image_side: pixels of the pictures; image_width,
+    image_depth, image_heads: of the transformer that reads what was seen in them.
     views: most pictures at a time. text: length of the vector of a sentence, 0 where it takes none.
     words: what single words are known, in the order of their rows; empty likewise.
     grid_width, grid_blocks: of the convolutions that read points and voxels.
@@ -255,10 +255,9 @@ class JointConfig:
 
     channels: int = 256
     image_side: int = 112
-    image_patch: int = 14
     image_width: int = 256
-    image_depth: int = 6
-    image_heads: int = 8
+    image_depth: int = 4
+    image_heads: int = 4
     views: int = 6
     text: int = 0
     words: tuple[str, ...] = ()

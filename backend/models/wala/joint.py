@@ -2,8 +2,9 @@
 
 What says where something is (points, voxels) goes through convolutions on the grid of the latent
 cells, and is added there: `PLACED` tokens, one for each patch of the denoiser, zero where nothing
-is said. Pictures go through a small transformer (Dosovitskiy et al. 2021); their tokens, and those
-of words, are attended to. What is not given is left out; nothing at all is one learned token.
+is said. Pictures say it, too: what they make their encoder guess of the shape is read as voxels
+are. Their tokens, and those of words, are attended to. What is not given is left out; nothing at
+all is one learned token.
 So a model of this kind is driven as every WaLa is:
 
     features = model.encode({"points": points, "sketch": picture})   # (B, L, C)
@@ -20,7 +21,7 @@ from torch.nn import functional
 
 from .compact import Block
 from .config import LATENT_SIDE, JointConfig
-from .layers import Mlp, SelfAttention
+from .pictures import PLACES, PictureEncoder
 from .uvit import Patches
 
 PICTURES = ("image", "sketch", "depth", "views")
@@ -42,7 +43,8 @@ class JointEncoder(nn.Module):
     """Conditions by name, any of KINDS -> tokens (B, L, C), of which the first PLACED are placed.
 
     points: (B, N, 3) in [-1, 1], in any order. voxels: (B, 1, 16, 16, 16), 0 or 1.
-    image, sketch, depth: (B, 3, S, S) in [-1, 1] of any S; views: (B, V, 3, S, S) in their order.
+    image, sketch, depth: (B, 3, S, S) in [-1, 1] of any S; views: (B, V, 3, S, S), and with them
+    view_numbers (B, V) int64, which of the model's cameras each is from; without, 0 to V - 1.
     text: (B, text) of a sentence encoder; words: (B, number of words), 1 for those that are said.
     Raises ValueError when none, or an unknown one, is given.
     """
@@ -55,13 +57,15 @@ class JointEncoder(nn.Module):
         self.kinds = nn.Embedding(len(KINDS), channels)
         self.points_in = CellEncoder(5, config)
         self.voxels_in = CellEncoder(1, config)
-        self.pictures = PictureEncoder(config)
-        self.view = nn.Embedding(config.views, channels)
+        self.pictures = PictureEncoder(config, len(PICTURES) - 1 + config.views)
+        self.guess_in = CellEncoder(1, config)
         self.text_in = _said(config.text, channels)
         self.words_in = _said(len(config.words), channels)
 
     def forward(self, sources: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """(B, L, C); the order of the names does not matter."""
+        sources = dict(sources)
+        numbers = sources.pop("view_numbers", None)
         unknown = sorted(sources.keys() - set(KINDS))
         if unknown or not sources:
             raise ValueError(f"conditions {', '.join(unknown) or 'missing'}: expected of {KINDS}")
@@ -69,6 +73,12 @@ class JointEncoder(nn.Module):
         dtype = self.null.dtype
         placed = first.new_zeros(len(first), PLACED, self.config.channels, dtype=dtype)
         parts = []
+        pictures, sorts = _together(sources, numbers, self.config.views)
+        if pictures is not None:
+            told, where, guess = self.pictures(pictures.to(dtype), sorts)
+            seen = self.guess_in(voxel_grid(guess.sigmoid()))
+            placed = placed + seen + _around(where).to(seen.dtype)
+            parts.append(told)
         for number, kind in enumerate(KINDS):
             if kind in sources:
                 said = self.kinds.weight[number].expand(len(first), 1, -1)
@@ -76,10 +86,18 @@ class JointEncoder(nn.Module):
                     placed = placed + self.points_in(point_grid(sources[kind]))
                 elif kind == "voxels":
                     placed = placed + self.voxels_in(voxel_grid(sources[kind]))
-                else:
+                elif kind in ("text", "words"):
                     said = self._tokens(kind, sources[kind]) + said
                 parts.append(said)
         return torch.cat([placed.to(parts[0].dtype), *parts], dim=1)
+
+    def guess(self, sources: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What pictures alone make of a shape: the logits (B, 1, 32, 32, 32) of how much of each
+        cell of the cube is solid. `sources` as in `forward`, of pictures only."""
+        pictures, sorts = _together(sources, sources.get("view_numbers"), self.config.views)
+        if pictures is None:
+            raise ValueError(f"no pictures: expected of {PICTURES}")
+        return self.pictures(pictures.to(self.null.dtype), sorts)[2]
 
     def nothing(self, rows: int) -> torch.Tensor:
         """No condition: (rows, PLACED + 1, C)."""
@@ -94,17 +112,50 @@ class JointEncoder(nn.Module):
         return torch.cat([torch.zeros_like(null[:, :1]).expand(-1, PLACED, -1), null], dim=1)
 
     def _tokens(self, kind: str, source: torch.Tensor) -> torch.Tensor:
-        if kind == "views":
-            if source.shape[1] > self.config.views:
-                raise ValueError(f"{source.shape[1]} views, expected at most {self.config.views}")
-            tokens = self.pictures(source.flatten(0, 1)).unflatten(0, source.shape[:2])
-            return (tokens + self.view.weight[: source.shape[1], None]).flatten(1, 2)
-        if kind in PICTURES:
-            return self.pictures(source)
         layer = self.text_in if kind == "text" else self.words_in
         if layer is None:
             raise ValueError(f"this model was not trained on {kind}")
         return layer(source).unflatten(-1, (_TEXT_TOKENS, -1))
+
+
+def _together(
+    sources: Mapping[str, torch.Tensor], numbers: torch.Tensor | None, views: int
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """All pictures (B, V, 3, S, S), and what each is (B, V) int64; None where there are none."""
+    pictures, sorts = [], []
+    for number, kind in enumerate(PICTURES):
+        if kind not in sources:
+            continue
+        source = sources[kind] if kind == "views" else sources[kind][:, None]
+        rows, count = source.shape[:2]
+        if kind != "views":
+            numbers_here = source.new_full((rows, 1), number, dtype=torch.long)
+        elif count > views or (numbers is not None and int(numbers.max()) >= views):
+            raise ValueError(f"{count} views, expected at most {views}, of as many cameras")
+        else:
+            order = torch.arange(count, device=source.device).expand(rows, -1)
+            numbers_here = number + (order if numbers is None else numbers)
+        pictures.append(source)
+        sorts.append(numbers_here)
+    if not pictures:
+        return None, torch.empty(0, 0, dtype=torch.long)
+    side = max(source.shape[-1] for source in pictures)
+    return torch.cat([_of_side(source, side) for source in pictures], dim=1), torch.cat(sorts, 1)
+
+
+def _of_side(pictures: torch.Tensor, side: int) -> torch.Tensor:
+    """(B, V, 3, S, S), enlarged where smaller, so that pictures of two sizes go together."""
+    if pictures.shape[-1] == side:
+        return pictures
+    flat = functional.interpolate(pictures.flatten(0, 1).float(), size=(side, side))
+    return flat.to(pictures.dtype).unflatten(0, pictures.shape[:2])
+
+
+def _around(inner: torch.Tensor) -> torch.Tensor:
+    """(B, 4^3, C) of the patches within the margin -> (B, PLACED, C), zero in the margin."""
+    volume = inner.transpose(1, 2).unflatten(2, (PLACES,) * 3)
+    margin = (LATENT_SIDE // PATCH - PLACES) // 2
+    return functional.pad(volume, [margin] * 6).flatten(2).transpose(1, 2)
 
 
 def _said(length: int, channels: int) -> nn.Linear | None:
@@ -156,45 +207,3 @@ def voxel_grid(voxels: torch.Tensor) -> torch.Tensor:
     index = index.clamp(0, side - 1)
     grid = voxels[:, :, index][:, :, :, index][..., index]
     return grid * within[:, None, None] * within[:, None] * within
-
-
-class PictureEncoder(nn.Module):
-    """Pictures (B, 3, S, S) -> tokens (B, patches, C). Others than `image_side` are resized."""
-
-    def __init__(self, config: JointConfig) -> None:
-        super().__init__()
-        self.side = config.image_side
-        patches = (config.image_side // config.image_patch) ** 2
-        width = config.image_width
-        self.patch_in = nn.Conv2d(3, width, config.image_patch, stride=config.image_patch)
-        self.place = nn.Parameter(torch.randn(1, patches, width) * 0.02)
-        self.blocks = nn.ModuleList(
-            PictureBlock(width, config.image_heads) for _ in range(config.image_depth)
-        )
-        self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, config.channels)
-
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        if pictures.shape[-1] != self.side:
-            pictures = functional.interpolate(
-                pictures.float(), size=(self.side, self.side), mode="bilinear", antialias=True
-            ).to(pictures.dtype)
-        tokens = self.patch_in(pictures).flatten(2).transpose(1, 2) + self.place
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.out(self.norm(tokens))
-
-
-class PictureBlock(nn.Module):
-    """A transformer block, norms first."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.attn = SelfAttention(width, heads)
-        self.norm2 = nn.LayerNorm(width)
-        self.mlp = Mlp(width, 4 * width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
