@@ -21,6 +21,7 @@ from ...backend.protocol import (
 )
 from .textures import Texture, texture_of
 
+METRES = DepthMeaning()
 CHUNK = 1 << 15  # vertices that are worked on at once: they fit the cache of a processor
 
 
@@ -130,12 +131,9 @@ def _sphere(result: SphereResult, name: str, options: dict[str, Any]) -> SphereA
 
 
 def _layer(layer: SphereLayer, result: SphereResult, name: str, options: dict) -> LayerArrival:
-    positions = np.array(layer.directions, np.float32)
-    values = np.array(layer.values, np.float32)
-    if layer.layer == "sky":
-        positions *= values[:, None]
-    else:
-        scale_by_radii(positions, values, result.meaning)
+    meaning = METRES if layer.layer == "sky" else result.meaning
+    positions = np.empty_like(layer.directions)
+    place(layer.directions, layer.values, meaning, np.empty_like(layer.values), positions)
     quads, corners = layer.quads, len(layer.corners)
     starts = np.empty(quads + layer.triangles, np.int32)
     starts[:quads] = np.arange(0, 4 * quads, 4, dtype=np.int32)
@@ -146,14 +144,19 @@ def _layer(layer: SphereLayer, result: SphereResult, name: str, options: dict) -
     return LayerArrival(layer, positions, starts, own)
 
 
-def scale_by_radii(directions: np.ndarray, values: np.ndarray, meaning: DepthMeaning) -> None:
-    """directions (V, 3) become positions, values (V,) radii, both float32, in their own memory."""
+def place(
+    directions: np.ndarray,
+    values: np.ndarray,
+    meaning: DepthMeaning,
+    radius: np.ndarray,
+    positions: np.ndarray,
+) -> None:
+    """Write the radii (V,) that values (V,) mean, and positions (V, 3), directions times these."""
     for start in range(0, len(values), CHUNK):
         part = slice(start, start + CHUNK)
-        radius = radii(values[part], meaning, out=values[part])
+        radii(values[part], meaning, out=radius[part])
         for axis in range(3):  # along an axis of three numbers, numpy is slow
-            column = directions[part, axis]
-            np.multiply(column, radius, out=column)
+            np.multiply(directions[part, axis], radius[part], out=positions[part, axis])
 
 
 def _panorama(result: PanoramaResult, name: str, options: dict[str, Any]) -> PanoramaArrival:

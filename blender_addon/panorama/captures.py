@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...backend.errors import BadInput, NotFound, TooLarge
+from ...backend.errors import BadInput, FieldforgeError, TooLarge
 from ...backend.protocol import (
     DepthMeaning,
     PanoramaToSphere,
@@ -114,18 +114,21 @@ def depth_of(picture: Pixels) -> np.ndarray:
 
 
 def read_depth(path: Path) -> np.ndarray:
-    """(h, w) uint8, uint16 or float32 of a .npy or .npz file. Raises NotFound, BadInput."""
+    """(h, w) uint8, uint16 or float32 of a .npy or .npz file. Raises BadInput."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded:
-                loaded = loaded[_name_of_depth(loaded, path)]
+        with path.open("rb") as file:  # numpy leaves files open that it cannot read
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.lib.npyio.NpzFile):
+                with loaded:
+                    loaded = loaded[_name_of_depth(loaded, path)]
     except FileNotFoundError:
-        raise NotFound(
+        raise BadInput(
             f"The depth file is not there: {path}", "Choose it once more where it is now."
         ) from None
     except MemoryError:
         raise TooLarge(f"{path.name} is too large to be read.", "Scale the depth down.") from None
+    except FieldforgeError:
+        raise
     except (OSError, ValueError, EOFError, KeyError, SyntaxError) as error:
         raise _unreadable(path, str(error)) from None
     except Exception as error:  # zipfile and zlib have errors of their own for damaged files

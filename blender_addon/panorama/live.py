@@ -7,40 +7,69 @@ positions change. What changed them is a property of the mesh, so one undo step 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import bpy
 import numpy as np
 
 from ...backend.protocol import DepthMeaning
-from .arrival import scale_by_radii
+from .arrival import place
 
 DIRECTION = "fieldforge_direction"
 VALUE = "fieldforge_depth"
 KEPT_SECONDS = 10.0
+LOOKED_AT = 64  # vertices
 
 
-class _Scratch:
-    """Memory for the arrays of the sphere that is being moved, kept for some seconds: asking for
-    it anew costs more than what is done with it."""
+@dataclass(eq=False)
+class _Kept:
+    """Arrays of a sphere that is being moved, kept for some seconds: reading them anew, into new
+    memory, takes longer than what is done with them. directions, positions: (V, 3); values, radii:
+    (V,); all float32."""
 
-    directions = np.empty(0, np.float32)
-    values = np.empty(0, np.float32)
+    directions: np.ndarray
+    values: np.ndarray
+    positions: np.ndarray
+    radii: np.ndarray
 
-    @classmethod
-    def of(cls, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """(3 count,) and (count,) float32."""
-        if len(cls.values) < count:
-            cls.directions, cls.values = (
-                np.empty(3 * count, np.float32),
-                np.empty(count, np.float32),
-            )
-        if bpy.app.timers.is_registered(_forget):
-            bpy.app.timers.unregister(_forget)
-        bpy.app.timers.register(_forget, first_interval=KEPT_SECONDS, persistent=True)
-        return cls.directions[: 3 * count], cls.values[:count]
+    def still_true(self, mesh: bpy.types.Mesh) -> bool:
+        """Whether the mesh has these directions and values, by all that some vertices tell."""
+        count = len(mesh.vertices)
+        if count != len(self.values):
+            return False
+        direction, value = (each.data for each in _attributes_of(mesh))
+        picks = np.linspace(0, count - 1, LOOKED_AT).astype(int).tolist() if count else []
+        return all(
+            tuple(direction[i].vector) == tuple(self.directions[i].tolist())
+            and value[i].value == self.values[i]
+            for i in picks
+        )
+
+
+_kept: dict[int, _Kept] = {}
+
+
+def _arrays_of(mesh: bpy.types.Mesh) -> _Kept:
+    if bpy.app.timers.is_registered(_forget):
+        bpy.app.timers.unregister(_forget)
+    bpy.app.timers.register(_forget, first_interval=KEPT_SECONDS, persistent=True)
+    kept = _kept.get(mesh.session_uid)
+    if kept is None or not kept.still_true(mesh):
+        kept = _kept[mesh.session_uid] = _read(mesh)
+    return kept
+
+
+def _read(mesh: bpy.types.Mesh) -> _Kept:
+    count = len(mesh.vertices)
+    directions, values = np.empty((count, 3), np.float32), np.empty(count, np.float32)
+    direction, value = _attributes_of(mesh)
+    direction.data.foreach_get("vector", directions.ravel())
+    value.data.foreach_get("value", values)
+    return _Kept(directions, values, np.empty_like(directions), np.empty_like(values))
 
 
 def _forget() -> None:
-    _Scratch.directions = _Scratch.values = np.empty(0, np.float32)
+    _kept.clear()
 
 
 def unregister() -> None:
@@ -102,10 +131,7 @@ def move_sphere(front: bpy.types.Mesh, meaning: DepthMeaning) -> None:
 
 def move(mesh: bpy.types.Mesh, meaning: DepthMeaning) -> None:
     """Bring each vertex of `mesh` to its direction times the radius that its value means."""
-    direction, value = _attributes_of(mesh)
-    places, values = _Scratch.of(len(mesh.vertices))
-    direction.data.foreach_get("vector", places)
-    value.data.foreach_get("value", values)
-    scale_by_radii(places.reshape(-1, 3), values, meaning)
-    mesh.attributes["position"].data.foreach_set("vector", places)
+    kept = _arrays_of(mesh)
+    place(kept.directions, kept.values, meaning, kept.radii, kept.positions)
+    mesh.attributes["position"].data.foreach_set("vector", kept.positions.ravel())
     mesh.update()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import bpy
 from bpy.props import (
@@ -13,11 +14,14 @@ from bpy.props import (
     StringProperty,
 )
 
+from ...backend.errors import BadInput
 from ...backend.protocol import MAX_PROMPT_LENGTH, DepthMeaning
+from .. import session
 from ..capture import forget_facts
 from . import live
+from .textures import is_cut_off
 
-FLOAT_FORMATS = {"OPEN_EXR", "OPEN_EXR_MULTILAYER", "HDR"}
+FLOAT_SUFFIXES = {".exr", ".hdr"}
 NEVER_EQUAL = 1.001  # how much farther than near far is at least
 
 
@@ -142,17 +146,40 @@ def keep_meaning(depth: FieldforgeDepth, meaning: DepthMeaning) -> None:
 
 def _picture_changed(self, context) -> None:
     forget_facts()
+    _refuse_damaged(self, "panorama")
 
 
 def _depth_changed(self, context) -> None:
     """A first guess: floating-point files hold metres, others how bright near is."""
     forget_facts()
+    _refuse_damaged(self, "panorama_depth")
     if self.panorama_depth is not None:
-        is_float = self.panorama_depth.file_format in FLOAT_FORMATS
-        self.depth.meaning = "metric" if is_float else "inverse"
+        suffix = Path(self.panorama_depth.filepath).suffix.lower()
+        self.depth.meaning = "metric" if suffix in FLOAT_SUFFIXES else "inverse"
 
 
-def _file_changed(self, context) -> None:
+def _refuse_damaged(settings, name: str) -> None:
+    """Do not choose what may crash Blender as soon as it is looked at."""
+    image = getattr(settings, name)
+    if image is not None and is_damaged(image):
+        setattr(settings, name, None)
+        session.jobs().tell(f"{image.name} was not chosen", damaged(image))
+
+
+def is_damaged(image: bpy.types.Image) -> bool:
+    if image.source != "FILE" or image.packed_file is not None:
+        return False
+    return is_cut_off(Path(bpy.path.abspath(image.filepath, library=image.library)))
+
+
+def damaged(image: bpy.types.Image) -> BadInput:
+    return BadInput(
+        f"{image.name} is cut off: a part of its file is missing.",
+        "Save or copy it once more, then open it again.",
+    )
+
+
+def _choice_changed(self, context) -> None:
     forget_facts()
 
 
@@ -174,7 +201,7 @@ class PanoramaSettings:
             ("pad", "Pad", "What is missing at the top and the bottom, or the sides, is empty"),
             ("partial", "Partial", "The picture shows a part of the way around, ahead"),
         ],
-        update=_picture_changed,
+        update=_choice_changed,
     )
     panorama_view: FloatProperty(
         name="Field of View",
@@ -192,7 +219,7 @@ class PanoramaSettings:
             ("FILE", "Array", "A file of numbers: .npy or .npz"),
             ("MODEL", "Estimate", "A model tells the depth from the picture"),
         ],
-        update=_picture_changed,
+        update=_choice_changed,
     )
     panorama_depth: PointerProperty(
         name="Depth",
@@ -204,7 +231,7 @@ class PanoramaSettings:
         name="Depth File",
         description="A .npy or .npz file with numbers in rows and columns",
         subtype="FILE_PATH",
-        update=_file_changed,
+        update=_choice_changed,
     )
     depth: PointerProperty(type=FieldforgeDepth)
     sphere_width: EnumProperty(

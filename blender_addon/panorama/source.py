@@ -17,7 +17,7 @@ from ...backend.protocol import (
 from ..capture import Facts
 from ..sources import images
 from .captures import PanoramaCapture, Pixels, TextPanoramaCapture
-from .settings import meaning_of
+from .settings import damaged, is_damaged, meaning_of
 
 KINDS = {
     "PANORAMA": PanoramaToSphere.kind,
@@ -192,6 +192,8 @@ def short_name(words: str) -> str:
 
 def picture_pixels(context, image: bpy.types.Image) -> Pixels:
     """The colours of an image, at most WIDEST_SENT wide where its file can be read once more."""
+    if is_damaged(image):
+        raise damaged(image)
     with images.readable(context, image) as data, _small(data) as small:
         values = images.pixels_of(small)
         return Pixels(values, not small.is_float, images.is_linear(small))
@@ -199,6 +201,8 @@ def picture_pixels(context, image: bpy.types.Image) -> Pixels:
 
 def depth_pixels(context, image: bpy.types.Image) -> Pixels:
     """The numbers of an image as its file has them, whatever colours they are taken for."""
+    if is_damaged(image):
+        raise damaged(image)
     with images.readable(context, image) as data, _uncoloured(data) as plain:
         return Pixels(images.pixels_of(plain), not plain.is_float)
 

@@ -1,21 +1,26 @@
-"""Pictures -> the bytes of files that Blender packs as they are. No bpy.
+"""Pictures -> the bytes of files that Blender packs as they are, and a look at files. No bpy.
 
 Blender would encode them too, but on its main thread.
 """
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 LEVEL = 1  # of zlib: a tenth larger than the default, in a fifth of the time
 EXR_ROWS = 16  # in a block of ZIP compression, as the format has it
 EXR_ZIP, EXR_FLOAT = 3, 2
+EXR_MAGIC = b"\x76\x2f\x31\x01"
+EXR_ROWS_OF = (1, 1, 1, 16, 32, 16, 32, 32, 32, 256)  # in a block, by compression
+EXR_OTHERS = 0x200 | 0x800 | 0x1000  # tiles, deep data, several parts: laid out differently
 PNG_COLOR_TYPES = {3: 2, 4: 6}
 
 
@@ -111,3 +116,44 @@ def _exr_compressed(data: np.ndarray) -> bytes:
     differences[1:] = apart[1:] - apart[:-1] + np.uint8(128)
     packed = zlib.compress(differences, LEVEL)
     return packed if len(packed) < len(data) else data.tobytes()
+
+
+def is_cut_off(path: Path) -> bool:
+    """Whether an OpenEXR file is not whole. Blender takes what is missing for zero, or crashes.
+
+    False for other files, for such as cannot be read, and for tiles and several parts.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            if start[:4] != EXR_MAGIC or len(start) < 8:
+                return start[:4] == EXR_MAGIC
+            if struct.unpack("<I", start[4:])[0] & EXR_OTHERS:
+                return False
+            return _blocks_are_cut_off(file, size)
+    except (OSError, struct.error, IndexError, KeyError):
+        return False
+
+
+def _blocks_are_cut_off(file: BinaryIO, size: int) -> bool:
+    """The same, of a file that is read up to its attributes."""
+    attributes = {}
+    while name := _exr_word(file):
+        _exr_word(file)
+        length = file.read(4)
+        attributes[name] = file.read(struct.unpack("<i", length)[0] if len(length) == 4 else 0)
+    if file.tell() >= size:
+        return True
+    _, top, _, bottom = struct.unpack("<iiii", attributes[b"dataWindow"])
+    count = -(-(bottom - top + 1) // EXR_ROWS_OF[attributes[b"compression"][0]])
+    offsets = np.frombuffer(file.read(8 * count), "<u8")
+    if len(offsets) < count or int(offsets.max()) + 8 > size:
+        return True
+    file.seek(int(offsets.max()) + 4)
+    return int(offsets.max()) + 8 + struct.unpack("<i", file.read(4))[0] > size
+
+
+def _exr_word(file: BinaryIO) -> bytes:
+    letters = iter(lambda: file.read(1), b"")
+    return b"".join(itertools.takewhile(lambda letter: letter != b"\0", letters))
