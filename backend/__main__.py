@@ -38,6 +38,10 @@ TASKS = {
     "views-to-mesh": "a shape from several views, in the order of the model's cameras",
     "text-to-mesh": "a shape from words, in quotes",
     "shape": "a shape of the model's own choice, from no input",
+    "panorama-to-sphere": "surroundings from a panorama and its depth (.glb .blend .npz)",
+    "panorama-to-stereo": "a panorama for each eye, from one and its depth (.png)",
+    "panorama-to-depth": "the depth of a panorama, told by a model (.npy .npz .png)",
+    "text-to-panorama": "surroundings from words (.glb .blend .npz), or the picture (.png)",
 }
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -139,6 +143,7 @@ def _add_run(commands: Any) -> None:
     )
     run.add_argument("--device", choices=("auto", "cpu", "cuda"))
     _add_generation(run.add_argument_group("models that generate"))
+    _add_panorama(run.add_argument_group("panoramas"))
     run.add_argument("--json", action="store_true", help="print one JSON line at the end")
     run.add_argument("--server", metavar="URL", help="let a running backend do it")
     run.add_argument("--token", metavar="T", help="its token (or FIELDFORGE_TOKEN)")
@@ -171,6 +176,47 @@ def _add_generation(group: Any) -> None:
     group.add_argument(
         "--preview", type=Path, metavar="FOLDER", help="write what forms, step by step (.ply)"
     )
+
+
+def _add_panorama(group: Any) -> None:
+    group.add_argument(
+        "--depth", type=Path, metavar="FILE", help="of the panorama; else a second INPUT"
+    )
+    group.add_argument("--depth-model", default="", metavar="ID", help="which tells missing depth")
+    group.add_argument(
+        "--depth-meaning",
+        choices=("metric", "inverse", "paper"),
+        help="metres; 1 near --near and 0 at --far; 1 towards the eye and 0 away, 0.5 unmoved",
+    )
+    group.add_argument("--inverted", action="store_true", help="the depth is dark where it is near")
+    group.add_argument("--near", type=float, metavar="M", help="metres, of inverse depth (1)")
+    group.add_argument("--far", type=float, metavar="M", help="metres, of inverse depth (10)")
+    group.add_argument("--radius", type=float, metavar="M", help="metres, of the paper's depth (5)")
+    group.add_argument("--strength", type=float, metavar="S", help="of the paper's depth (1)")
+    group.add_argument("--depth-scale", type=float, metavar="S", help="times the distance (1)")
+    group.add_argument("--depth-offset", type=float, metavar="M", help="added to the distance (0)")
+    group.add_argument(
+        "--width", type=int, default=0, metavar="N", help="quads around; else as the depth, to 2048"
+    )
+    group.add_argument(
+        "--edges",
+        choices=("cut", "sheet"),
+        default="cut",
+        help="where depth jumps: cut, with a surface behind, or stretched",
+    )
+    group.add_argument(
+        "--aspect",
+        choices=("strict", "pad", "partial"),
+        default="strict",
+        help="of a picture that is not 2:1: refuse it, add what lacks, or see --field-of-view",
+    )
+    group.add_argument(
+        "--field-of-view", type=float, default=180.0, metavar="DEGREES", help="of a partial one"
+    )
+    group.add_argument(
+        "--interocular", type=float, default=0.065, metavar="M", help="metres between the eyes"
+    )
+    group.add_argument("--negative", default="", metavar="TEXT", help="what it shall not be")
 
 
 def _add_serve(commands: Any) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -19,7 +20,8 @@ from pathlib import Path
 
 import requests
 
-from . import weights
+from . import tensor_files, weights
+from .checkpoints import Checkpoint
 from .conversion import convert
 from .errors import (
     BadInput,
@@ -40,7 +42,14 @@ Report = Callable[[str, float], None]
 OPTIONAL = ("args.json",)  # settings are read from the shapes of the weights without it
 CONVERTED_SHARE = 0.35
 """What the weights take of a checkpoint, which repeats them for averages and the optimiser."""
+LARGEST_SHARE = 2.0
+"""Of the bytes that the registry tells of a snapshot: more is not what a person agreed to."""
 
+_PICKLES = {
+    "pytorch_model.bin": "model.safetensors",
+    "diffusion_pytorch_model.bin": "diffusion_pytorch_model.safetensors",
+}
+"""Older files of weights, by their name -> what stands for them now."""
 _CHUNK_BYTES = 1 << 17  # what of it came is lost when the connection is
 _TIMEOUT = (10, 30)  # to connect, between two pieces
 _ATTEMPTS = 5
@@ -73,7 +82,8 @@ def install(
     """Download, check and convert the model `entry`; the checkpoint is then removed.
 
     license: the identifier that the person accepted. What was downloaded stays when this is
-    interrupted, and is gone on with the next time.
+    interrupted, and is gone on with the next time. dtype, keep_checkpoint: not of snapshots, whose
+    files stay as they are published.
     Raises LicenseNotAccepted, Unreachable, NotAuthorized, NotFound, StorageFailed, BadInput.
     """
     check_license(entry, license)
@@ -82,10 +92,12 @@ def install(
         report("Asking for the files", 0.0)
         files = _files(entry)
         _remove_others(folder, files)
-        _check_disk(folder, files)
+        _check_disk(entry, folder, files)
         _fetch_all(files, folder, report)
         _check_all(files, folder, report)
         report("Converting", 0.0)
+        if entry.layout == "snapshot":
+            return _snapshot(entry, files, folder, report)
         checkpoint = next(file for file in files if file.name not in (*OPTIONAL, _text_of(entry)))
         model = convert(
             folder / checkpoint.name,
@@ -103,6 +115,58 @@ def install(
             for file in files:
                 (folder / file.name).unlink(missing_ok=True)
     return model
+
+
+def _snapshot(entry: Entry, files: list[HubFile], folder: Path, report: Report) -> Installed:
+    """The model of the files as they are; a pickle becomes a file of tensors."""
+    parts: dict[str, Path] = {}
+    for number, file in enumerate(files):
+        path = folder / file.name
+        if path.suffix == ".bin":
+
+            def told(fraction: float, number: int = number) -> None:
+                report("Converting", 0.5 * (number + fraction) / len(files))
+
+            path = _as_tensors(path, told)
+        parts[path.relative_to(folder).as_posix()] = path
+    model = weights.write_snapshot(
+        weights.store() / entry.id,
+        parts,
+        id=entry.id,
+        title=entry.title,
+        summary=entry.summary,
+        family=entry.family,
+        tasks=entry.tasks,
+        config=entry.arguments,
+        steps=entry.steps,
+        guidance=entry.guidance,
+        license=entry.license,
+        source={
+            "repository": entry.repository,
+            "commit": files[0].commit,
+            "digests": {file.name: file.digest for file in files},
+        },
+        move=True,
+        report=lambda fraction: report("Converting", 0.5 + 0.5 * fraction),
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    return model
+
+
+def _as_tensors(path: Path, report: Callable[[float], None]) -> Path:
+    """A pickle of a library's weights -> the .safetensors file beside it, the pickle removed.
+
+    Nothing of it is run: see `checkpoints`. Raises BadInput.
+    """
+    checkpoint = Checkpoint(path)
+    tensors = {name: checkpoint.lazy(tensor) for name, tensor in checkpoint.state_dict().items()}
+    made = path.with_name(_PICKLES[path.name])
+    try:
+        tensor_files.write(made, tensors, report)
+        path.unlink()
+    except OSError as error:
+        raise _unwritable(path.parent, error) from error
+    return made
 
 
 def check_license(entry: Entry, accepted: str) -> None:
@@ -150,13 +214,18 @@ def _alone(folder: Path, title: str) -> Iterator[None]:
 def _files(entry: Entry) -> list[HubFile]:
     """What to download, all of one commit."""
     found: list[HubFile] = []
-    for name in (*entry.files, _text_of(entry)):
+    optional = (*OPTIONAL, *entry.optional, _text_of(entry))
+    for name in (*entry.files, *entry.optional, _text_of(entry)):
+        revision = found[0].commit if found else "main"
         try:
-            file = _describe(entry, name, found[0].commit if found else "main")
+            file = _describe(entry, name, revision)
         except NotFound:
-            if name in (*OPTIONAL, _text_of(entry)):
+            if name in optional:
                 continue
-            raise
+            pickled = _pickled(name) if entry.layout == "snapshot" else None
+            if pickled is None:
+                raise
+            file = _describe(entry, pickled, revision)
         known = entry.sha256.get(name)
         if known and known != file.digest:
             raise BadInput(
@@ -164,7 +233,34 @@ def _files(entry: Entry) -> list[HubFile]:
                 "Update Fieldforge; its authors may have published another one.",
             )
         found.append(file)
+    if entry.layout == "snapshot":
+        _check_sizes(entry, found)
     return found
+
+
+def _pickled(name: str) -> str | None:
+    """What an older repository has in place of a file of tensors."""
+    folder, slash, own = name.rpartition("/")
+    older = next((old for old, new in _PICKLES.items() if new == own), None)
+    return folder + slash + older if older else None
+
+
+def _check_sizes(entry: Entry, files: list[HubFile]) -> None:
+    """Raise BadInput where the hub has much more than the registry says."""
+    total = sum(file.size for file in files)
+    if total > LARGEST_SHARE * entry.bytes:
+        raise BadInput(
+            f"{entry.repository} has {total / 1e9:.1f} GB now, {entry.bytes / 1e9:.1f} GB are"
+            " known.",
+            "Update Fieldforge; its authors may have published another model.",
+        )
+    for file in files:
+        tensors = file.name.endswith((".safetensors", ".bin"))
+        if not tensors and file.size > weights.MAX_TEXT_BYTES:
+            raise BadInput(
+                f"{file.name} of {entry.repository} is no text ({file.size / 1e6:.0f} MB).",
+                "Update Fieldforge; its authors may have published another model.",
+            )
 
 
 def _text_of(entry: Entry) -> str:
@@ -180,7 +276,7 @@ def _remove_others(folder: Path, files: list[HubFile]) -> None:
     """Remove what is left of versions that the hub has no more: gigabytes, and settings that would
     be taken for those of the new one."""
     wanted = {path for file in files for path in (folder / file.name, _partial(folder, file))}
-    for path in folder.iterdir():
+    for path in list(folder.rglob("*")):
         if path not in wanted and path.is_file():
             path.unlink(missing_ok=True)
 
@@ -189,14 +285,17 @@ def _partial(folder: Path, file: HubFile) -> Path:
     return folder / f"{file.name}.{file.digest[:16]}.partial"
 
 
-def _check_disk(folder: Path, files: list[HubFile]) -> None:
+def _check_disk(entry: Entry, folder: Path, files: list[HubFile]) -> None:
     """Raise StorageFailed unless what is still to come and what is made of it fits."""
+    if entry.layout == "snapshot":
+        made = max((file.size for file in files if file.name.endswith(".bin")), default=0)
+    else:
+        made = int(sum(file.size for file in files) * CONVERTED_SHARE)
     to_come = sum(
         0 if _size(folder / file.name) == file.size else file.size - _size(_partial(folder, file))
         for file in files
     )
-    total = sum(file.size for file in files)
-    weights.check_disk(folder, max(0, to_come) + int(total * CONVERTED_SHARE))
+    weights.check_disk(folder, max(0, to_come) + made)
 
 
 # ------------------------------------------------------------------------------------------ the hub
@@ -297,6 +396,7 @@ def _fetch_all(files: list[HubFile], folder: Path, report: Report) -> None:
 
             partial = _partial(folder, file)
             try:
+                path.parent.mkdir(exist_ok=True)
                 _complete(file, partial, told)
                 partial.replace(path)
             except OSError as error:

@@ -21,6 +21,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .depth_meanings import DEPTH_MEANINGS as DEPTH_MEANINGS
+from .depth_meanings import METRIC, DepthMeaning
+from .depth_meanings import radii as radii
 from .errors import BadInput, TooLarge, VersionMismatch
 
 PROTOCOL_VERSION = 1
@@ -46,6 +49,13 @@ MAX_LATENT_CHANNELS = 64
 UP_AXES = ("z", "y")
 DEPTH_ENCODINGS = ("metres", "near-bright", "near-dark")
 BACKGROUNDS = ("auto", "keep", "remove")
+MAX_PANORAMA_WIDTH = 16_384
+MAX_PANORAMA_PIXELS = MAX_PANORAMA_WIDTH**2 // 2
+SPHERE_WIDTHS = (64, 4096)
+EDGES = ("cut", "sheet")
+ASPECTS = ("strict", "pad", "partial")
+LAYER_KINDS = ("front", "backing", "sky")
+MAX_PICTURE_WIDTH = 512
 
 Arrays = dict[str, np.ndarray]
 
@@ -58,6 +68,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"),
     "I32": np.dtype("<i4"),
     "I16": np.dtype("<i2"),
+    "U16": np.dtype("<u2"),
     "I8": np.dtype("i1"),
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
@@ -420,17 +431,7 @@ class TextToMesh(Generation):
 
     def validate(self) -> None:
         super().validate()
-        if not isinstance(self.prompt, str) or not self.prompt.strip():
-            raise BadInput("There is no text.", "Write what the shape shall be: a wooden chair.")
-        if any(_is_control(letter) for letter in self.prompt):
-            raise BadInput(
-                "The text has characters that cannot be read.", "Type it again, without them."
-            )
-        if len(self.prompt) > MAX_PROMPT_LENGTH:
-            raise TooLarge(
-                f"The text has {len(self.prompt):,} letters.",
-                f"Use at most {MAX_PROMPT_LENGTH:,}.",
-            )
+        check_prompt(self.prompt, "Write what the shape shall be: a wooden chair.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -438,6 +439,152 @@ class Shape(Generation):
     """A shape of the model's own choice."""
 
     kind: ClassVar[str] = "shape"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PanoramaTask(Task):
+    """A task about an equirectangular picture: all directions around the eye.
+
+    The frame has Z up and the eye at the origin. Pixel (row i from the top, column j) of H x W
+    looks along (cos t cos p, cos t sin p, sin t) with p = 2 pi (1/2 - (j + 1/2) / W) and
+    t = pi (1/2 - (i + 1/2) / H): the middle is +X, a quarter to the left of it +Y, the top +Z.
+
+    image: (H, W, 3) or (H, W, 4) uint8 sRGB, or float32 linear.
+    aspect: what to do where it is not twice as wide as high: "strict" refuses it, "pad" adds what
+    is missing at the top and the bottom, or at the sides, as directions without depth; "partial"
+    takes it for a part around +X, `field_of_view` degrees wide.
+    """
+
+    model: str = ""
+    image: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
+    aspect: str = "strict"
+    field_of_view: float = 180.0
+
+    def validate(self) -> None:
+        super().validate()
+        check_panorama_image(self.image)
+        _check_choice("aspect", self.aspect, ASPECTS)
+        if not _is_number(self.field_of_view, 10, 360):
+            raise BadInput(
+                f"The field of view {self.field_of_view!r} cannot be used.",
+                "Use 10 to 360 degrees.",
+            )
+        check_panorama_aspect(self.image.shape[1], self.image.shape[0], self.aspect)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PanoramaToDepth(PanoramaTask):
+    """How far everything in a panorama is. model: the depth model, "" for the best that is here."""
+
+    kind: ClassVar[str] = "panorama-to-depth"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PanoramaWithDepth(PanoramaTask):
+    """A panorama whose depth is known, or is told by a model first.
+
+    depth: (h, w) uint8, uint16 or float32 of the same directions as `image`, of any size; not
+    finite, or 0 metres, where there is sky or nothing was measured. None: the model
+    `depth_model` ("" for the best that is here) makes it, and `meaning` keeps only its scale and
+    offset. Whole numbers are brought to 0..1 unless `meaning` is metric.
+    width: of the mesh, in quads; 0: that of the depth, within 512..2048.
+    edges: where the depth jumps, "cut" with another surface behind, or "sheet", stretched.
+    """
+
+    model: str = "depth-sphere"
+    depth: np.ndarray | None = None
+    depth_model: str = ""
+    meaning: DepthMeaning = METRIC
+    width: int = 0
+    edges: str = "cut"
+
+    def validate(self) -> None:
+        super().validate()
+        _check_meaning(self.meaning)
+        _check_choice("edges", self.edges, EDGES)
+        _check_sphere_width(self.width)
+        if not isinstance(self.depth_model, str):
+            raise BadInput("The depth model is not a name.", "Choose a model of the list.")
+        if self.depth is not None:
+            check_panorama_depth(self.depth)
+            check_same_aspect(self.image.shape[:2], self.depth.shape)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PanoramaToSphere(PanoramaWithDepth):
+    """A panorama with depth -> a textured mesh around the eye (SphereResult)."""
+
+    kind: ClassVar[str] = "panorama-to-sphere"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PanoramaToStereo(PanoramaWithDepth):
+    """A panorama with depth -> one panorama for each eye (StereoResult), omni-directional: the eyes
+    look tangentially from a circle. interocular: distance of the eyes in metres."""
+
+    kind: ClassVar[str] = "panorama-to-stereo"
+    interocular: float = 0.065
+
+    def validate(self) -> None:
+        super().validate()
+        if not _is_number(self.interocular, 0.0, 10.0):
+            raise BadInput(
+                f"The distance of the eyes {self.interocular!r} cannot be used.",
+                "Use metres from 0 to 10; people have 0.065.",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextToPanorama(Task):
+    """A panorama with depth from words.
+
+    model: "" for the best that is here. steps, guidance: of the sampler, None: what its authors
+    found best. negative: what it shall not be. width, height: pixels, multiples of 8, 0: the
+    model's own.
+    preview: also tell what forms, by `Progress.picture`.
+    sphere: go on to a SphereResult with `meaning`, `mesh_width` and `edges` as in PanoramaToSphere;
+    else the result is a PanoramaResult. meaning: None: what the model's depth means.
+    """
+
+    kind: ClassVar[str] = "text-to-panorama"
+    model: str = ""
+    prompt: str = ""
+    negative: str = ""
+    steps: int | None = None
+    guidance: float | None = None
+    width: int = 0
+    height: int = 0
+    preview: bool = False
+    sphere: bool = True
+    meaning: DepthMeaning | None = None
+    mesh_width: int = 0
+    edges: str = "cut"
+
+    def validate(self) -> None:
+        super().validate()
+        check_prompt(self.prompt, "Write what is to be seen: a sunny living room.")
+        if self.negative:
+            check_prompt(self.negative, "Write what is not to be seen, or nothing.")
+        _check_whole("steps", self.steps, 1, MAX_STEPS)
+        if self.guidance is not None and not _is_number(self.guidance, 0, MAX_GUIDANCE):
+            raise BadInput(
+                f"The guidance {self.guidance!r} cannot be used.",
+                f"Use a number from 0 to {MAX_GUIDANCE:g}; 5 to 7 is usual.",
+            )
+        for name in ("width", "height"):
+            value = getattr(self, name)
+            if type(value) is not int or value % 8 or not (value == 0 or 64 <= value <= 4096):
+                raise BadInput(
+                    f"The {name} {value!r} cannot be used.",
+                    "Use a multiple of 8 from 64 to 4096, or 0 for the model's own.",
+                )
+        for name in ("preview", "sphere"):
+            if type(getattr(self, name)) is not bool:
+                raise BadInput(f"{name} is neither yes nor no.", "Send true or false.")
+        if self.meaning is not None:
+            _check_meaning(self.meaning)
+        _check_choice("edges", self.edges, EDGES)
+        _check_sphere_width(self.mesh_width)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -452,6 +599,108 @@ class DownloadModel(Task):
         super().validate()
         if not isinstance(self.license, str):
             raise BadInput("The licence is not a name.", "Accept the licence of the model first.")
+
+
+def check_prompt(prompt: object, advice: str) -> None:
+    """Raise BadInput or TooLarge unless `prompt` is words; advice: where there are none."""
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise BadInput("There is no text.", advice)
+    if any(_is_control(letter) for letter in prompt):
+        raise BadInput(
+            "The text has characters that cannot be read.", "Type it again, without them."
+        )
+    if len(prompt) > MAX_PROMPT_LENGTH:
+        raise TooLarge(
+            f"The text has {len(prompt):,} letters.", f"Use at most {MAX_PROMPT_LENGTH:,}."
+        )
+
+
+def check_panorama_image(image: np.ndarray) -> None:
+    """Raise BadInput or TooLarge unless `image` is (H, W, 3 or 4) uint8 or float32."""
+    _check_array("image", image, (None, None, None), "uf")
+    if image.dtype not in (np.uint8, np.float32) or image.shape[2] not in (3, 4):
+        raise BadInput(
+            f"The panorama is {_times(image.shape)} {image.dtype}.",
+            "Give red, green, blue and, if there is, alpha: 8 bits each, or floating-point.",
+        )
+    check_panorama_size(image.shape[1], image.shape[0])
+
+
+def check_panorama_size(width: int, height: int) -> None:
+    """Raise BadInput or TooLarge for a panorama or its depth that is too small or too large."""
+    if width < 8 or height < 4:
+        raise BadInput(
+            f"The panorama is {width} x {height} pixels, which shows no surroundings.",
+            "Use a picture of at least 8 x 4 pixels; 2048 x 1024 or more are good.",
+        )
+    if width > MAX_PANORAMA_WIDTH or width * height > MAX_PANORAMA_PIXELS:
+        raise TooLarge(
+            f"The panorama is {width:,} x {height:,} pixels, more than is accepted.",
+            f"Scale it down to {MAX_PANORAMA_WIDTH:,} x {MAX_PANORAMA_WIDTH // 2:,}.",
+        )
+
+
+def check_panorama_aspect(width: int, height: int, aspect: str) -> None:
+    """Raise BadInput for a "strict" panorama that is not twice as wide as high, within 1 %."""
+    if aspect == "strict" and abs(width - 2 * height) > max(0.01 * width, 1):
+        raise BadInput(
+            f"The panorama is {width} x {height} pixels, but all around is twice as wide as high.",
+            'Choose "pad" for the aspect where it lacks the top and the bottom, "partial" where it'
+            " shows a part of the way around.",
+        )
+
+
+def check_panorama_depth(depth: np.ndarray) -> None:
+    """Raise BadInput unless `depth` is (h, w) uint8, uint16 or float32, with depth somewhere."""
+    _check_array("depth", depth, (None, None), "uf")
+    if depth.dtype not in (np.uint8, np.uint16, np.float32):
+        raise BadInput(
+            f"The depth is {depth.dtype}.", "Give 8 or 16 bits, or floating-point of 32 bits."
+        )
+    check_panorama_size(depth.shape[1], depth.shape[0])
+    if depth.dtype.kind == "u":
+        return
+    finite = np.isfinite(depth)
+    if not finite.any():
+        raise BadInput(
+            "The depth has no number anywhere: all of it is infinite or NaN.",
+            "Check how it was saved, or leave it out so that a model tells the depth.",
+        )
+    lowest = float(np.min(depth, where=finite, initial=np.inf))
+    if lowest < 0:
+        raise BadInput(
+            f"The depth is negative in places, down to {lowest:.3g}.",
+            "Save distances from the eye (or inverse ones, all above 0), before anything is"
+            " subtracted from them.",
+        )
+
+
+def check_same_aspect(picture: tuple[int, ...], depth: tuple[int, ...]) -> None:
+    """Raise BadInput unless (height, width) of the picture and its depth have one aspect, within
+    2 %, or one pixel of the smaller."""
+    (high, wide), (h, w) = picture[:2], depth[:2]
+    ours, theirs = wide / high, w / h
+    allowed = max(0.02, 1 / h, 1 / high)
+    if abs(ours / theirs - 1) > allowed:
+        raise BadInput(
+            f"The picture is {wide} x {high} pixels and the depth {w} x {h}: not of one shape.",
+            "Give the depth of the same panorama, uncropped; its size may differ.",
+        )
+
+
+def _check_meaning(meaning: object) -> None:
+    if not isinstance(meaning, DepthMeaning):
+        raise BadInput("The meaning of the depth is not a record.", "Send the task again.")
+    meaning.check()
+
+
+def _check_sphere_width(width: object) -> None:
+    least, most = SPHERE_WIDTHS
+    if type(width) is not int or (width != 0 and not least <= width <= most):
+        raise BadInput(
+            f"A sphere of {width!r} quads around cannot be made.",
+            f"Use {least} to {most}, or 0 for as many as the depth has.",
+        )
 
 
 def is_latent(array: object) -> bool:
@@ -648,9 +897,17 @@ TASKS: dict[str, type[Task]] = {
         ViewsToMesh,
         TextToMesh,
         Shape,
+        PanoramaToSphere,
+        PanoramaToStereo,
+        PanoramaToDepth,
+        TextToPanorama,
         DownloadModel,
     )
 }
+PANORAMAS = tuple(
+    kind for kind, task in TASKS.items() if issubclass(task, PanoramaTask | TextToPanorama)
+)
+"""The kinds of tasks about panoramas."""
 
 
 def encode_task(task: Task) -> bytes:
@@ -778,10 +1035,14 @@ def check_view_count(have: int, want: int, cameras: Sequence[int] = ()) -> None:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a job stands. `stage` is a short name for people, `fraction` in 0..1 is of the job."""
+    """Where a job stands. `stage` is a short name for people, `fraction` in 0..1 is of the job.
+
+    picture: (h, w, 3) uint8 sRGB, at most MAX_PICTURE_WIDTH wide: what has formed; or None.
+    """
 
     stage: str
     fraction: float
+    picture: np.ndarray | None = field(default=None, kw_only=True, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         return {"stage": self.stage, "fraction": round(float(self.fraction), 4)}
@@ -829,6 +1090,125 @@ class MeshSet:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class PanoramaResult:
+    """An equirectangular picture and its depth, axes as in PanoramaTask.
+
+    image: (H, W, 3) uint8 sRGB or float32 linear; depth: (h, w) float32, what `meaning` says, not
+    finite where there is none; None while it forms.
+    """
+
+    kind: ClassVar[str] = "panorama"
+    name: str = "Fieldforge"
+    image: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
+    depth: np.ndarray | None = None
+    meaning: DepthMeaning = METRIC
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SphereLayer:
+    """A mesh of a SphereResult, seen from inside, ready for Blender's foreach_set.
+
+    layer: "front": what the picture shows; "backing": what shows where the front is cut and the eye
+    moves; "sky": a sphere of its own for directions without depth, whose values are metres, which
+    no meaning moves.
+    directions: (V, 3) float32 of length 1; values: (V,) float32, finite. A vertex lies at direction
+    times `sphere_radii`.
+    corners: (L,) int32, the vertices of the faces, wound counter-clockwise seen from the eye; first
+    come `quads` faces of four corners, then triangles.
+    edges: (E, 2) int32; corner_edges: (L,) int32, the edge from a corner to the next of its face.
+    uv: (L, 2) float32, (0, 0) at the lower left of the picture; beyond 1 at the seam: it repeats.
+    image: (h, w, 3 or 4) like SphereResult.image, where the layer has one of its own; else None.
+    """
+
+    layer: str = "front"
+    directions: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
+    values: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    corners: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    quads: int = 0
+    edges: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int32))
+    corner_edges: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    uv: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.float32))
+    image: np.ndarray | None = None
+
+    @property
+    def triangles(self) -> int:
+        """How many faces of three corners follow the quads."""
+        return (len(self.corners) - 4 * self.quads) // 3
+
+    def check(self) -> None:
+        """Raise BadInput unless the arrays fit each other; indices and directions included."""
+        _check_choice("layer", self.layer, LAYER_KINDS)
+        vertices, corners, edges = len(self.directions), len(self.corners), len(self.edges)
+        for name, shape, kinds in (
+            ("directions", (None, 3), "f"),
+            ("values", (vertices,), "f"),
+            ("corners", (None,), "i"),
+            ("edges", (None, 2), "i"),
+            ("corner_edges", (corners,), "i"),
+            ("uv", (corners, 2), "f"),
+        ):
+            array = getattr(self, name)
+            _check_array(f"{name} of the sphere", array, shape, kinds)
+            if array.dtype.itemsize != 4:
+                raise _malformed(f"{name} of the sphere are {array.dtype}")
+        if type(self.quads) is not int or not 0 <= 4 * self.quads <= corners:
+            raise _malformed("the quads of the sphere do not fit its corners")
+        if (corners - 4 * self.quads) % 3:
+            raise _malformed("the triangles of the sphere do not fit its corners")
+        for array, count in (
+            (self.corners, vertices),
+            (self.edges, vertices),
+            (self.corner_edges, edges),
+        ):
+            if array.size and (array.min() < 0 or array.max() >= count):
+                raise _malformed("the sphere has faces without vertices")
+        if not (np.isfinite(self.values).all() and np.isfinite(self.directions).all()):
+            raise _malformed("the sphere has vertices without a place")
+        if self.image is not None:
+            check_panorama_image(self.image)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SphereResult:
+    """What surrounds the eye at the origin as textured meshes, axes as in PanoramaTask.
+
+    layers: the front first; a backing where edges are cut, a sky where depth is missing.
+    image: (H, W, 3) or (H, W, 4) uint8 sRGB or float32 linear, the texture of all layers that have
+    none of their own. meaning: of the values of front and backing.
+    """
+
+    kind: ClassVar[str] = "sphere"
+    name: str = "Fieldforge"
+    layers: tuple[SphereLayer, ...] = ()
+    image: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
+    meaning: DepthMeaning = METRIC
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def layer(self, kind: str) -> SphereLayer | None:
+        """The layer of that kind, or None."""
+        return next((layer for layer in self.layers if layer.layer == kind), None)
+
+
+def sphere_radii(layer: SphereLayer, meaning: DepthMeaning) -> np.ndarray:
+    """(V,) float32: metres from the eye to the vertices of a layer."""
+    if layer.layer == "sky":
+        return np.asarray(layer.values, np.float32)
+    return radii(layer.values, meaning)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StereoResult:
+    """One equirectangular picture for each eye, (H, W, 3) uint8 sRGB."""
+
+    kind: ClassVar[str] = "stereo"
+    name: str = "Fieldforge"
+    left: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
+    right: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Report:
     """What a task did that has nothing else to show."""
 
@@ -837,8 +1217,11 @@ class Report:
     report: dict[str, Any] = field(default_factory=dict)
 
 
-Result = MeshResult | MeshSet | Report
-RESULTS: dict[str, type[Any]] = {result.kind: result for result in (MeshResult, MeshSet, Report)}
+Result = MeshResult | MeshSet | PanoramaResult | SphereResult | StereoResult | Report
+RESULTS: dict[str, type[Any]] = {
+    result.kind: result
+    for result in (MeshResult, MeshSet, PanoramaResult, SphereResult, StereoResult, Report)
+}
 
 
 def meshes_of(result: Result) -> tuple[MeshResult, ...]:
@@ -852,6 +1235,8 @@ def encode_result(result: Result) -> bytes:
     """A result -> bytes; None fields and defaults are left out."""
     if isinstance(result, MeshSet):
         return _encode_set(result)
+    if isinstance(result, SphereResult):
+        return _encode_sphere(result)
     return _encode(result, {"protocol": PROTOCOL_VERSION, "kind": result.kind})
 
 
@@ -864,37 +1249,71 @@ def decode_result(body: bytes) -> Result:
         raise BadInput(f"Unknown result {kind!r}.", "Update the add-on.")
     if kind == MeshSet.kind:
         return _decode_set(arrays, message)
+    if kind == SphereResult.kind:
+        return _decode_sphere(arrays, message)
     return _decode(RESULTS[kind], arrays, message)
 
 
 def _encode_set(result: MeshSet) -> bytes:
-    """Arrays of mesh k are named "k.vertices" and so on."""
-    arrays: Arrays = {}
-    entries = []
-    for index, mesh in enumerate(result.meshes):
-        own, entry = _split(mesh)
-        arrays |= {f"{index}.{name}": array for name, array in own.items()}
-        entries.append(entry)
+    arrays, entries = _encode_parts(result.meshes)
     message = {"protocol": PROTOCOL_VERSION, "kind": result.kind, "name": result.name}
     return pack(arrays, {**message, "report": result.report, "meshes": entries})
 
 
 def _decode_set(arrays: Arrays, message: dict[str, Any]) -> MeshSet:
-    entries = message.pop("meshes", None)
+    own, entries = _parts_of(arrays, message.pop("meshes", None), "mesh", MAX_VARIATIONS)
+    pairs = zip(own, entries, strict=True)
+    meshes = tuple(_decode(MeshResult, parts, entry) for parts, entry in pairs)
+    return _decode(MeshSet, {}, {**message, "meshes": meshes})
+
+
+def _encode_sphere(result: SphereResult) -> bytes:
+    arrays, entries = _encode_parts(result.layers)
+    own, message = _split(dataclasses.replace(result, layers=()))
+    message |= {"protocol": PROTOCOL_VERSION, "kind": result.kind, "layers": entries}
+    return pack(own | arrays, message)
+
+
+def _decode_sphere(arrays: Arrays, message: dict[str, Any]) -> SphereResult:
+    own = {name: arrays.pop(name) for name in list(arrays) if "." not in name}
+    parts, entries = _parts_of(arrays, message.pop("layers", None), "layer", len(LAYER_KINDS))
+    pairs = zip(parts, entries, strict=True)
+    layers = tuple(_decode(SphereLayer, part, entry) for part, entry in pairs)
+    for layer in layers:
+        layer.check()
+    result: SphereResult = _decode(SphereResult, own, {**message, "layers": layers})
+    check_panorama_image(result.image)
+    return result
+
+
+def _encode_parts(parts: Sequence[Any]) -> tuple[Arrays, list[dict[str, Any]]]:
+    """Arrays of part k are named "k.vertices" and so on."""
+    arrays: Arrays = {}
+    entries = []
+    for index, part in enumerate(parts):
+        own, entry = _split(part)
+        arrays |= {f"{index}.{name}": array for name, array in own.items()}
+        entries.append(entry)
+    return arrays, entries
+
+
+def _parts_of(
+    arrays: Arrays, entries: object, what: str, most: int
+) -> tuple[list[Arrays], list[dict[str, Any]]]:
+    """The inverse of `_encode_parts`, of bytes that anybody may have made."""
+    several = f"{what}es" if what == "mesh" else f"{what}s"
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise _malformed("the meshes are not listed")
-    if len(entries) > MAX_VARIATIONS:
-        raise _malformed(f"{len(entries)} meshes, {MAX_VARIATIONS} are the most")
+        raise _malformed(f"the {several} are not listed")
+    if len(entries) > most:
+        raise _malformed(f"{len(entries)} {several}, {most} are the most")
     own: list[Arrays] = [{} for _ in entries]
     numbers = {str(number): number for number in range(len(entries))}
     for name, array in arrays.items():
         index, _, part = name.partition(".")
         if index not in numbers:
-            raise _malformed(f"array {name[:80]!r} belongs to no mesh")
+            raise _malformed(f"array {name[:80]!r} belongs to no {what}")
         own[numbers[index]][part] = array
-    pairs = zip(own, entries, strict=True)
-    meshes = tuple(_decode(MeshResult, parts, entry) for parts, entry in pairs)
-    return _decode(MeshSet, {}, {**message, "meshes": meshes})
+    return own, entries
 
 
 def _encode(record: Any, message: dict[str, Any]) -> bytes:
@@ -911,7 +1330,7 @@ def _split(record: Any) -> tuple[Arrays, dict[str, Any]]:
         if isinstance(value, np.ndarray):
             arrays[spec.name] = value
         elif value is not None and value != spec.default:
-            message[spec.name] = value
+            message[spec.name] = value.to_dict() if isinstance(value, DepthMeaning) else value
     return arrays, message
 
 
@@ -926,6 +1345,9 @@ def _decode(kind: Callable[..., Any], arrays: Arrays, message: dict[str, Any]) -
     for name in (*arrays, *message):
         if (name in arrays) != ("ndarray" in types[name]):
             raise _malformed(f"{name} is {'an' if name in arrays else 'no'} array")
+    for name in message:
+        if "DepthMeaning" in types[name]:
+            message = {**message, name: DepthMeaning.from_dict(message[name])}
     try:
         return kind(**message, **arrays)
     except (TypeError, ValueError) as error:

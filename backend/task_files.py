@@ -17,13 +17,18 @@ from . import pipelines
 from .errors import BadInput, NotFound
 from .protocol import (
     MAX_NAME_LENGTH,
+    DepthMeaning,
     DepthToMesh,
     ImageToMesh,
+    PanoramaToDepth,
+    PanoramaToSphere,
+    PanoramaToStereo,
     PointsToMesh,
     Shape,
     SketchToMesh,
     Task,
     TextToMesh,
+    TextToPanorama,
     ViewsToMesh,
     VoxelsToMesh,
     is_latent,
@@ -191,13 +196,8 @@ def read_views(options: argparse.Namespace, fields: Fields) -> ViewsToMesh:
 
 def read_text(options: argparse.Namespace, fields: Fields) -> TextToMesh:
     """The words, as --prompt or in place of a file."""
-    words = " ".join(options.input) if options.prompt is None else options.prompt
-    if options.prompt is not None and options.input:
-        raise BadInput(
-            "The text was given twice, as --prompt and without.", "Give it once, in quotes."
-        )
-    name = " ".join(words.split())[:MAX_NAME_LENGTH] or "Text"
-    return TextToMesh(name=name, prompt=words, **fields)
+    words = _words(options)
+    return TextToMesh(name=_short(words), prompt=words, **fields)
 
 
 def read_nothing(options: argparse.Namespace, fields: Fields) -> Shape:
@@ -205,6 +205,45 @@ def read_nothing(options: argparse.Namespace, fields: Fields) -> Shape:
     if options.input:
         raise BadInput("shape takes no input.", "Leave the file out, or choose another task.")
     return Shape(name="Shape", **fields)
+
+
+def read_panorama(options: argparse.Namespace, fields: Fields) -> Task:
+    """A panorama: picture and, unless a model shall tell it, depth."""
+    from .conditions import panoramas
+
+    if options.task == PanoramaToDepth.kind:
+        path = _one_file(options)
+        image = panoramas.read_picture(path)
+        return PanoramaToDepth(image=image, **_surroundings(options, path))
+    path, depth_path = _picture_and_depth(options)
+    fields = {
+        **_surroundings(options, path),
+        "model": options.model or PanoramaToSphere.model,
+        "image": panoramas.read_picture(path),
+        "depth": None if depth_path is None else panoramas.read_depth(depth_path),
+        "depth_model": options.depth_model,
+        "meaning": _meaning(options) or DepthMeaning(),
+        "width": options.width,
+        "edges": options.edges,
+    }
+    if options.task == PanoramaToStereo.kind:
+        return PanoramaToStereo(interocular=options.interocular, **fields)
+    return PanoramaToSphere(**fields)
+
+
+def read_panorama_text(options: argparse.Namespace, fields: Fields) -> TextToPanorama:
+    """Words for a panorama; a picture as output leaves it at that."""
+    words = _words(options)
+    return TextToPanorama(
+        name=_short(words),
+        prompt=words,
+        negative=options.negative,
+        **{name: fields[name] for name in ("model", "seed", "steps", "guidance", "preview")},
+        sphere=options.output.suffix.lower() != ".png",
+        meaning=_meaning(options),
+        mesh_width=options.width,
+        edges=options.edges,
+    )
 
 
 READERS: dict[str, Callable[[argparse.Namespace, Fields], Task]] = {
@@ -216,6 +255,10 @@ READERS: dict[str, Callable[[argparse.Namespace, Fields], Task]] = {
     ViewsToMesh.kind: read_views,
     TextToMesh.kind: read_text,
     Shape.kind: read_nothing,
+    PanoramaToSphere.kind: read_panorama,
+    PanoramaToStereo.kind: read_panorama,
+    PanoramaToDepth.kind: read_panorama,
+    TextToPanorama.kind: read_panorama_text,
 }
 
 
@@ -227,6 +270,60 @@ def _one_file(options: argparse.Namespace) -> Path:
         given = f"{len(options.input)} were given" if options.input else "none was given"
         raise BadInput(f"{options.task} takes one file; {given}.", "Run it once for each file.")
     return Path(options.input[0])
+
+
+def _picture_and_depth(options: argparse.Namespace) -> tuple[Path, Path | None]:
+    """The panorama, and the file of its depth: --depth or the second input, if any."""
+    paths = [Path(name) for name in options.input]
+    if options.depth is not None:
+        paths.append(options.depth)
+    if not 1 <= len(paths) <= 2:
+        given = f"{len(paths)} files were given" if paths else "no file was given"
+        raise BadInput(
+            f"{options.task} takes a panorama and its depth; {given}.",
+            "Give the picture, then the depth: room.jpg --depth room.exr",
+        )
+    return paths[0], paths[1] if len(paths) == 2 else None
+
+
+def _surroundings(options: argparse.Namespace, path: Path) -> Fields:
+    """What all tasks about a panorama have."""
+    return {
+        "name": _named(path),
+        "model": options.model,
+        "seed": options.seed,
+        "aspect": options.aspect,
+        "field_of_view": options.field_of_view,
+    }
+
+
+def _meaning(options: argparse.Namespace) -> DepthMeaning | None:
+    """What the options say of the depth's values; None when they say nothing."""
+    given = {
+        "meaning": options.depth_meaning,
+        "inverted": options.inverted or None,
+        "near": options.near,
+        "far": options.far,
+        "radius": options.radius,
+        "strength": options.strength,
+        "scale": options.depth_scale,
+        "offset": options.depth_offset,
+    }
+    told = {name: value for name, value in given.items() if value is not None}
+    return DepthMeaning(**told) if told else None
+
+
+def _words(options: argparse.Namespace) -> str:
+    """The text of a task, given as --prompt or in place of files."""
+    if options.prompt is not None and options.input:
+        raise BadInput(
+            "The text was given twice, as --prompt and without.", "Give it once, in quotes."
+        )
+    return " ".join(options.input) if options.prompt is None else options.prompt
+
+
+def _short(words: str) -> str:
+    return " ".join(words.split())[:MAX_NAME_LENGTH] or "Text"
 
 
 def _named(path: Path) -> str:

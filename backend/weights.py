@@ -31,22 +31,31 @@ BUNDLED = Path(os.environ.get("FIELDFORGE_BUNDLED") or _OWN)
 DESCRIPTION = "model.json"
 FORMAT = 1
 MAX_DESCRIPTION_BYTES = 1 << 20
+MAX_TEXT_BYTES = 16 << 20
+"""Of a file of settings or words in a model: vocabularies have a few megabytes."""
 VIEW_KINDS = ("", "image", "depth")
+LAYOUTS = ("checkpoint", "snapshot")
 
 _STALE_SECONDS = 3600
 
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.safetensors")
+_PART = r"(?:[A-Za-z0-9][A-Za-z0-9_-]{0,60}/)?[A-Za-z0-9][A-Za-z0-9._-]{0,120}"
+_FILE = re.compile(_PART + r"\.safetensors")
+_TEXT = re.compile(_PART + r"\.(?:json|txt|md)")
 
 
 @dataclass(frozen=True)
 class Entry:
     """A model that can be downloaded.
 
-    tasks: kinds of tasks it does; family: which code runs it, "wala" or "mvdream".
+    tasks: kinds of tasks it does; family: which code runs it, such as "wala" or "ldm3d".
     repository, files: on the Hugging Face hub; bytes: of all files together, about.
+    layout: "checkpoint", one file that is converted, or "snapshot", the files as they are: tensors
+    (.safetensors) and texts (.json, .txt, .md), in folders at most one deep.
+    optional: further files of a snapshot, taken where the repository has them.
     license: its identifier, which a person accepts; license_words: what it allows, in a sentence;
-    license_file: its full text in the repository, shown before the download.
+    license_file: its full text in the repository, or the card that names it, shown before the
+    download.
     steps, guidance: what the authors found best. For a text model, those of the shape that is made
     of its views; its own are in `arguments`.
     views, view_kind, cameras: of models that take or make several views, in their order.
@@ -68,6 +77,8 @@ class Entry:
     license_words: str
     steps: int
     guidance: float | None = None
+    layout: str = "checkpoint"
+    optional: tuple[str, ...] = ()
     license_file: str = "LICENSE.md"
     views: int = 0
     view_kind: str = ""
@@ -81,10 +92,11 @@ class Entry:
 class Installed:
     """A model on this computer. Fields as in Entry.
 
-    files: of tensors under their published names; config: for the family's configuration, such as
-    WalaConfig.from_dict; source: where the weights come from; bundled: came with Fieldforge.
+    files: of tensors under their published names; texts: settings and words that belong to it;
+    config: for the family's configuration, such as WalaConfig.from_dict; source: where the weights
+    come from; bundled: came with Fieldforge.
     default_for: of its tasks, those for which a bundled model goes before all others, also before
-    what is built in.
+    what is built in. stands_in_for: those for which it goes after all others.
     """
 
     id: str
@@ -105,6 +117,8 @@ class Installed:
     bundled: bool
     needs: tuple[str, ...] = ()
     default_for: tuple[str, ...] = ()
+    stands_in_for: tuple[str, ...] = ()
+    texts: tuple[Path, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -223,7 +237,7 @@ def ranked(task_kind: str, have: Mapping[str, Installed] | None = None) -> list[
     """The installed models that can do a task, the best first. have: `installed()`, if known.
 
     Defaults first, then bundled before downloaded, those in the order of the registry, then the
-    person's own.
+    person's own, and what only stands in for others last.
     """
     have = installed() if have is None else have
     able = [
@@ -233,9 +247,10 @@ def ranked(task_kind: str, have: Mapping[str, Installed] | None = None) -> list[
     ]
     order = list(entries())
 
-    def rank(model: Installed) -> tuple[bool, bool, int]:
+    def rank(model: Installed) -> tuple[bool, bool, bool, int]:
         place = order.index(model.id) if model.id in order else len(order)
-        return not model.is_default(task_kind), not model.bundled, place
+        last = task_kind in model.stands_in_for
+        return not model.is_default(task_kind), last, not model.bundled, place
 
     return sorted(able, key=rank)
 
@@ -291,7 +306,8 @@ def _installed(folder: Path, record: dict[str, Any]) -> Installed:
         id=folder.name,
         tasks=_tuple(record["tasks"], str),
         folder=folder,
-        files=tuple(_checked_file(folder, entry) for entry in record["files"]),
+        files=tuple(_checked_file(folder, entry, _FILE) for entry in record["files"]),
+        texts=tuple(_checked_file(folder, entry, _TEXT) for entry in record.get("texts", [])),
         config=record["config"],
         steps=record["steps"],
         guidance=None if guidance is None else float(guidance),
@@ -301,6 +317,7 @@ def _installed(folder: Path, record: dict[str, Any]) -> Installed:
         bundled=folder.parent == BUNDLED,
         needs=_tuple(record.get("needs", []), str),
         default_for=_tuple(record.get("default_for", []), str),
+        stands_in_for=_tuple(record.get("stands_in_for", []), str),
     )
 
 
@@ -310,11 +327,11 @@ def _tuple(values: Any, kind: type) -> tuple[Any, ...]:
     return tuple(values)
 
 
-def _checked_file(folder: Path, entry: dict[str, Any]) -> Path:
-    """The file of an entry of "files". Its name must not lead out of the folder."""
+def _checked_file(folder: Path, entry: dict[str, Any], names: re.Pattern[str]) -> Path:
+    """The file of an entry of "files" or "texts". Its name must not lead out of the folder."""
     name, size, digest = entry["name"], entry["bytes"], entry["sha256"]
-    if not isinstance(name, str) or not _FILE.fullmatch(name):
-        raise ValueError(f"{name!r} is not the name of a file of weights")
+    if not isinstance(name, str) or not names.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of a file of a model")
     if not isinstance(digest, str):
         raise ValueError(f"the checksum of {name} is {digest!r}")
     path = folder / name
@@ -334,10 +351,12 @@ def _unreadable(folder: Path, reason: str) -> BadInput:
 
 def verify(model: Installed, report: Callable[[float], None] | None = None) -> None:
     """Read every file of `model`. Raises BadInput when one is not what was written."""
-    for entry in _read_description(model.folder)["files"]:
+    record = _read_description(model.folder)
+    for entry in (*record["files"], *record.get("texts", [])):
         path = model.folder / entry["name"]
         try:
-            tensor_files.read_header(path)
+            if path.suffix == ".safetensors":
+                tensor_files.read_header(path)
             digest = tensor_files.file_hash(path, report)
         except OSError as error:
             raise BadInput(
@@ -387,15 +406,7 @@ def write_model(
     report(fraction) is called meanwhile; what it raises ends the writing and leaves nothing.
     Raises BadInput for a name that cannot be, StorageFailed when the disk is too full.
     """
-    if check_id(id) != folder.name:
-        raise BadInput(f"The model {id} cannot lie in {folder}.", f"Use {folder.parent / id}.")
-    impossible = sorted({*default_for} - {*tasks})
-    if impossible:
-        raise BadInput(
-            f"The model {id} cannot be the default for {', '.join(impossible)}, which it does not"
-            " do.",
-            f"Choose of its tasks: {', '.join(tasks)}.",
-        )
+    _check_description(folder, id, tasks, default_for)
     lazy = {name: tensor_files.as_lazy(tensor) for name, tensor in tensors.items()}
     total = sum(tensor.info.nbytes for tensor in lazy.values())
     with replaced_folder(folder, total) as partial:
@@ -425,11 +436,119 @@ def write_model(
             "files": written,
             "source": dict(source or {}),
         }
-        text = json.dumps(record, indent=1, ensure_ascii=False)
-        (partial / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        _write_description(partial, record)
         for name, words in (texts or {}).items():
             (partial / Path(name).name).write_text(words, encoding="utf-8")
     return read_model(folder)
+
+
+def write_snapshot(
+    folder: Path,
+    parts: Mapping[str, Path],
+    *,
+    id: str,
+    title: str,
+    family: str,
+    tasks: tuple[str, ...],
+    config: Mapping[str, Any],
+    steps: int,
+    summary: str = "",
+    guidance: float | None = None,
+    license: str = "",
+    default_for: tuple[str, ...] = (),
+    stands_in_for: tuple[str, ...] = (),
+    source: Mapping[str, Any] | None = None,
+    move: bool = False,
+    report: Callable[[float], None] | None = None,
+) -> Installed:
+    """Write a model of files as libraries keep them into `folder` (named `id`), all or nothing.
+
+    parts: name in the model, such as "unet/config.json" -> the file that is copied there, or moved
+    (which leaves nothing behind when writing fails later): .safetensors, .json, .txt or .md.
+    The others as in write_model. Raises BadInput for other files, or tensors that cannot be read,
+    StorageFailed when the disk is too full.
+    """
+    _check_description(folder, id, tasks, (*default_for, *stands_in_for))
+    for name, path in parts.items():
+        _check_part(name, path)
+    sizes = {name: path.stat().st_size for name, path in parts.items()}
+    total = sum(sizes.values()) or 1
+    with replaced_folder(folder, 0 if move else total) as partial:
+        written: dict[str, list[dict[str, Any]]] = {"files": [], "texts": []}
+        before = 0
+        for name, path in parts.items():
+            place = partial / name
+            place.parent.mkdir(exist_ok=True)
+            (shutil.move if move else shutil.copyfile)(path, place)
+
+            def told(fraction: float, size: int = sizes[name], at: int = before) -> None:
+                if report:
+                    report((at + fraction * size) / total)
+
+            entry = {
+                "name": name,
+                "bytes": sizes[name],
+                "sha256": tensor_files.file_hash(place, told),
+            }
+            written["files" if place.suffix == ".safetensors" else "texts"].append(entry)
+            before += sizes[name]
+        record = {
+            "format": FORMAT,
+            "family": family,
+            "id": id,
+            "title": title,
+            "summary": summary,
+            "tasks": list(tasks),
+            "config": dict(config),
+            "steps": steps,
+            "guidance": guidance,
+            "views": 0,
+            "view_kind": "",
+            "cameras": [],
+            "license": license,
+            "default_for": list(default_for),
+            "stands_in_for": list(stands_in_for),
+            **written,
+            "source": dict(source or {}),
+        }
+        _write_description(partial, record)
+    return read_model(folder)
+
+
+def _check_part(name: str, path: Path) -> None:
+    """Raise BadInput unless a snapshot may have that file."""
+    if _FILE.fullmatch(name):
+        tensor_files.read_header(path)
+    elif not _TEXT.fullmatch(name) or name == DESCRIPTION:
+        raise BadInput(
+            f"A model cannot have a file {name!r}.",
+            "Leave it out: models hold .safetensors, .json, .txt and .md files only.",
+        )
+    elif path.stat().st_size > MAX_TEXT_BYTES:
+        raise BadInput(
+            f"{name} is too large for a text ({path.stat().st_size / 1e6:.0f} MB).",
+            "Get the model from its authors again.",
+        )
+
+
+def _check_description(
+    folder: Path, id: str, tasks: tuple[str, ...], default_for: tuple[str, ...]
+) -> None:
+    """Raise BadInput for a name or defaults that cannot be."""
+    if check_id(id) != folder.name:
+        raise BadInput(f"The model {id} cannot lie in {folder}.", f"Use {folder.parent / id}.")
+    impossible = sorted({*default_for} - {*tasks})
+    if impossible:
+        raise BadInput(
+            f"The model {id} cannot be the default for {', '.join(impossible)}, which it does not"
+            " do.",
+            f"Choose of its tasks: {', '.join(tasks)}.",
+        )
+
+
+def _write_description(folder: Path, record: Mapping[str, Any]) -> None:
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
 
 
 def _parts(

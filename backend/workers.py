@@ -483,9 +483,10 @@ def _last(steps: Iterator[Any], job_id: str, pipe: Connection) -> protocol.Resul
             result = step
             continue
         now = time.monotonic()
-        if isinstance(step, Preview) and step.meshes and now >= shown_at + _PREVIEW_SECONDS:
+        forming = _forming(step)
+        if forming is not None and now >= shown_at + _PREVIEW_SECONDS:
             _send(pipe, {"preview": job_id})
-            pipe.send_bytes(protocol.encode_result(MeshSet(meshes=step.meshes)))
+            pipe.send_bytes(protocol.encode_result(forming))
             shown_at = now
         news = step.stage != sent.stage or step.fraction >= sent.fraction + _PROGRESS_STEP
         if news or now >= sent_at + _PROGRESS_SECONDS:
@@ -496,9 +497,18 @@ def _last(steps: Iterator[Any], job_id: str, pipe: Connection) -> protocol.Resul
     return result
 
 
+def _forming(step: Progress) -> protocol.Result | None:
+    """What a step shows of what forms: meshes, or a picture."""
+    if isinstance(step, Preview) and step.meshes:
+        return MeshSet(meshes=step.meshes)
+    if step.picture is not None:
+        return protocol.PanoramaResult(image=step.picture)
+    return None
+
+
 def _write_result(result: protocol.Result, part: Path, limit: int) -> None:
-    meshes = protocol.meshes_of(result)
-    size = sum(getattr(value, "nbytes", 0) for mesh in meshes for value in vars(mesh).values())
+    records = protocol.meshes_of(result) or (result, *getattr(result, "layers", ()))
+    size = sum(getattr(value, "nbytes", 0) for one in records for value in vars(one).values())
     if size > limit:
         raise TooLarge(
             f"The result of {size / 2**30:.1f} GB is larger than the {limit / 2**30:.1f} GB that"

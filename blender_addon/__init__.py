@@ -17,9 +17,13 @@ from . import (
     session,
     variations,
 )
+from .panorama import panel as panorama_panel
+from .panorama import settings as panorama_settings
+from .panorama import stereo
 from .sources import drop
 
 CLASSES = (
+    *panorama_settings.CLASSES,
     properties.FieldforgeSettings,
     generated.FieldforgeResult,
     preferences.FieldforgePreferences,
@@ -28,6 +32,8 @@ CLASSES = (
     *drop.CLASSES,
     *panels.CLASSES,
     *regions.CLASSES,
+    *stereo.CLASSES,
+    *panorama_panel.CLASSES,
     *variations.CLASSES,
 )
 
@@ -54,6 +60,7 @@ def register() -> None:
         bpy.utils.register_class(cls)
     properties.register()
     generated.register()
+    panorama_settings.register()
     preferences.register()
     session.begin()
     capture.register()
@@ -74,6 +81,7 @@ def unregister() -> None:
     capture.unregister()
     session.end()
     preferences.unregister()
+    panorama_settings.unregister()
     generated.unregister()
     properties.unregister()
     for cls in reversed(CLASSES):

@@ -27,12 +27,14 @@ COLOR_TYPES = {"FLOAT_COLOR", "BYTE_COLOR"}
 @dataclass(frozen=True)
 class Facts:
     """text: what is selected, in words; reason: why it cannot be used, or ""; advice: what to do
-    about it or what is worth knowing; has_faces: the source is a mesh with faces."""
+    about it or what is worth knowing; has_faces: the source is a mesh with faces; warning: it can
+    be used, but."""
 
     text: str
     reason: str = ""
     advice: str = ""
     has_faces: bool = False
+    warning: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Watch it form: objects that show what running jobs have formed so far. Main thread only.
 
+Shapes show as meshes, panoramas as pictures that stand upright in the middle of the scene.
+
 The previews are no part of the work: they cannot be selected, are not rendered and never saved
 (runtime data). Undo brings some of them back and takes others away, as it does with everything;
 `Forming` then puts things right, and so it keeps no reference to any of them, only their names.
@@ -18,12 +20,15 @@ from mathutils import Matrix
 from .compose import PlacedMesh
 from .history import Job
 from .importing import fill_mesh, home_of, matrices_of
+from .panorama.arrival import FormingPicture
 
 MARK = "fieldforge_forming"
 PREFIX = "Forming: "
 MATERIAL_NAME = "Fieldforge Forming"
 COLOR = (0.16, 0.48, 1.0, 1.0)
 BUDGET = 0.02
+PICTURE_WIDTH = 2.0  # in the scene
+UPRIGHT = np.array([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], float)
 
 
 # The lowest and highest x in the world of what a job's row stands beside, if anything.
@@ -37,7 +42,7 @@ class Wanted:
     mark: str
     name: str
     job: Job
-    mesh: PlacedMesh
+    shape: PlacedMesh | FormingPicture
     matrix_world: np.ndarray
 
 
@@ -46,7 +51,7 @@ class Forming:
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
-        self._meshes: dict[str, PlacedMesh] = {}
+        self._shapes: dict[str, PlacedMesh | FormingPicture] = {}
         self._matrices: dict[str, bytes] = {}
         self._unsure = False
         self.used = False
@@ -54,7 +59,7 @@ class Forming:
     def distrust(self) -> None:
         """The scene was changed by undo or a new file: look at everything again."""
         self._unsure = True
-        self._meshes.clear()
+        self._shapes.clear()
         self._matrices.clear()
 
     @property
@@ -73,15 +78,14 @@ class Forming:
         filled = 0
         for each in wanted:
             item = self._find(each.mark)
-            changed = item is None or self._meshes.get(each.mark) is not each.mesh
+            changed = item is None or self._shapes.get(each.mark) is not each.shape
             if changed and filled and time.perf_counter() > limit:
                 return False
             item = item or self._make(each)
             self._put(item, each)
             if changed:
-                item.data.clear_geometry()
-                fill_mesh(item.data, each.mesh)
-                self._meshes[each.mark] = each.mesh
+                _fill(item, each)
+                self._shapes[each.mark] = each.shape
                 filled += 1
         return True
 
@@ -99,13 +103,10 @@ class Forming:
         return None
 
     def _make(self, wanted: Wanted) -> bpy.types.Object:
-        name = wanted.name
-        mesh = bpy.data.meshes.new(name)
-        mesh.materials.append(_material())
-        item = bpy.data.objects.new(name, mesh)
-        for each in (item, mesh):
-            each[MARK] = wanted.mark
-            each.is_runtime_data = True
+        item = bpy.data.objects.new(wanted.name, _data_of(wanted))
+        _mark(item, wanted)
+        if item.type == "EMPTY":
+            item.empty_display_type, item.empty_display_size = "IMAGE", PICTURE_WIDTH
         item.color = COLOR
         item.hide_render = item.hide_select = True
         item.show_name = True
@@ -115,7 +116,7 @@ class Forming:
         collection.objects.link(item)
         self.used = True
         self._names[wanted.mark] = item.name
-        self._meshes.pop(wanted.mark, None)
+        self._shapes.pop(wanted.mark, None)
         self._matrices.pop(wanted.mark, None)
         return item
 
@@ -134,7 +135,7 @@ class Forming:
             item = self._find(mark)
             if item is not None:
                 _remove(item)
-            for known in (self._names, self._meshes, self._matrices):
+            for known in (self._names, self._shapes, self._matrices):
                 known.pop(mark, None)
         if gone and not self._names:
             _remove_unused()
@@ -156,8 +157,12 @@ def _wanted(job: Job, beside: Beside) -> Iterator[Wanted]:
     if not job.active or not job.forming:
         return
     formed = job.forming[:1] if job.destination.layout == "COLLECTION" else job.forming
-    numbered = [(number, mesh) for number, mesh in enumerate(formed) if mesh is not None]
+    numbered = [(number, shape) for number, shape in enumerate(formed) if shape is not None]
     if not numbered:
+        return
+    if isinstance(numbered[0][1], FormingPicture):
+        picture = numbered[0][1]
+        yield Wanted(f"{job.key}/picture", PREFIX + job.name, job, picture, UPRIGHT)
         return
     matrices = matrices_of([mesh for _, mesh in numbered], job.destination, beside(job))
     for (number, mesh), matrix in zip(numbered, matrices, strict=True):
@@ -165,22 +170,55 @@ def _wanted(job: Job, beside: Beside) -> Iterator[Wanted]:
         yield Wanted(f"{job.key}/{number}", PREFIX + job.name + suffix, job, mesh, matrix)
 
 
+def _mark(each: bpy.types.ID, wanted: Wanted) -> None:
+    each[MARK] = wanted.mark
+    each.is_runtime_data = True
+
+
+def _data_of(wanted: Wanted) -> bpy.types.Mesh | None:
+    """What the object of a preview holds: a mesh without geometry, or nothing yet."""
+    if isinstance(wanted.shape, FormingPicture):
+        return None
+    mesh = bpy.data.meshes.new(wanted.name)
+    mesh.materials.append(_material())
+    _mark(mesh, wanted)
+    return mesh
+
+
+def _fill(item: bpy.types.Object, wanted: Wanted) -> None:
+    """Have `item` show what was formed."""
+    if isinstance(wanted.shape, PlacedMesh):
+        item.data.clear_geometry()
+        fill_mesh(item.data, wanted.shape)
+        return
+    height, width, _ = wanted.shape.pixels.shape
+    image = item.data
+    if image is None or tuple(image.size) != (width, height):
+        item.data = bpy.data.images.new(wanted.name, width, height)
+        _mark(item.data, wanted)
+        if image is not None:
+            bpy.data.images.remove(image)
+        image = item.data
+    image.pixels.foreach_set(wanted.shape.pixels.ravel())
+    image.update()
+
+
 def _marked(collection) -> Iterator[bpy.types.ID]:
     return (each for each in collection if MARK in each)
 
 
 def _remove(item: bpy.types.Object) -> None:
-    mesh = item.data
+    data = item.data
     bpy.data.objects.remove(item)
-    if mesh is not None and mesh.users == 0:
-        bpy.data.meshes.remove(mesh)
+    if data is not None and data.users == 0:
+        bpy.data.batch_remove([data])
 
 
 def _remove_unused() -> None:
-    """Meshes of previews that a person deleted, and the material of all."""
-    for mesh in list(_marked(bpy.data.meshes)):
-        if mesh.users == 0:
-            bpy.data.meshes.remove(mesh)
+    """Meshes and pictures of previews that a person deleted, and the material of all."""
+    for data in [*_marked(bpy.data.meshes), *_marked(bpy.data.images)]:
+        if data.users == 0:
+            bpy.data.batch_remove([data])
     material = bpy.data.materials.get(MATERIAL_NAME)
     if material is not None and MARK in material:
         bpy.data.materials.remove(material)

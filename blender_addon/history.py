@@ -22,6 +22,7 @@ from ..backend.protocol import DownloadModel
 from .arrival import Arrival
 from .compose import PlacedMesh, Placement
 from .importing import Destination
+from .panorama.arrival import Arrived, FormingPicture
 
 if TYPE_CHECKING:
     from .capture import Origin
@@ -81,8 +82,8 @@ class Job:
     origin: Origin | None = None
     file_serial: int = -1
     watch: bool = False
-    forming: list[PlacedMesh | None] = field(default_factory=list, repr=False)
-    placed: list[Arrival] | None = field(default=None, repr=False)
+    forming: list[PlacedMesh | FormingPicture | None] = field(default_factory=list, repr=False)
+    placed: list[Arrival] | Arrived | None = field(default=None, repr=False)
     unwanted: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @property

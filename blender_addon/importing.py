@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import bpy
 import numpy as np
@@ -24,6 +25,7 @@ class Destination:
 
     layout: of several: "ROW" or "COLLECTION"; "BESIDE": also a single one goes beside its source.
     replaces: the result becomes the mesh of the source.
+    panorama: how results about panoramas are put into the file (`panorama.source.import_options`).
     """
 
     name: str
@@ -33,6 +35,7 @@ class Destination:
     hide: list[str] = field(default_factory=list)
     layout: str = "ROW"
     replaces: bool = False
+    panorama: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,10 +126,10 @@ def add_meshes(
         item = bpy.data.objects.new(name, mesh_from_arrays(name, mesh))
         collection.objects.link(item)
         created.append(Created(item, _put_at(item, Matrix(matrix.tolist()))))
-    view_layer = _view_layer(scene)
+    view_layer = view_layer_of(scene)
     if together:
         _hide([each.item for each in created[1:]], view_layer)
-    _select_only(view_layer, created[0].item)
+    select_only(view_layer, created[0].item)
     for name in destination.hide:
         source = view_layer.objects.get(name)
         if source is not None:
@@ -206,7 +209,7 @@ def _shown_scene() -> bpy.types.Scene:
     return windows[0].scene if windows else bpy.context.scene
 
 
-def _view_layer(scene) -> bpy.types.ViewLayer:
+def view_layer_of(scene) -> bpy.types.ViewLayer:
     """The view layer that a window shows of `scene`, otherwise its first."""
     for window in bpy.context.window_manager.windows:
         if window.scene == scene:
@@ -235,7 +238,7 @@ def _put_at(created, matrix_world: Matrix) -> np.ndarray:
     return np.eye(4)
 
 
-def _select_only(view_layer, created) -> None:
+def select_only(view_layer, created) -> None:
     # An excluded collection has its objects in no view layer, and then there is nothing to select.
     with contextlib.suppress(RuntimeError):
         created.select_set(True, view_layer=view_layer)

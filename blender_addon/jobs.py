@@ -45,6 +45,8 @@ from .forming import Forming
 from .generated import Making, remember
 from .history import HistoryFile, Job, history_file, read_history
 from .importing import Destination, add_meshes, push_undo, replace_mesh, world_extent
+from .panorama.arrival import Arrived, arrived, forming_picture, where_it_is
+from .panorama.scene import add as add_panorama
 
 log = logging.getLogger(__name__)
 
@@ -407,23 +409,28 @@ class Jobs:
         for item in created:
             if job.origin is not None:
                 remember_result(item, job.origin)
-        self._note_sampling(job, placed[0])
-        empty = job.variations - len(placed)
-        job.stage = f"{empty} of {job.variations} had no surface" if empty else ""
-        job.faces = sum(len(arrival.mesh.triangles) for arrival in placed)
+        if isinstance(placed, Arrived):
+            self._note_sampling(job, placed.report)
+            job.stage, job.faces = where_it_is(placed), placed.faces
+        else:
+            self._note_sampling(job, placed[0].report)
+            empty = job.variations - len(placed)
+            job.stage = f"{empty} of {job.variations} had no surface" if empty else ""
+            job.faces = sum(len(arrival.mesh.triangles) for arrival in placed)
         self._end(job, "done")
 
-    def _note_sampling(self, job: Job, arrival: Arrival) -> None:
+    def _note_sampling(self, job: Job, told: dict[str, Any]) -> None:
         """What the backend chose by itself is known now, and shown in the history."""
         if job.sampled:
-            told = arrival.report
             job.model = str(told.get("model") or job.model)
             job.steps = told.get("steps", job.steps)
             job.guidance = told.get("guidance", job.guidance)
 
     def _put_into_scene(
-        self, job: Job, arrivals: list[Arrival], source: bpy.types.Object | None
-    ) -> list[bpy.types.Object]:
+        self, job: Job, arrivals: list[Arrival] | Arrived, source: bpy.types.Object | None
+    ) -> list[bpy.types.ID]:
+        if isinstance(arrivals, Arrived):
+            return add_panorama(arrivals, job.destination)
         local = to_local(job.placement)
         if job.destination.replaces and source is not None:
             replace_mesh(source, arrivals[0].mesh)
@@ -582,9 +589,16 @@ class Jobs:
                 body = client.result(job_id)
             except Unreachable:
                 raise gone(self.backend.alive(settings)) from None
-            result = decode_result(body)
+            self._in_thread_arrived(job, body, placement)
+
+    def _in_thread_arrived(self, job: Job, body: bytes, placement: Placement) -> None:
+        """Prepare what came for the scene. The bytes are let go of before that is changed."""
+        result = decode_result(body)
+        placed: list[Arrival] | Arrived | None
+        placed = arrived(result, job.destination.name, job.destination.panorama)
+        if placed is None:
             placed = arrivals_of(result, placement, job.seed)
-            self._update(job, state="placing", stage="", placed=placed)
+        self._update(job, state="placing", stage="", placed=placed)
 
     def _await_end(
         self, job: Job, job_id: str, placement: Placement, client: Client, settings: Settings
@@ -611,7 +625,10 @@ class Jobs:
     def _in_thread_see(self, job: Job, job_id: str, placement: Placement, client: Client) -> None:
         """Fetch what has formed. A preview that does not come is no reason to fail."""
         try:
-            self._update(job, forming=formed(decode_result(client.preview(job_id)), placement))
+            result = decode_result(client.preview(job_id))
+            picture = forming_picture(result)
+            now = formed(result, placement) if picture is None else [picture]
+            self._update(job, forming=now)
         except FieldforgeError as error:
             log.info("preview of job %s: %s", job_id, error)
 

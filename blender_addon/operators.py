@@ -12,6 +12,7 @@ from .compose import Choices
 from .history import Job
 from .importing import Destination
 from .model_choice import chosen_model, task_kind
+from .panorama.source import import_options, is_panorama
 from .preferences import Checks
 from .properties import sampling_choices
 
@@ -30,7 +31,7 @@ def disabled_reason(context) -> tuple[str, str] | None:
 
 
 class FIELDFORGE_OT_generate(bpy.types.Operator):
-    """Make a mesh of the source. Blender stays usable meanwhile"""
+    """Make a mesh, or a sphere, of the source. Blender stays usable meanwhile"""
 
     bl_idname = "fieldforge.generate"
     bl_label = "Generate"
@@ -70,13 +71,15 @@ def _destination(context, name: str) -> Destination:
     beside = items[0].users_collection if items else [context.collection]
     inside = {context.scene.collection, *context.scene.collection.children_recursive}
     collection = next((item for item in beside if item in inside), None)
+    around = is_panorama(settings)
     return Destination(
-        name=f"{name} mesh",
+        name=name if around else f"{name} mesh",
         matrix_world=np.array(items[0].matrix_world, np.float64) if items else np.eye(4),
         scene=context.scene.name,
         collection=collection.name if collection else "",
         hide=[item.name for item in items] if settings.hide_source else [],
         layout=settings.layout,
+        panorama=import_options(settings) if around else {},
     )
 
 

@@ -8,6 +8,8 @@ from . import models, preferences, session, sources
 from .history import STAGES, Job
 from .model_choice import chosen_model
 from .operators import disabled_reason
+from .panorama import panel as panorama
+from .panorama.source import is_panorama
 from .sampling import draw_sampling
 from .sources.panel import draw_source, has_objects
 from .wrapping import paragraph
@@ -39,7 +41,7 @@ class _Sidebar:
 
 
 class FIELDFORGE_PT_main(_Sidebar, bpy.types.Panel):
-    bl_label = "Generate Mesh"
+    bl_label = "Generate"
     bl_idname = "FIELDFORGE_PT_main"
 
     def draw_header_preset(self, context) -> None:
@@ -128,11 +130,15 @@ def draw_choices(layout, context) -> None:
     column = layout.column()
     column.use_property_split = True
     column.prop(settings, "model")
+    around = is_panorama(settings)
     if not session.jobs().connection.models and not sources.of_points_or_voxels(settings):
         column.operator("fieldforge.list_models", icon="LINKED")
-    if not model.get("samples"):
+    if around:
+        panorama.draw_choices(column, settings, context)
+    elif not model.get("samples"):
         column.row().prop(settings, "resolution", expand=True)
-    draw_sampling(column, settings, model, context)
+    if model.get("samples") or not around:
+        draw_sampling(column, settings, model, context)
     if has_objects(settings):
         column.prop(settings, "hide_source")
     if model["id"] and not model.get("ready", True):

@@ -13,7 +13,18 @@ from bpy.props import (
 from ..backend.protocol import MAX_GUIDANCE, MAX_STEPS, RESOLUTIONS, PointsToMesh, VoxelsToMesh
 from . import preferences, session
 from .capture import forget_facts
-from .model_choice import chosen_model, get_model, list_models, set_model, task_kind
+from .model_choice import (
+    chosen_model,
+    get_depth_model,
+    get_model,
+    list_depth_models,
+    list_models,
+    set_depth_model,
+    set_model,
+    task_kind,
+)
+from .panorama.settings import PanoramaSettings
+from .panorama.source import is_panorama
 from .sources import of_points_or_voxels
 from .sources.settings import SOURCES, SourceSettings
 
@@ -57,7 +68,7 @@ def sampling_choices(settings, model: dict) -> dict:
     own = settings.own_sampling
     return {
         "seed": settings.seed,
-        "variations": settings.variations,
+        "variations": 1 if is_panorama(settings) else settings.variations,
         "steps": settings.steps if own else None,
         "guidance": round(settings.guidance, 4) if own else None,
         "preview": settings.watch,
@@ -65,7 +76,7 @@ def sampling_choices(settings, model: dict) -> dict:
     }
 
 
-class FieldforgeSettings(SourceSettings, bpy.types.PropertyGroup):
+class FieldforgeSettings(SourceSettings, PanoramaSettings, bpy.types.PropertyGroup):
     object_from: EnumProperty(
         name="Object From",
         items=[
@@ -83,7 +94,7 @@ class FieldforgeSettings(SourceSettings, bpy.types.PropertyGroup):
     )
     source: EnumProperty(
         name="Source",
-        description="What a mesh is made of",
+        description="What a mesh or a sphere is made of",
         items=SOURCES,
         update=_source_changed,
     )
@@ -123,6 +134,13 @@ class FieldforgeSettings(SourceSettings, bpy.types.PropertyGroup):
         items=list_models,
         get=get_model,
         set=set_model,
+    )
+    depth_model: EnumProperty(
+        name="Depth Model",
+        description="What tells the depth of the picture",
+        items=list_depth_models,
+        get=get_depth_model,
+        set=set_depth_model,
     )
     resolution: EnumProperty(
         name="Resolution",

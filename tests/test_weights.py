@@ -51,7 +51,11 @@ def write(folder: Path, name: str = "a-model", **changes: Any) -> weights.Instal
 
 
 def test_the_registry_names_every_published_model() -> None:
-    entries = weights.entries()
+    entries = {
+        name: entry
+        for name, entry in weights.entries().items()
+        if entry.family in ("wala", "mvdream")
+    }
     assert {entry.repository for entry in entries.values()} == {
         f"ADSKAILab/WaLa-{name}"
         for name in (
@@ -62,7 +66,7 @@ def test_the_registry_names_every_published_model() -> None:
     for entry in entries.values():
         assert weights.check_id(entry.id) == entry.id
         assert set(entry.tasks) <= set(TASKS)
-        assert entry.family in ("wala", "mvdream")
+        assert entry.layout == "checkpoint"
         assert entry.license_url.endswith(f"{entry.repository}/blob/main/LICENSE.md")
         assert "on-commercial" in entry.license_words
         assert 14e9 < entry.bytes < 18e9
@@ -87,7 +91,28 @@ def test_the_best_steps_and_guidance_of_the_authors_are_the_defaults() -> None:
         "wala-shape-1b": (None, 1000),
         "mvdream-depth6": (1.5, 10),
         "mvdream-rgb4": (1.3, 5),
+        "ldm3d-pano": (7.0, 50),
+        "ldm3d-4c": (5.0, 50),
+        "ldm3d": (5.0, 50),
+        "depth-anything-v2-small": (None, 1),
     }
+
+
+def test_snapshots_are_tensors_and_texts_under_licences_that_can_be_read() -> None:
+    snapshots = {
+        name: entry for name, entry in weights.entries().items() if entry.layout == "snapshot"
+    }
+    assert {entry.repository for entry in snapshots.values()} == {
+        *("Intel/ldm3d-pano", "Intel/ldm3d-4c", "Intel/ldm3d"),
+        "depth-anything/Depth-Anything-V2-Small-hf",
+    }
+    for entry in snapshots.values():
+        assert entry.license in ("creativeml-openrail-m", "apache-2.0")
+        assert entry.license_url.startswith("https://")
+        assert "{" not in entry.license_url
+        assert any(name.endswith(".safetensors") for name in entry.files)
+        for name in (*entry.files, *entry.optional, entry.license_file):
+            assert weights._FILE.fullmatch(name) or weights._TEXT.fullmatch(name)
 
 
 def test_a_text_model_gives_the_views_that_its_shape_model_takes() -> None:

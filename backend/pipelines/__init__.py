@@ -18,14 +18,19 @@ import numpy as np
 from .. import weights
 from ..errors import BadInput, Cancelled, NotInstalled
 from ..protocol import (
+    PANORAMAS,
     TASKS,
     DownloadModel,
     Generation,
+    PanoramaToDepth,
+    PanoramaToSphere,
+    PanoramaToStereo,
     PointsToMesh,
     Progress,
     Result,
     Task,
     TextToMesh,
+    TextToPanorama,
     ViewsToMesh,
     VoxelsToMesh,
 )
@@ -93,6 +98,14 @@ BUILT_IN: tuple[Model, ...] = (
         samples=False,
         family="wavelet-fit",
     ),
+    Model(
+        id="depth-sphere",
+        title="Depth sphere",
+        summary="Moves a sphere around the eye to the depth of its picture. No weights.",
+        tasks=(PanoramaToSphere.kind, PanoramaToStereo.kind),
+        samples=False,
+        family="depth-sphere",
+    ),
 )
 
 _SHARED_FIELDS = (
@@ -102,13 +115,18 @@ _SHARED_FIELDS = (
 GENERATIONS = tuple(kind for kind, task in TASKS.items() if issubclass(task, Generation))
 _GENERATE = "backend.pipelines.generate:generate"
 _DOWNLOAD = "backend.pipelines.download_model:download_model"
+FAMILIES_WITH_WEIGHTS = ("wala", "mvdream", "ldm3d", "panorama-depth")
 
 PIPELINES: dict[tuple[str, str], str] = {
     (PointsToMesh.kind, "wavelet-fit"): "backend.pipelines.points_to_mesh:points_to_mesh",
     (VoxelsToMesh.kind, "wavelet-fit"): "backend.pipelines.voxels_to_mesh:voxels_to_mesh",
     **{(kind, "wala"): _GENERATE for kind in GENERATIONS},
     (TextToMesh.kind, "mvdream"): "backend.pipelines.text_to_mesh:text_to_mesh",
-    **{(DownloadModel.kind, family): _DOWNLOAD for family in ("wala", "mvdream")},
+    (PanoramaToSphere.kind, "depth-sphere"): "backend.pipelines.panorama_to_sphere:to_sphere",
+    (PanoramaToStereo.kind, "depth-sphere"): "backend.pipelines.panorama_to_stereo:to_stereo",
+    (PanoramaToDepth.kind, "panorama-depth"): "backend.pipelines.panorama_to_depth:to_depth",
+    (TextToPanorama.kind, "ldm3d"): "backend.pipelines.text_to_panorama:text_to_panorama",
+    **{(DownloadModel.kind, family): _DOWNLOAD for family in FAMILIES_WITH_WEIGHTS},
 }
 """(task, family of the model) -> "module:function"."""
 
@@ -124,7 +142,7 @@ def models() -> tuple[Model, ...]:
         if own.id not in listed:
             listed[own.id] = _listed(own, all(name in here for name in own.needs))
     defaults: dict[str, list[str]] = {}
-    for kind in GENERATIONS:
+    for kind in (*GENERATIONS, *PANORAMAS):
         best = _best(_able(listed, kind), kind, here)
         if best is not None and best.ready:
             defaults.setdefault(best.id, []).append(kind)

@@ -1,4 +1,5 @@
-"""What can be made a mesh of: for each source its facts in words, what is sent, and its fields.
+"""What can be made a mesh or a sphere of: for each source its facts in words, what is sent, and
+its fields.
 
 Points and voxels are read by `..capture`; everything else is a picture of some kind.
 """
@@ -21,6 +22,7 @@ from ...backend.protocol import (
 from .. import capture as objects
 from ..capture import Facts, Origin
 from ..compose import Capture
+from ..panorama import source as panorama
 from ..pictures import ShapeCapture, TextCapture
 from . import cameras, images, sketches, surfaces, viewport, views
 
@@ -34,6 +36,7 @@ TASKS = {
     "VIEWS": ViewsToMesh.kind,
     "TEXT": TextToMesh.kind,
     "SHAPE": Shape.kind,
+    **panorama.KINDS,
 }
 FROM_OBJECTS = {"DEPTH", "VIEWS"}
 
@@ -61,6 +64,8 @@ def facts(context, model: dict) -> Facts:
             return views.views_facts(context, model)
         case "TEXT":
             return _text_facts(settings)
+        case kind if kind in panorama.KINDS:
+            return panorama.facts(context, model)
         case _:
             return Facts("A shape of the model's own choice")
 
@@ -93,15 +98,11 @@ def capture(context, model: dict) -> Capture:
             return views.capture_views(context, model)
         case "TEXT":
             words = settings.prompt.strip()
-            return TextCapture(_short(words), words, cameras.at_cursor(context))
+            return TextCapture(panorama.short_name(words), words, cameras.at_cursor(context))
+        case kind if kind in panorama.KINDS:
+            return panorama.capture(context, model)
         case _:
             return ShapeCapture("Shape", cameras.at_cursor(context))
-
-
-def _short(words: str) -> str:
-    """A name for an object, of the first words."""
-    name = words[0].upper() + words[1:]
-    return name if len(name) <= 40 else name[:40].rsplit(" ", 1)[0]
 
 
 def source_object(context) -> bpy.types.Object | None:

@@ -33,11 +33,17 @@ class FIELDFORGE_OT_drop_image(bpy.types.Operator):
             self.report({"ERROR"}, f"{path.name} cannot be opened as a picture")
             return {"CANCELLED"}
         settings = context.scene.fieldforge
+        if settings.source in {"PANORAMA", "STEREO"}:
+            settings.panorama = image
+            return self._shown(context)
         settings.image = image
         drawing = settings.source == "SKETCH"
         settings.source = "SKETCH" if drawing else "IMAGE"
         if drawing:
             settings.sketch_from = "IMAGE"
+        return self._shown(context)
+
+    def _shown(self, context):
         with contextlib.suppress(TypeError, AttributeError):  # a sidebar that has no such tab yet
             _show_tab(context)
         return {"FINISHED"}

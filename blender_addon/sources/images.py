@@ -51,12 +51,12 @@ def chosen(context) -> bpy.types.Image | None:
 def capture(context, drawing: bool = False) -> ImageCapture:
     """Read the chosen image. Raises BadInput."""
     settings, image = context.scene.fieldforge, chosen(context)
-    with _readable(context, image) as data:
+    with readable(context, image) as data:
         return ImageCapture(
             name=Path(image.name).stem or image.name,
             pixels=_pixels(data),
             matrix_world=at_cursor(context),
-            linear=_is_linear(data),
+            linear=is_linear(data),
             premultiplied=data.is_float and data.alpha_mode in {"STRAIGHT", "PREMUL"},
             opaque=data.channels < 4 or data.alpha_mode == "NONE",
             drawing=drawing,
@@ -65,7 +65,7 @@ def capture(context, drawing: bool = False) -> ImageCapture:
 
 
 @contextlib.contextmanager
-def _readable(context, image):
+def readable(context, image):
     """The image whose pixels are to be read: a render or a frame is loaded from a file."""
     if image.type == "RENDER_RESULT":
         with _rendered(context, image) as loaded:
@@ -128,9 +128,16 @@ def _png_settings(chosen):
 def _pixels(image) -> np.ndarray:
     """(H, W, 4) float32, row 0 at the bottom. Raises BadInput when there are none."""
     width, height = image.size
+    if width and height:
+        check_image_size(min(width, MAX_IMAGE_SIDE), min(height, MAX_IMAGE_SIDE))
+    return pixels_of(image)
+
+
+def pixels_of(image) -> np.ndarray:
+    """`_pixels` of an image of any size."""
+    width, height = image.size
     if not width or not height:
         raise _unreadable(image)
-    check_image_size(min(width, MAX_IMAGE_SIDE), min(height, MAX_IMAGE_SIDE))
     values = np.empty(len(image.pixels), np.float32)
     image.pixels.foreach_get(values)
     values = values.reshape(height, width, -1)
@@ -142,7 +149,7 @@ def _pixels(image) -> np.ndarray:
     return np.concatenate([colors, alpha], axis=2)
 
 
-def _is_linear(image) -> bool:
+def is_linear(image) -> bool:
     """Blender turns the colours of float images to scene-linear, and leaves bytes as they are."""
     space = image.colorspace_settings.name
     return space not in DATA_SPACES if image.is_float else space in LINEAR_SPACES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..panorama import panel as panorama
 from ..wrapping import paragraph
 from . import facts
 
@@ -15,6 +16,9 @@ _ICONS = {
     "VIEWS": "CAMERA_STEREO",
     "TEXT": "TEXT",
     "SHAPE": "QUESTION",
+    "PANORAMA": "WORLD",
+    "PANORAMA_TEXT": "TEXT",
+    "STEREO": "CAMERA_STEREO",
 }
 
 
@@ -29,6 +33,8 @@ def draw_source(layout, context, model: dict) -> None:
     if found.text:
         icon = "ERROR" if found.reason else _ICONS[settings.source]
         paragraph(box, [found.text], context, icon=icon, indent=14)
+    if found.warning:
+        paragraph(box, [found.warning], context, icon="INFO", indent=14)
     after(box, settings, found, model)
 
 
@@ -128,4 +134,7 @@ _FIELDS = {
     "VIEWS": (_views_fields, _views_options),
     "TEXT": (_text_field, _size),
     "SHAPE": (_nothing, _size),
+    "PANORAMA": (panorama.picture_fields, panorama.picture_options),
+    "PANORAMA_TEXT": (panorama.text_fields, panorama.text_options),
+    "STEREO": (panorama.picture_fields, panorama.picture_options),
 }

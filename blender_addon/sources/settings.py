@@ -16,6 +16,9 @@ SOURCES = [
     ("VIEWS", "Views", "A shape that fits objects seen from several sides", "CAMERA_STEREO", 6),
     ("TEXT", "Text", "A shape that fits words", "TEXT", 7),
     ("SHAPE", "Anything", "A shape of the model's own choice", "QUESTION", 8),
+    ("PANORAMA", "Panorama", "Surroundings from a 360-degree picture", "WORLD", 9),
+    ("PANORAMA_TEXT", "Text to Panorama", "Surroundings that fit words", "OUTLINER_OB_FONT", 10),
+    ("STEREO", "Stereo Pair", "A 360-degree picture for each eye", "CAMERA_STEREO", 11),
 ]
 GREASE_PENCIL_TYPES = {"GREASEPENCIL", "GPENCIL"}  # since Blender 4.3, before
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
+import spheres
 from fieldforge.backend import protocol
 from fieldforge.backend.errors import FieldforgeError, NotAuthorized, NotFound
 
@@ -69,6 +70,9 @@ def result_of(task: protocol.Task, empty: frozenset[int] = frozenset()) -> proto
     seed is the first number of the latent. empty: seeds that give no surface."""
     if isinstance(task, protocol.DownloadModel):
         return protocol.Report(name=task.name, report={"bytes": 1})
+    around = spheres.result_of(task)
+    if around is not None:
+        return around
     mesh = mesh_of(task)
     if task.model == "wavelet-fit":
         return mesh
@@ -168,11 +172,20 @@ class FakeBackend:
 
     def form(self, job_id: str, size: float = 1.0, stage: str = "Sampling, step 1 of 8") -> None:
         """Show what a running job has formed: its result so far, at this size."""
-        result = result_of(protocol.decode_task(self.tasks[job_id]))
-        meshes = [replace(m, vertices=m.vertices * size) for m in protocol.meshes_of(result)]
-        self.previews[job_id] = protocol.encode_result(protocol.MeshSet(meshes=tuple(meshes)))
+        task = protocol.decode_task(self.tasks[job_id])
+        if isinstance(task, protocol.TextToPanorama):
+            grey = np.full((16, 32, 3), round(200 * size), np.uint8)
+            seen: protocol.Result = protocol.PanoramaResult(image=grey)
+        else:
+            seen = self._meshes(task, size)
+        self.previews[job_id] = protocol.encode_result(seen)
         record = self.jobs[job_id]
         record.update(stage=stage, preview=record["preview"] + 1)
+
+    def _meshes(self, task: protocol.Task, size: float) -> protocol.MeshSet:
+        result = result_of(task)
+        meshes = [replace(m, vertices=m.vertices * size) for m in protocol.meshes_of(result)]
+        return protocol.MeshSet(meshes=tuple(meshes))
 
     def _work(self, record: dict, task: protocol.Task) -> None:
         record.update(state="running", stage="Orienting normals", fraction=0.5)
