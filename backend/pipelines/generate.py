@@ -426,7 +426,8 @@ def _fits_jointly(source: Source, joint: JointConfig) -> bool:
     if not isinstance(source, Mapping):
         return False
     views = len(source["views"]) if "views" in source else 0
-    return views <= joint.views and ("words" not in source or bool(joint.words))
+    said = {"words": len(joint.words), "text": joint.text}
+    return views <= joint.views and all(said.get(kind, 1) for kind in source)
 
 
 def _fits_alone(task: Generation, source: Source | None, config: WalaConfig) -> bool:
@@ -474,9 +475,9 @@ def _context_tokens(config: WalaConfig, source: Source | None) -> int:
     if joint is None:
         return condition.tokens * (len(condition.training_views) or 1) if condition else 0
     pictures = picture_tokens(joint)
-    said = {"points": 1, "voxels": 1, "words": 4}  # and what is placed is not attended to
+    said = {"points": 1, "voxels": 1, "words": 4, "text": 4}  # what is placed is not attended to
     return 1 + sum(
-        said.get(kind, pictures * (len(array) if kind == "views" else 1))
+        said.get(kind, 1 + pictures * (len(array) if kind == "views" else 1))
         for kind, array in (source.items() if isinstance(source, Mapping) else ())
     )
 

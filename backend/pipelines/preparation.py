@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..conditions import depths, framing, images, points, sketches, voxels, words
+from ..conditions import depths, framing, images, points, sentences, sketches, voxels, words
 from ..errors import BadInput
 from ..geometry.transforms import apply_to_points, compose, inverse
 from ..protocol import (
@@ -102,9 +102,22 @@ def _prepared_jointly(task: Generation, model: Installed, joint: JointConfig) ->
     if isinstance(task, ViewsToMesh):
         return _joint_views(task, model)
     if isinstance(task, TextToMesh):
+        return _said(task, joint)
+    return PREPARATIONS[task.kind](task, model)
+
+
+def _said(task: TextToMesh, joint: JointConfig) -> Prepared:
+    """The words that the model knows, and where sentences are understood, the sentence."""
+    if not (joint.text and sentences.available()):
         said = words.model_words(task.prompt, joint.words)
         return _picture(said.vector, task, said.notes)
-    return PREPARATIONS[task.kind](task, model)
+    prepared = _picture(sentences.sentence_vectors([task.prompt])[0], task, ())
+    source: dict[str, np.ndarray] = {"text": prepared.source}  # type: ignore[dict-item]
+    try:
+        said = words.model_words(task.prompt, joint.words)
+    except BadInput:  # the sentence says it in other words
+        return replace(prepared, source=source)
+    return replace(prepared, source={**source, "words": said.vector})
 
 
 def prepare_points(task: PointsToMesh, model: Installed) -> Prepared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 import tempfile
@@ -159,6 +160,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from ..conditions import sentences
     from . import autoencoder, dataset, diffusion, seeing
     from .loops import Plan, team
 
@@ -194,6 +196,8 @@ def _train(options: argparse.Namespace) -> int:
         else:
             coder = autoencoder.trained(output / autoencoder.CHECKPOINT)
             joint = diffusion.JOINTS[options.size]
+            if sentences.available():
+                joint = dataclasses.replace(joint, text=sentences.LENGTH)
             denoiser = diffusion.denoiser_config(
                 diffusion.DENOISERS[options.size], joint, coder.config.latent_channels
             )

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..conditions import sentences
 from ..models.wala.config import JointConfig, UVitConfig, WalaConfig
 from ..models.wala.joint import JointEncoder
 from ..models.wala.uvit import UVit
@@ -40,13 +41,14 @@ from .prepare import key_of
 CHECKPOINT = "diffusion.pt"
 LATENTS = "latents.pt"
 CHANCES = {
-    "points": 0.42,
-    "voxels": 0.16,
-    "image": 0.16,
-    "sketch": 0.12,
-    "depth": 0.04,
-    "views": 0.04,
-    "words": 0.06,
+    "points": 0.22,
+    "voxels": 0.1,
+    "image": 0.24,
+    "sketch": 0.16,
+    "depth": 0.1,
+    "views": 0.08,
+    "words": 0.05,
+    "text": 0.05,
 }
 """How often a kind is the first of a group."""
 _SECOND = 0.1
@@ -111,8 +113,13 @@ class ConditionSet:
     """The conditions of shapes, in their order, as bytes on a device."""
 
     def __init__(
-        self, shapes: tuple[Shape, ...], conditions: list[Conditions], words: tuple[str, ...]
+        self,
+        shapes: tuple[Shape, ...],
+        conditions: list[Conditions],
+        words: tuple[str, ...],
+        spoken: torch.Tensor | None = None,
     ) -> None:
+        """spoken: (N, K, length) sentence vectors of captions, where they are used."""
         points = ("clean", "noisy", "scans", "scan_frames")
         names = (*points, "voxels", "shaded", "drawings", "depths", "views")
         self._arrays = {
@@ -120,6 +127,8 @@ class ConditionSet:
             for name in names
         }
         self._words = torch.stack([multi_hot(_text_of(shape), words) for shape in shapes])
+        if spoken is not None:
+            self._arrays["text"] = spoken
 
     def to(self, device: torch.device) -> ConditionSet:
         """The same set, moved there."""
@@ -147,6 +156,10 @@ class ConditionSet:
                 found[kind] = dataset.turned_cells(cells, symmetry)[:, None]
             elif kind == "words":
                 found[kind] = self._words[take]
+            elif kind == "text":
+                stored = self._arrays["text"]
+                caption = torch.from_numpy(rng.integers(stored.shape[1], size=len(take)))
+                found[kind] = stored[take, caption.to(take.device)]
             elif kind == "views":
                 found[kind], found["view_numbers"] = self._views(take, rng)
             else:
@@ -193,11 +206,21 @@ def as_pictures(stored: torch.Tensor) -> torch.Tensor:
 
 
 def load_conditions(
-    folder: Path, shapes: tuple[Shape, ...], words: tuple[str, ...]
+    folder: Path, shapes: tuple[Shape, ...], words: tuple[str, ...], text: bool = False
 ) -> ConditionSet:
-    """Of FOLDER/conditions. Raises BadInput where a shape has none."""
+    """Of FOLDER/conditions. Raises BadInput where a shape has none. text: sentences, too."""
     read = [Conditions.load(folder / "conditions" / f"{key_of(s.id)}.npz") for s in shapes]
-    return ConditionSet(shapes, read, words)
+    return ConditionSet(shapes, read, words, spoken_captions(shapes) if text else None)
+
+
+def spoken_captions(shapes: tuple[Shape, ...]) -> torch.Tensor:
+    """(N, K, length) float32: sentence vectors of the captions; of fewer than K, some twice."""
+    said = [captions(shape) for shape in shapes]
+    most = max(map(len, said))
+    vectors = sentences.sentence_vectors([phrase for phrases in said for phrase in phrases])
+    ends = np.cumsum([len(phrases) for phrases in said])[:-1]
+    rows = [np.resize(part, (most, part.shape[1])) for part in np.split(vectors, ends)]
+    return torch.from_numpy(np.stack(rows))
 
 
 def _text_of(shape: Shape) -> str:
@@ -228,11 +251,12 @@ def multi_hot(text: str, words: tuple[str, ...]) -> torch.Tensor:
 # ------------------------------------------------------------------------------------------- draws
 
 
-def draw_kinds(rng: np.random.Generator) -> tuple[str, ...]:
-    """The conditions of a group; none at times."""
+def draw_kinds(rng: np.random.Generator, text: bool = True) -> tuple[str, ...]:
+    """The conditions of a group; none at times. text: whether sentences are among them."""
     if rng.random() < _NOTHING:
         return ()
-    names, chances = list(CHANCES), np.array(list(CHANCES.values()))
+    names = [name for name in CHANCES if text or name != "text"]
+    chances = np.array([CHANCES[name] for name in names])
     count = 2 if rng.random() < _SECOND else 1
     return tuple(rng.choice(names, count, replace=False, p=chances / chances.sum()).tolist())
 
@@ -274,7 +298,8 @@ def fit(
     report(f"latents of {len(shapes)} shapes")
     kept = (output or folder) / LATENTS
     latents = latent_cache(autoencoder.to(members.device), trees, recipe.symmetries, members, kept)
-    conditions = load_conditions(folder, shapes, recipe.joint.words).to(members.device)
+    text = bool(recipe.joint.text)
+    conditions = load_conditions(folder, shapes, recipe.joint.words, text).to(members.device)
     earlier = read_checkpoint(start) if start else None
     before = {"start": earlier["numbers"]["step"]} if earlier else {}
     run = begin(recipe, plan, members, (output or folder) / CHECKPOINT, before)
@@ -389,7 +414,7 @@ def _step(
     drawn = sampler.draw(run.step, recipe.batch, balance=0.5)
     for number, chosen in enumerate(np.array_split(drawn, recipe.groups)):
         rng = dataset.generator(run.plan.seed, run.step, members.rank, 2 + number)
-        kinds = draw_kinds(rng)
+        kinds = draw_kinds(rng, bool(recipe.joint.text))
         symmetry = draw_symmetry(kinds, rng, recipe.symmetries)
         sources = conditions.sources(kinds, chosen, symmetry, recipe.points, rng)
         start = latents[symmetry][torch.from_numpy(chosen).to(members.device)].float()

@@ -32,6 +32,7 @@ JOINT = JointConfig(
     image_depth=1,
     image_heads=2,
     words=WORDS,
+    text=6,
     grid_width=8,
     grid_blocks=1,
 )
@@ -69,7 +70,8 @@ def conditions_of(number):
 
 @pytest.fixture(scope="module")
 def conditions():
-    return ConditionSet(SHAPES, [conditions_of(n) for n in range(2)], WORDS)
+    spoken = torch.arange(36.0).reshape(2, 3, 6)
+    return ConditionSet(SHAPES, [conditions_of(n) for n in range(2)], WORDS, spoken)
 
 
 def sources_of(conditions, kinds, symmetry=0, seed=0):
@@ -210,13 +212,13 @@ def test_tokens_of_any_conditions(conditions):
     assert lengths["views"] == (2, PLACED + 1 + 4 * views, 64)
     assert together.shape[1] - PLACED == sum(shape[1] - PLACED for shape in lengths.values())
     assert torch.equal(together, again)
-    for wrong in ({}, {"smell": together}, {"text": together}):
+    for wrong in ({}, {"smell": together}):
         with pytest.raises(ValueError, match=r"conditions|not trained"):
             encoder(wrong)
 
 
 def test_training_learns_and_goes_on(conditions, tmp_path, monkeypatch):
-    monkeypatch.setattr(diffusion, "CHANCES", {"sketch": 0.5, "words": 0.5})  # the quick ones
+    monkeypatch.setattr(diffusion, "CHANCES", {"text": 0.5, "words": 0.5})  # the quick ones
     latents = dict(enumerate(torch.randn(dataset.SYMMETRIES, 2, 4, 12, 12, 12).half()))
     sampler = dataset.Sampler(("a", "a"))
     losses = []
@@ -241,6 +243,27 @@ def test_training_learns_and_goes_on(conditions, tmp_path, monkeypatch):
         train(part, work, members, lambda line: None)
     for name, value in whole.module.state_dict().items():
         assert torch.equal(value, part.module.state_dict()[name]), name
+
+
+def test_without_sentences_no_text_is_drawn(conditions):
+    rng = np.random.default_rng(0)
+    drawn = {kind for _ in range(500) for kind in draw_kinds(rng, text=False)}
+    assert drawn == set(diffusion.CHANCES) - {"text"}
+    encoder = JointEncoder(dataclasses.replace(JOINT, text=0))
+    with pytest.raises(ValueError, match="not trained on text"):
+        encoder(sources_of(conditions, ("text",)))
+
+
+def test_captions_as_vectors(monkeypatch):
+    def vectors(said):
+        return np.array([[len(phrase), phrase.count("a")] for phrase in said], np.float32)
+
+    monkeypatch.setattr(diffusion.sentences, "sentence_vectors", vectors)
+    shapes = (SHAPES[0], dataclasses.replace(SHAPES[1], caption="lamp, light, tall"))
+    found = diffusion.spoken_captions(shapes)
+    for shape, rows in zip(shapes, found, strict=True):
+        wanted = vectors(diffusion.captions(shape))
+        assert {tuple(row) for row in rows.tolist()} == {tuple(row) for row in wanted.tolist()}
 
 
 def test_a_run_begins_with_what_another_learned(tmp_path):
