@@ -350,4 +350,4 @@ def test_what_a_job_needs_counts_its_own_condition() -> None:
     per_token = (4 * 32 * 6 + 2 * 2 * 8 * 4) << 14
     assert text - none == 4 * per_token
     assert image - none == 5 * per_token  # 28 pixels, a token for 16 of them; and its kind
-    assert views - none == 6 * 4 * per_token
+    assert views - none == (6 * 4 + 1) * per_token
