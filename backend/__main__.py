@@ -134,7 +134,7 @@ def _add_run(commands: Any) -> None:
     run.add_argument("task", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
     run.add_argument("input", nargs="*", metavar="INPUT", help="file or files; the text")
     run.add_argument(
-        "-o", "--output", type=Path, required=True, help=".glb .obj .ply .npz or .blend"
+        "-o", "--output", type=Path, required=True, help=".glb .obj .ply .npz .blend; see TASK"
     )
     run.add_argument("--model", default="", metavar="ID", help="else the best one that is here")
     run.add_argument("--seed", type=int, default=0, metavar="N")
@@ -215,6 +215,12 @@ def _add_panorama(group: Any) -> None:
     )
     group.add_argument(
         "--interocular", type=float, default=0.065, metavar="M", help="metres between the eyes"
+    )
+    group.add_argument(
+        "--eyes",
+        choices=("top-bottom", "separate"),
+        default="top-bottom",
+        help="one picture, the left eye above, or NAME-left and NAME-right",
     )
     group.add_argument("--negative", default="", metavar="TEXT", help="what it shall not be")
 
