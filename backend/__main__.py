@@ -165,6 +165,7 @@ def _add_generation(group: Any) -> None:
     )
     group.add_argument("--up-axis", choices=("z", "y"), default="z", help="of the input")
     group.add_argument("--background", choices=("auto", "keep", "remove"), default="auto")
+    group.add_argument("--cameras", metavar="N,N,...", help="the views' own, of the model's")
     group.add_argument("--depth-encoding", choices=("metres", "near-bright", "near-dark"))
     group.add_argument("--prompt", metavar="TEXT", help="the text, in place of INPUT")
     group.add_argument(

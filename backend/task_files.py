@@ -172,11 +172,11 @@ def read_depth(options: argparse.Namespace, fields: Fields) -> DepthToMesh:
 
 
 def read_views(options: argparse.Namespace, fields: Fields) -> ViewsToMesh:
-    """One file for each view, in the order of the cameras of the model."""
+    """One file for each view, from --cameras, or in the order of the cameras of the model."""
     paths = [Path(name) for name in options.input]
     if not paths:
         raise BadInput("views-to-mesh takes several files.", "Give one file for each view.")
-    fields = {"name": _named(paths[0]), **fields}
+    fields = {"name": _named(paths[0]), "cameras": view_numbers(options.cameras), **fields}
     if _are_depths(paths, options):
         found = [_depth_of(path, options) for path in paths]
         encodings = {encoding for _, encoding in found}
@@ -193,6 +193,19 @@ def read_views(options: argparse.Namespace, fields: Fields) -> ViewsToMesh:
     if all(image[..., 3].min() == 255 for image in images):
         images = [image[..., :3] for image in images]
     return ViewsToMesh(images=_stacked(images, paths), background=options.background, **fields)
+
+
+def view_numbers(text: str | None) -> tuple[int, ...] | None:
+    """ "3,10" -> (3, 10)."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(
+            f"The cameras {text!r} are no numbers.",
+            "Name one for each view, with commas between: --cameras 3,10,49",
+        ) from None
 
 
 def read_text(options: argparse.Namespace, fields: Fields) -> TextToMesh:

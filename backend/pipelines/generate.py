@@ -425,7 +425,8 @@ def _fits_jointly(source: Source, joint: JointConfig) -> bool:
     if not isinstance(source, Mapping):
         return False
     views = len(source["views"]) if "views" in source else 0
-    return views <= joint.views and ("words" not in source or bool(joint.words))
+    said = {"words": len(joint.words), "text": joint.text}
+    return views <= joint.views and all(said[kind] for kind in said.keys() & source.keys())
 
 
 def _fits_alone(task: Generation, source: Source | None, config: WalaConfig) -> bool:
@@ -473,7 +474,8 @@ def _context_tokens(config: WalaConfig, source: Source | None) -> int:
     if joint is None:
         return condition.tokens * (len(condition.training_views) or 1) if condition else 0
     pictures = (joint.image_side // joint.image_patch) ** 2
-    said = {"points": 1, "voxels": 1, "words": 4}  # and what is placed is not attended to
+    # What is placed is not attended to, and numbers of views belong to the views.
+    said = {"points": 1, "voxels": 1, "words": 4, "text": 4, "view_numbers": 0}
     return 1 + sum(
         said.get(kind, pictures * (len(array) if kind == "views" else 1))
         for kind, array in (source.items() if isinstance(source, Mapping) else ())
