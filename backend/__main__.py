@@ -134,7 +134,7 @@ def _add_run(commands: Any) -> None:
     run.add_argument("task", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
     run.add_argument("input", nargs="*", metavar="INPUT", help="file or files; the text")
     run.add_argument(
-        "-o", "--output", type=Path, required=True, help=".glb .obj .ply .npz or .blend"
+        "-o", "--output", type=Path, required=True, help=".glb .obj .ply .npz .blend; see TASK"
     )
     run.add_argument("--model", default="", metavar="ID", help="else the best one that is here")
     run.add_argument("--seed", type=int, default=0, metavar="N")
@@ -165,6 +165,7 @@ def _add_generation(group: Any) -> None:
     )
     group.add_argument("--up-axis", choices=("z", "y"), default="z", help="of the input")
     group.add_argument("--background", choices=("auto", "keep", "remove"), default="auto")
+    group.add_argument("--cameras", metavar="N,N,...", help="the views' own, of the model's")
     group.add_argument("--depth-encoding", choices=("metres", "near-bright", "near-dark"))
     group.add_argument("--prompt", metavar="TEXT", help="the text, in place of INPUT")
     group.add_argument(
@@ -215,6 +216,12 @@ def _add_panorama(group: Any) -> None:
     )
     group.add_argument(
         "--interocular", type=float, default=0.065, metavar="M", help="metres between the eyes"
+    )
+    group.add_argument(
+        "--eyes",
+        choices=("top-bottom", "separate"),
+        default="top-bottom",
+        help="one picture, the left eye above, or NAME-left and NAME-right",
     )
     group.add_argument("--negative", default="", metavar="TEXT", help="what it shall not be")
 
@@ -331,7 +338,7 @@ def _build_extension(options: argparse.Namespace, arguments: list[str]) -> int:
     return 0
 
 
-BENCHES = ("geometry", "reconstruction", "blender", "wala")
+BENCHES = ("geometry", "reconstruction", "blender", "spheres", "wala")
 COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "run": _in_environment("run"),
     "demo": _in_environment("demo"),

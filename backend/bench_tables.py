@@ -16,6 +16,7 @@ Row = Mapping[str, Any]
 
 ROOT = Path(__file__).resolve().parent.parent
 IMPORT_SPEED = ROOT / "tests" / "blender" / "measure_import.py"
+SPHERE_SPEED = ROOT / "tests" / "blender" / "measure_spheres.py"
 
 
 def _rows_of(module: str) -> Callable[[], Iterable[Row]]:
@@ -27,10 +28,21 @@ def _rows_of(module: str) -> Callable[[], Iterable[Row]]:
 
 
 def import_speed() -> Iterable[Row]:
-    """How fast a result becomes a Blender object: rows that a script in Blender prints as JSON."""
+    """How fast a result becomes a Blender object."""
+    return _rows_in_blender(IMPORT_SPEED)
+
+
+def sphere_speed() -> Iterable[Row]:
+    """How fast the sphere of a panorama becomes one, how much memory that takes, and how fast its
+    controls move it."""
+    return _rows_in_blender(SPHERE_SPEED)
+
+
+def _rows_in_blender(script: Path) -> Iterable[Row]:
+    """The rows that a script in Blender prints as JSON."""
     python = environment.ensure("blender")
     done = subprocess.run(
-        [str(python), str(IMPORT_SPEED)],
+        [str(python), str(script)],
         capture_output=True,
         text=True,
         timeout=600,
@@ -58,6 +70,7 @@ BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
     "geometry": _rows_of("geometry"),
     "reconstruction": _rows_of("reconstruction"),
     "blender": import_speed,
+    "spheres": sphere_speed,
     "wala": wala,
 }
 

@@ -19,7 +19,9 @@ from pathlib import Path
 from . import environment
 from .errors import FieldforgeError, InternalError
 
-SCRIPT = Path(__file__).resolve().parent.parent / "blender_addon" / "preview.py"
+_ADD_ON = Path(__file__).resolve().parent.parent / "blender_addon"
+SCRIPT = _ADD_ON / "preview.py"
+SPHERE_SCRIPT = _ADD_ON / "panorama" / "save_file.py"
 OLDEST = (4, 2)
 _SECONDS = 900
 _SCRIPT_ARGUMENTS = (
@@ -53,16 +55,27 @@ def preview(arrays: Path, report: environment.Report, **outputs: Path) -> None:
 
     Raises InternalError with what Blender said, and whatever `environment.ensure` raises.
     """
+    _run_somewhere(SCRIPT, arrays, report, outputs)
+
+
+def save_sphere(sphere: Path, report: environment.Report, **outputs: Path) -> None:
+    """Make a file of `sphere`, the bytes of a SphereResult: blend=path. Otherwise as `preview`."""
+    _run_somewhere(SPHERE_SCRIPT, sphere, report, outputs)
+
+
+def _run_somewhere(
+    script: Path, source: Path, report: environment.Report, outputs: dict[str, Path]
+) -> None:
     failure: FieldforgeError | None = None
     for blender in _candidates():
         try:
-            return _run(blender, arrays, outputs)
+            return _run(blender, script, source, outputs)
         except InternalError as error:
             failure = error
     if environment.status("blender").python is not None and failure is not None:
         raise failure
     python = environment.ensure("blender", report)
-    _run(Blender((str(python),), "Blender as a Python module"), arrays, outputs)
+    _run(Blender((str(python),), "Blender as a Python module"), script, source, outputs)
 
 
 def _candidates() -> Iterator[Blender]:
@@ -100,14 +113,14 @@ def _version(program: Path) -> str | None:
     return found[1] if found else None
 
 
-def _run(blender: Blender, arrays: Path, outputs: dict[str, Path]) -> None:
+def _run(blender: Blender, script: Path, source: Path, outputs: dict[str, Path]) -> None:
     separator = ["--"] if "--background" in blender.command else []
     options = [word for name, path in outputs.items() for word in (f"--{name}", str(path))]
     with tempfile.TemporaryDirectory(prefix="fieldforge-") as settings:
         variables = environment.child_environment()
         del variables["PYTHONPATH"]
         variables["BLENDER_USER_RESOURCES"] = settings  # leave the person's own settings alone
-        command = [*blender.command, str(SCRIPT), *separator, str(arrays), *options]
+        command = [*blender.command, str(script), *separator, str(source), *options]
         try:
             done = subprocess.run(
                 command,

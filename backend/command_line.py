@@ -17,13 +17,13 @@ from typing import Any, cast
 import numpy as np
 
 from . import device as devices
-from . import environment, pipelines
+from . import environment, panorama_commands, pipelines
 from .blender_process import preview
 from .errors import BadInput, InternalError, NotFound, StorageFailed
 from .protocol import (
     MAX_VARIATIONS,
+    PANORAMAS,
     MeshResult,
-    MeshSet,
     PointsToMesh,
     Preview,
     Progress,
@@ -31,6 +31,7 @@ from .protocol import (
     Task,
     meshes_of,
 )
+from .protocol import Report as TaskReport
 from .task_files import read_task
 from .terminal import ProgressBar
 
@@ -42,6 +43,8 @@ Report = Callable[[str, float], None]
 
 def run(options: argparse.Namespace) -> int:
     """`run TASK INPUT -o OUTPUT`."""
+    if options.task in PANORAMAS:
+        return run_panorama(options)
     write = writer_for(options.output)
     outputs = outputs_of(options)
     _check_place(options)
@@ -60,6 +63,21 @@ def run(options: argparse.Namespace) -> int:
             " of the next run.",
             file=sys.stderr,
         )
+    return 0
+
+
+def run_panorama(options: argparse.Namespace) -> int:
+    """`run TASK INPUT -o OUTPUT` of tasks about panoramas."""
+    panorama_commands.check_output(options)
+    outputs = panorama_commands.outputs_of(options)
+    _check_place(options)
+    with replaced_when_done(outputs) as partials, ProgressBar() as bar:
+        bar.report("Reading", 0.0)
+        task = read_task(options)
+        result, report = work(task, options, bar.report)
+        bar.report("Writing", 1.0)
+        panorama_commands.write(partials, result, bar.report)
+    panorama_commands.tell(outputs, result, report, as_json=options.json)
     return 0
 
 
@@ -90,9 +108,7 @@ def _check_place(options: argparse.Namespace) -> None:
         )
 
 
-def work(
-    task: Task, options: argparse.Namespace, report: Report
-) -> tuple[MeshResult | MeshSet, dict[str, Any]]:
+def work(task: Task, options: argparse.Namespace, report: Report) -> tuple[Result, dict[str, Any]]:
     """Do `task`, here or on a server. Returns the result and what --json prints of it."""
     if options.server:
         from . import remote
@@ -110,7 +126,7 @@ def follow(
     steps: Iterator[Progress | Result],
     report: Report,
     previews: Path | None = None,
-) -> tuple[MeshResult | MeshSet, dict[str, Any]]:
+) -> tuple[Result, dict[str, Any]]:
     """Drain a pipeline: show its progress, return its result and the seconds of each stage.
 
     previews: a folder for what forms meanwhile.
@@ -125,20 +141,20 @@ def follow(
         if isinstance(step, Progress):
             stage = step.stage.partition(",")[0]  # after the comma: the step
             report(step.stage, step.fraction)
-            if isinstance(step, Preview) and previews is not None:
+            if previews is not None and (isinstance(step, Preview) or step.picture is not None):
                 shown += 1
-                write_previews(previews, shown, step.meshes)
+                write_forming(previews, shown, step)
         else:
             result = step
-    if not isinstance(result, MeshResult | MeshSet):
+    if result is None or isinstance(result, TaskReport):
         raise InternalError("The model ended without a result.", "Report this as a fault.")
     seconds.pop("", None)
     measured = {name: round(value, 3) for name, value in seconds.items()}
     meshes = meshes_of(result)
     return result, {
         "task": task.kind,
-        "vertices": sum(len(mesh.vertices) for mesh in meshes),
-        "faces": sum(len(mesh.faces) for mesh in meshes),
+        "vertices": sum(len(mesh.vertices) for mesh in meshes) or result.report.get("vertices", 0),
+        "faces": sum(len(mesh.faces) for mesh in meshes) or result.report.get("faces", 0),
         "seconds": result.report.get("seconds", measured),
         "total_seconds": round(time.perf_counter() - begun, 3),
         "device": result.report.get("device", "cpu"),
@@ -151,19 +167,28 @@ def follow(
 GENERATION_FACTS = (
     *("steps", "guidance", "variations", "precision", "as_published", "notes"),
     *("previews", "preview_seconds", "preview_share"),
+    *("width", "edges", "missing", "depth_model", "interocular", "holes"),
 )
 
 
-def write_previews(folder: Path, number: int, meshes: Sequence[MeshResult]) -> None:
-    """FOLDER/preview-003.ply, or preview-003-2.ply of several variations. Raises StorageFailed."""
-    from .geometry import mesh_files
-
+def write_forming(folder: Path, number: int, step: Progress) -> None:
+    """What a step shows: FOLDER/preview-003.ply, .png of a picture. Raises StorageFailed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageFailed(
             f"The folder {folder} cannot be made ({error.strerror}).", "Choose another one."
         ) from error
+    if step.picture is not None:
+        panorama_commands.write_picture(folder / f"preview-{number:03}.png", step.picture)
+    if isinstance(step, Preview):
+        write_previews(folder, number, step.meshes)
+
+
+def write_previews(folder: Path, number: int, meshes: Sequence[MeshResult]) -> None:
+    """FOLDER/preview-003.ply, or preview-003-2.ply of several variations."""
+    from .geometry import mesh_files
+
     for index, mesh in enumerate(meshes, 1):
         name = f"preview-{number:03}" + (f"-{index}" if len(meshes) > 1 else "")
         if len(mesh.vertices):

@@ -390,10 +390,12 @@ class DepthToMesh(Generation):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ViewsToMesh(Generation):
-    """A shape from several views of it, in the order of the model's cameras.
+    """A shape from several views of it.
 
     images: (V, H, W, 3) or (V, H, W, 4) uint8, or depths: (V, H, W) as in DepthToMesh; exactly
-    one of the two. How many, which, and from where: the model's `views`.
+    one of the two. cameras: from where each is, V numbers of VIEW_CAMERAS, all different; or None
+    for the first V of the model's cameras, in their order. How many and which a model takes: its
+    `views` and `cameras`; one with `any_views` takes any of them.
     """
 
     kind: ClassVar[str] = "views-to-mesh"
@@ -401,6 +403,11 @@ class ViewsToMesh(Generation):
     depths: np.ndarray | None = None
     encoding: str = "metres"
     background: str = "auto"
+    cameras: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.cameras, list):  # as a message holds them
+            object.__setattr__(self, "cameras", tuple(self.cameras))
 
     def validate(self) -> None:
         super().validate()
@@ -420,6 +427,7 @@ class ViewsToMesh(Generation):
             else:
                 _check_array("depth", view, (None, None), "fu")
                 check_depth(view, self.encoding)
+        _check_view_numbers(self.cameras, len(views))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -857,6 +865,19 @@ def _is_flat(axes: np.ndarray) -> bool:
     if not lengths.min() > 1e-5 * lengths.max():
         return True
     return bool(abs(np.linalg.det(axes / lengths)) < 1e-6)
+
+
+def _check_view_numbers(cameras: object, views: int) -> None:
+    if cameras is None:
+        return
+    known = isinstance(cameras, tuple) and all(
+        type(number) is int and number in VIEW_CAMERAS for number in cameras
+    )
+    if not known or len({*cameras}) != views or len(cameras) != views:  # type: ignore[misc, arg-type]
+        raise BadInput(
+            f"The cameras {cameras!r} are not those of {views} different views.",
+            f"Name one for each view, of {', '.join(map(str, VIEW_CAMERAS))}.",
+        )
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -136,6 +136,7 @@ class ModelBody(BaseModel):
     views: int
     view_kind: str
     cameras: list[int]
+    any_views: bool
     ready: bool
     bytes: int
     license: str

@@ -7,6 +7,7 @@ file is read.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,11 +172,11 @@ def read_depth(options: argparse.Namespace, fields: Fields) -> DepthToMesh:
 
 
 def read_views(options: argparse.Namespace, fields: Fields) -> ViewsToMesh:
-    """One file for each view, in the order of the cameras of the model."""
+    """One file for each view, from --cameras, or in the order of the cameras of the model."""
     paths = [Path(name) for name in options.input]
     if not paths:
         raise BadInput("views-to-mesh takes several files.", "Give one file for each view.")
-    fields = {"name": _named(paths[0]), **fields}
+    fields = {"name": _named(paths[0]), "cameras": view_numbers(options.cameras), **fields}
     if _are_depths(paths, options):
         found = [_depth_of(path, options) for path in paths]
         encodings = {encoding for _, encoding in found}
@@ -192,6 +193,19 @@ def read_views(options: argparse.Namespace, fields: Fields) -> ViewsToMesh:
     if all(image[..., 3].min() == 255 for image in images):
         images = [image[..., :3] for image in images]
     return ViewsToMesh(images=_stacked(images, paths), background=options.background, **fields)
+
+
+def view_numbers(text: str | None) -> tuple[int, ...] | None:
+    """ "3,10" -> (3, 10)."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(
+            f"The cameras {text!r} are no numbers.",
+            "Name one for each view, with commas between: --cameras 3,10,49",
+        ) from None
 
 
 def read_text(options: argparse.Namespace, fields: Fields) -> TextToMesh:
@@ -216,13 +230,16 @@ def read_panorama(options: argparse.Namespace, fields: Fields) -> Task:
         image = panoramas.read_picture(path)
         return PanoramaToDepth(image=image, **_surroundings(options, path))
     path, depth_path = _picture_and_depth(options)
+    if depth_path is None and panoramas.has_depth(path):
+        depth_path = path
+    depth = None if depth_path is None else panoramas.read_depth(depth_path)
     fields = {
         **_surroundings(options, path),
         "model": options.model or PanoramaToSphere.model,
         "image": panoramas.read_picture(path),
-        "depth": None if depth_path is None else panoramas.read_depth(depth_path),
+        "depth": depth,
         "depth_model": options.depth_model,
-        "meaning": _meaning(options) or DepthMeaning(),
+        "meaning": _meaning(options, depth),
         "width": options.width,
         "edges": options.edges,
     }
@@ -240,7 +257,7 @@ def read_panorama_text(options: argparse.Namespace, fields: Fields) -> TextToPan
         negative=options.negative,
         **{name: fields[name] for name in ("model", "seed", "steps", "guidance", "preview")},
         sphere=options.output.suffix.lower() != ".png",
-        meaning=_meaning(options),
+        meaning=_told_meaning(options),
         mesh_width=options.width,
         edges=options.edges,
     )
@@ -297,8 +314,23 @@ def _surroundings(options: argparse.Namespace, path: Path) -> Fields:
     }
 
 
-def _meaning(options: argparse.Namespace) -> DepthMeaning | None:
-    """What the options say of the depth's values; None when they say nothing."""
+def _meaning(options: argparse.Namespace, depth: np.ndarray | None) -> DepthMeaning:
+    """What the depth's values mean: as the options say, the rest as its numbers look."""
+    from .conditions import panoramas
+
+    guessed = DepthMeaning() if depth is None else panoramas.guessed_meaning(depth)
+    if options.depth_meaning is None and (options.near or options.far):
+        guessed = DepthMeaning(meaning="inverse")
+    return dataclasses.replace(guessed, **_told(options))
+
+
+def _told_meaning(options: argparse.Namespace) -> DepthMeaning | None:
+    """None when the options say nothing."""
+    told = _told(options)
+    return DepthMeaning(**told) if told else None
+
+
+def _told(options: argparse.Namespace) -> Fields:
     given = {
         "meaning": options.depth_meaning,
         "inverted": options.inverted or None,
@@ -309,8 +341,7 @@ def _meaning(options: argparse.Namespace) -> DepthMeaning | None:
         "scale": options.depth_scale,
         "offset": options.depth_offset,
     }
-    told = {name: value for name, value in given.items() if value is not None}
-    return DepthMeaning(**told) if told else None
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _words(options: argparse.Namespace) -> str:

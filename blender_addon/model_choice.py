@@ -1,4 +1,5 @@
-"""Which model works on the chosen source. No disk, no network: what the backend listed last."""
+"""Which model works on the chosen source. No network: what the backend listed last, and before that
+the models that come with the extension, which are read once."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from ..backend.protocol import (
     PointsToMesh,
     VoxelsToMesh,
 )
-from . import session
+from . import bundled, session
 from .sources import TASKS
 
 BUILT_IN = {  # what needs no weights, and is there before the backend was asked
@@ -32,7 +33,7 @@ def task_kind(settings) -> str:
 def models_for(settings) -> list[dict]:
     """The backend's models for what is asked, those that are here first.
 
-    Before it was asked, one that stands for the best: "" is its id where that is not known.
+    Before it was asked, the one that it will take: "" is its id where that is not known.
     """
     return _models_of(task_kind(settings))
 
@@ -48,12 +49,20 @@ def _models_of(kind: str) -> list[dict]:
 
 
 def _unknown(kind: str) -> dict:
-    if kind in BUILT_IN:
-        title = BUILT_IN[kind].replace("-", " ").capitalize()
-        return {"id": BUILT_IN[kind], "title": title, "samples": False, "ready": True}
     listed = bool(session.jobs().connection.models)
+    built_in = _built_in(kind)
+    expected = built_in if listed else bundled.default_for(kind, built_in)
+    if expected is not None:
+        return expected
     title = "None for this source" if listed else "The best that is there"
     return {"id": "", "title": title, "samples": True, "ready": not listed}
+
+
+def _built_in(kind: str) -> dict | None:
+    if kind not in BUILT_IN:
+        return None
+    title = BUILT_IN[kind].replace("-", " ").capitalize()
+    return {"id": BUILT_IN[kind], "title": title, "samples": False, "ready": True}
 
 
 def chosen_model(settings) -> dict:

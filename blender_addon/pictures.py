@@ -409,7 +409,8 @@ class ViewsCapture(PictureCapture):
         vertices = (soup.vertices - matrix[:3, 3]) / matrix[0, 0]
         views = [self._see(vertices, soup, view) for view in cube_views(self.cameras)]
         fields = {"depths" if self.kind == "depth" else "images": np.stack(views)}
-        return with_sampling(ViewsToMesh, self, choices, **fields), Placement(matrix)
+        task = with_sampling(ViewsToMesh, self, choices, cameras=self.cameras, **fields)
+        return task, Placement(matrix)
 
     def _see(self, vertices: np.ndarray, soup: Soup, view: np.ndarray) -> np.ndarray:
         size = (VIEW_SIDE, VIEW_SIDE)
@@ -421,15 +422,17 @@ class ViewsCapture(PictureCapture):
 
 @dataclass(frozen=True, eq=False)
 class ViewPictures(PictureCapture):
-    """images: (V, H, W, 4) uint8 as a viewport draws (`straight`), row 0 at the top, in the
-    cameras' order."""
+    """images: (V, H, W, 4) uint8 as a viewport draws (`straight`), row 0 at the top, one from each
+    of the numbered cameras."""
 
     name: str
     images: np.ndarray
     matrix_world: np.ndarray
+    cameras: tuple[int, ...]
 
     def task(self, choices: Choices) -> tuple[Task, Placement]:
-        task = with_sampling(ViewsToMesh, self, choices, images=straight(self.images))
+        images = straight(self.images)
+        task = with_sampling(ViewsToMesh, self, choices, images=images, cameras=self.cameras)
         return task, Placement(self.matrix_world)
 
 

@@ -1,4 +1,4 @@
-"""Depth from OpenEXR files: what Blender's and other renderers' depth passes are saved as.
+"""Depth and colours from OpenEXR files: what Blender and other renderers save.
 
 Scan lines, uncompressed or compressed with RLE, ZIPS, ZIP (Blender's default) or PXR24; a single
 part or several. Sizes are checked before memory is taken.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,27 @@ class Part:
         return self.width * sum(channel.dtype.itemsize for channel in self.channels)
 
 
-def read_depth(path: Path) -> np.ndarray:
+Check = Callable[[int, int], None]
+"""Raises BadInput or TooLarge for a width and height that are not accepted."""
+
+
+def read_depth(path: Path, check: Check = check_image_size) -> np.ndarray:
     """(H, W) float32 of the channel that looks most like depth. Raises BadInput or TooLarge."""
+    return _read(path, check, _depth)
+
+
+def read_colors(path: Path, check: Check = check_image_size) -> np.ndarray:
+    """(H, W, 3), with alpha (H, W, 4), float32: the colours as they are. Raises BadInput, TooLarge.
+
+    A picture of one channel is grey.
+    """
+    return _read(path, check, _colors)
+
+
+def _read(path: Path, check: Check, wanted: Callable[[_File], np.ndarray]) -> np.ndarray:
     body = path.read_bytes()
     try:
-        return _depth(body, path.name)
+        return wanted(_opened(body, path.name, check))
     except (struct.error, IndexError, KeyError, ValueError, OverflowError, zlib.error):
         raise BadInput(
             f"The picture {path.name} is damaged.",
@@ -59,31 +76,68 @@ def read_depth(path: Path) -> np.ndarray:
         ) from None
 
 
-def _depth(body: bytes, name: str) -> np.ndarray:
+@dataclass(frozen=True, eq=False)
+class _File:
+    """tables: where the tables of offsets begin; several: each chunk tells its part."""
+
+    body: bytes
+    name: str
+    parts: list[Part]
+    tables: int
+    several: bool
+
+
+def _opened(body: bytes, name: str, check: Check) -> _File:
     if body[:4] != MAGIC:
         raise BadInput(f"{name} is not an OpenEXR picture.", "Save the depth as OpenEXR again.")
     (flags,) = struct.unpack_from("<i", body, 4)
     if flags & (_TILED | _DEEP):
         raise _unreadable(name, "in tiles or with several depths per pixel")
-    parts, at = _headers(body, bool(flags & _PARTS))
+    parts, at = _headers(body, bool(flags & _PARTS), check)
+    return _File(body, name, parts, at, bool(flags & _PARTS))
+
+
+def _depth(file: _File) -> np.ndarray:
     ranked = [
         (rank, number, channel)
-        for number, part in enumerate(parts)
+        for number, part in enumerate(file.parts)
         for channel in part.channels
         if (rank := _likeness(channel.name)) is not None
     ]
     if not ranked:
         raise BadInput(
-            f"{name} has no depth.",
+            f"{file.name} has no depth.",
             "Switch on the pass Depth (Z) in the renderer and render again.",
         )
     _, number, channel = min(ranked, key=lambda entry: entry[:2])
+    return _channel(file, number, channel)
+
+
+def _colors(file: _File) -> np.ndarray:
+    for number, part in enumerate(file.parts):
+        for group in dict.fromkeys(channel.name.rpartition(".")[0] for channel in part.channels):
+            own = {
+                channel.name.rpartition(".")[2].upper(): channel
+                for channel in part.channels
+                if channel.name.rpartition(".")[0] == group
+            }
+            if {"R", "G", "B"} <= set(own):
+                planes = [_channel(file, number, own[name]) for name in "RGBA" if name in own]
+                return np.stack(planes, axis=2)
+            if set(own) <= {"Y", "A"} and "Y" in own:
+                return np.repeat(_channel(file, number, own["Y"])[..., None], 3, axis=2)
+    raise BadInput(f"{file.name} has no colours.", "Give the picture, then its depth.")
+
+
+def _channel(file: _File, number: int, channel: Channel) -> np.ndarray:
+    """(H, W) float32 of one channel of part `number`."""
+    body, name, parts = file.body, file.name, file.parts
     part = parts[number]
     if part.compression not in _LINES:
         kind = _NAMES.get(part.compression, f"kind {part.compression}")
         raise _unreadable(name, f"with the compression {kind}")
     chunks = [-(-each.height // _LINES.get(each.compression, 1)) for each in parts]
-    begins = at + 8 * sum(chunks[:number])
+    begins = file.tables + 8 * sum(chunks[:number])
     offsets = struct.unpack_from(f"<{chunks[number]}Q", body, begins)
     if _LINES[part.compression] * part.line_bytes > _MOST_CHUNK_BYTES:
         raise TooLarge(
@@ -92,7 +146,7 @@ def _depth(body: bytes, name: str) -> np.ndarray:
         )
     depth = np.full((part.height, part.width), np.float32(np.inf))
     for offset in offsets:
-        _read_chunk(body, offset + (4 if flags & _PARTS else 0), part, channel, depth)
+        _read_chunk(body, offset + (4 if file.several else 0), part, channel, depth)
     return depth
 
 
@@ -106,17 +160,17 @@ def _unreadable(name: str, how: str) -> BadInput:
 # ------------------------------------------------------------------------------------------- header
 
 
-def _headers(body: bytes, several: bool) -> tuple[list[Part], int]:
+def _headers(body: bytes, several: bool, check: Check) -> tuple[list[Part], int]:
     """The parts, and where their tables of offsets begin."""
     parts: list[Part] = []
     at = 8
     while not parts or (several and body[at]):
-        part, at = _header(body, at)
+        part, at = _header(body, at, check)
         parts.append(part)
     return parts, at + (1 if several else 0)
 
 
-def _header(body: bytes, at: int) -> tuple[Part, int]:
+def _header(body: bytes, at: int, check: Check) -> tuple[Part, int]:
     found: dict[str, bytes] = {}
     while body[at]:
         name, at = _text(body, at)
@@ -128,7 +182,7 @@ def _header(body: bytes, at: int) -> tuple[Part, int]:
         at += 4 + size
     left, top, right, bottom = struct.unpack("<4i", found["dataWindow"])
     width, height = right - left + 1, bottom - top + 1
-    check_image_size(width, height)
+    check(width, height)
     return Part(_channels(found["channels"]), found["compression"][0], top, width, height), at + 1
 
 

@@ -2,19 +2,150 @@
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from PIL import ImageOps
 
-from . import picture_files
+from ..depth_meanings import DepthMeaning
+from ..errors import BadInput
+from ..geometry.resampling import spread
+from ..protocol import check_panorama_image, check_panorama_size
+from . import exr, picture_files, radiance
+
+_COLOR_KEYS = ("rgb", "image", "color", "picture")
+_DEPTH_KEYS = ("depth", "distance", "inverse_depth", "disparity")
 
 
 def read_picture(path: str | Path) -> np.ndarray:
-    """(H, W, 3 or 4) uint8 sRGB or float32 linear. Raises NotFound, BadInput or TooLarge."""
-    return picture_files.read_image(path)
+    """(H, W, 3 or 4) uint8 sRGB, or float32 linear of .exr, .hdr and arrays of floats (.npy, .npz).
+
+    Values that are not finite become 0, negative ones too. Raises NotFound, BadInput or TooLarge.
+    """
+    path = Path(path)
+    picture_files.check_file(path)
+    suffix = path.suffix.lower()
+    if suffix == ".exr":
+        image = _light(exr.read_colors(path, check_panorama_size))
+    elif suffix in radiance.SUFFIXES:
+        image = _light(radiance.read(path, check_panorama_size))
+    elif suffix in (".npz", ".npy"):
+        image = _array(path, _COLOR_KEYS, "a picture")
+        image = _light(image) if image.dtype.kind == "f" else image
+    else:
+        with picture_files.opened(path, check_panorama_size) as file:
+            image = picture_files.eight_bits(ImageOps.exif_transpose(file))
+    check_panorama_image(image)
+    return image
 
 
 def read_depth(path: str | Path) -> np.ndarray:
-    """(h, w) uint8, uint16 or float32, as the file has it. Raises NotFound, BadInput, TooLarge."""
-    depth, _ = picture_files.read_depth(path)
-    return depth
+    """(h, w) uint8, uint16 or float32, as the file has it; inf where a renderer saw nothing.
+
+    .exr, .npy, .npz, pictures of 8 or 16 bits or of floats. Raises NotFound, BadInput or TooLarge.
+    """
+    path = Path(path)
+    picture_files.check_file(path)
+    suffix = path.suffix.lower()
+    if suffix == ".exr":
+        depth = exr.read_depth(path, check_panorama_size)
+    elif suffix == ".npz":
+        depth = picture_files.as_depth(_array(path, _DEPTH_KEYS, "depth"))
+    elif suffix == ".npy":
+        depth = picture_files.read_npy(path, check_panorama_size)
+    elif suffix in radiance.SUFFIXES:
+        raise BadInput(
+            f"{path.name} is a Radiance picture, which is too coarse for depth.",
+            "Save the depth as OpenEXR (.exr), or as a picture of 16 bits.",
+        )
+    else:
+        with picture_files.opened(path, check_panorama_size) as file:
+            depth = picture_files.values_of(ImageOps.exif_transpose(file))
+    if depth.dtype.kind != "f":
+        return depth
+    nothing = (depth >= picture_files.EMPTY) | (depth == picture_files.HALF_EMPTY)
+    return np.where(nothing, np.float32(np.inf), depth)
+
+
+def has_depth(path: Path) -> bool:
+    """Whether this is one file with the picture and its depth."""
+    if path.suffix.lower() != ".npz" or not path.is_file():
+        return False
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return any(key in arrays.files for key in _DEPTH_KEYS)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return False
+
+
+def guessed_meaning(depth: np.ndarray) -> DepthMeaning:
+    """What depth most likely means of which nothing is said: floats beyond 1 are metres, all else
+    inverse depth, bright where it is near."""
+    if depth.dtype.kind == "f":
+        finite = depth[np.isfinite(depth)]
+        if len(finite) and float(finite.max()) > 1:
+            return DepthMeaning()
+    return DepthMeaning(meaning="inverse")
+
+
+def _array(path: Path, keys: Iterable[str], what: str) -> np.ndarray:
+    """The array of a file that has one of these names, or the only one. Nothing is unpickled."""
+    try:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return np.asarray(found)
+        with found as arrays:
+            names = [key for key in keys if key in arrays.files] or arrays.files
+            if len(names) > 1 and names[0] not in keys:
+                raise BadInput(
+                    f"{path.name} has several arrays: {', '.join(names)[:200]}.",
+                    f"Name the one for {what} {next(iter(keys))!r}.",
+                )
+            return np.asarray(arrays[names[0]])
+    except (OSError, ValueError, EOFError, KeyError, IndexError, zipfile.BadZipFile) as error:
+        raise BadInput(
+            f"{path.name} is not an array that can be read: {error}.",
+            "Save it with numpy.save or numpy.savez, as arrays of numbers.",
+        ) from None
+
+
+def _light(image: np.ndarray) -> np.ndarray:
+    """Colours as floats without what no screen and no light can show."""
+    light = image.astype(np.float32)
+    np.nan_to_num(light, copy=False, nan=0.0, posinf=65504.0, neginf=0.0)
+    return np.maximum(light, 0, out=light)
+
+
+# --------------------------------------------------------------------------------------- all around
+
+
+def all_around(array: np.ndarray, aspect: str, field_of_view: float = 180.0) -> np.ndarray:
+    """A picture (H, W, C) or depth (H, W) that is not 2:1 as one that is, by `aspect` as in
+    PanoramaTask: what lacks is NaN in depth, which becomes float32, and the colours beside it in
+    pictures. Raises TooLarge when all around would be larger than is accepted.
+    """
+    height, width = array.shape[:2]
+    if aspect == "strict" or (aspect == "pad" and abs(width - 2 * height) <= 1):
+        return array
+    if aspect == "partial":
+        whole = max(round(width * 360 / field_of_view), width, 2 * height)
+    else:
+        whole = max(width, 2 * height)
+    whole += -whole % 4
+    check_panorama_size(whole, whole // 2)
+    top, left = (whole // 2 - height) // 2, (whole - width) // 2
+    inside = (slice(top, top + height), slice(left, left + width))
+    if array.ndim == 2:
+        around = np.full((whole // 2, whole), np.nan, np.float32)
+        around[inside] = array
+        return around
+    colors = np.zeros((whole // 2, whole, array.shape[2]), np.float32)
+    colors[inside] = array
+    known = np.zeros(colors.shape[:2], bool)
+    known[inside] = True
+    filled = spread(colors, known)
+    if array.dtype.kind == "f":
+        return filled
+    return np.rint(np.clip(filled, 0, 255)).astype(np.uint8)

@@ -7,7 +7,7 @@ file which claims to be an enormous picture costs nothing.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,10 +58,10 @@ SUFFIXES = (
 )
 DEPTH_SUFFIXES = (*SUFFIXES, ".exr", ".npy")
 
-_EMPTY = 1e9
+EMPTY = 1e9
 """Depths from here on are no distances: Blender's depth pass has 1e10 where there is nothing."""
 
-_HALF_EMPTY = 65504.0
+HALF_EMPTY = 65504.0
 """The largest half float, which the same becomes in a file of 16-bit floats."""
 
 
@@ -72,9 +72,9 @@ def read_image(path: str | Path) -> np.ndarray:
     BadInput or TooLarge.
     """
     path = Path(path)
-    with _opened(path) as image:
+    with opened(path) as image:
         image = ImageOps.exif_transpose(image)
-        picture = _eight_bits(image)
+        picture = eight_bits(image)
     check_image(picture)
     return picture
 
@@ -87,9 +87,9 @@ def read_depth(path: str | Path) -> tuple[np.ndarray, str]:
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    _check_file(path)
+    check_file(path)
     if suffix == ".npy":
-        depth = _read_npy(path)
+        depth = read_npy(path)
     elif suffix == ".exr":
         depth = exr.read_depth(path)
     elif suffix == ".hdr":
@@ -98,8 +98,8 @@ def read_depth(path: str | Path) -> tuple[np.ndarray, str]:
             "Save the depth as OpenEXR (.exr), or as a picture of 16 bits.",
         )
     else:
-        with _opened(path) as image:
-            depth = _values(ImageOps.exif_transpose(image))
+        with opened(path) as image:
+            depth = values_of(ImageOps.exif_transpose(image))
     depth, encoding = guess_encoding(depth)
     check_depth(depth, encoding)
     return depth, encoding
@@ -114,7 +114,7 @@ def guess_encoding(depth: np.ndarray) -> tuple[np.ndarray, str]:
     """
     if depth.dtype.kind == "f":
         depth = depth.astype(np.float32)
-        empty = ~(depth < _EMPTY) | (depth == _HALF_EMPTY)
+        empty = ~(depth < EMPTY) | (depth == HALF_EMPTY)
         if empty.any() or depth.max() > 1:
             # Depth cameras write 0 where they saw nothing.
             return np.where(empty | (depth == 0), np.float32(np.inf), depth), "metres"
@@ -131,15 +131,20 @@ def guess_encoding(depth: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The picture, decoded. Whatever is wrong with the file becomes an error for people."""
-    _check_file(path)
+def opened(
+    path: Path, check: Callable[[int, int], None] = check_image_size
+) -> Iterator[Image.Image]:
+    """The picture, decoded. Whatever is wrong with the file becomes an error for people.
+
+    check: raises BadInput or TooLarge for a width and height that are not accepted.
+    """
+    check_file(path)
     try:
         with warnings.catch_warnings():
             # Its limit is above ours, and sizes are checked below.
             warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as image:
-                check_image_size(*image.size)
+                check(*image.size)
                 image.load()
                 yield image
     except (BadInput, MemoryError):
@@ -162,14 +167,15 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         ) from None
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raise NotFound or BadInput unless `path` is a file."""
     if not path.exists():
         raise NotFound(f"There is no file {path}.", "Check its name and place.")
     if not path.is_file():
         raise BadInput(f"{path} is not a file.", "Choose a picture.")
 
 
-def _eight_bits(image: Image.Image) -> np.ndarray:
+def eight_bits(image: Image.Image) -> np.ndarray:
     """Any mode of Pillow -> (H, W, 3 or 4) uint8."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return np.repeat(_stretched(np.asarray(image))[..., None], 3, axis=2)
@@ -189,7 +195,7 @@ def _stretched(values: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(values, 0, top) * (255 / top)).astype(np.uint8)
 
 
-def _values(image: Image.Image) -> np.ndarray:
+def values_of(image: Image.Image) -> np.ndarray:
     """(H, W) of a depth picture, in the numbers of the file."""
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
@@ -200,7 +206,8 @@ def _values(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB").convert("L"))
 
 
-def _read_npy(path: Path) -> np.ndarray:
+def read_npy(path: Path, check: Callable[[int, int], None] = check_image_size) -> np.ndarray:
+    """One number per pixel: (H, W) uint8, uint16 or float32. Raises BadInput or TooLarge."""
     try:
         array = np.lib.format.open_memmap(path, mode="r")
         squeezed = array.reshape([size for size in array.shape if size != 1] or [1])
@@ -215,7 +222,12 @@ def _read_npy(path: Path) -> np.ndarray:
             f"{path.name} holds {shape} {array.dtype}, which is no depth picture.",
             "Save one number per pixel: an array of height x width.",
         )
-    check_image_size(squeezed.shape[1], squeezed.shape[0])
+    check(squeezed.shape[1], squeezed.shape[0])
+    return as_depth(squeezed)
+
+
+def as_depth(squeezed: np.ndarray) -> np.ndarray:
+    """Numbers (H, W) of any kind as uint8, uint16 or float32."""
     if squeezed.dtype.kind == "f":
         with np.errstate(over="ignore"):  # what float32 cannot hold is empty
             return np.asarray(squeezed, np.float32)

@@ -318,14 +318,14 @@ def glb_bytes(mesh: Mesh, name: str = "Fieldforge") -> bytes:
     }
     if not len(mesh.faces):
         del document["materials"]
-    return _glb(json.dumps(document, separators=(",", ":")).encode(), b"".join(blobs))
+    return glb(json.dumps(document, separators=(",", ":")).encode(), b"".join(blobs))
 
 
 def _translation(moved: np.ndarray) -> dict[str, list[float]]:
     return {"translation": moved.tolist()} if moved.any() else {}
 
 
-def _glb(text: bytes, binary: bytes) -> bytes:
+def glb(text: bytes, binary: bytes) -> bytes:
     text += b" " * (-len(text) % 4)
     binary += b"\0" * (-len(binary) % 4)
     total = 12 + 8 + len(text) + 8 + len(binary)

@@ -221,6 +221,34 @@ def same_side_normals(
     return current
 
 
+def heights(
+    points: np.ndarray, normals: np.ndarray, spacings: np.ndarray, near: Neighbourhoods
+) -> np.ndarray:
+    """(N,) float32: how far along its unit normal the plane of its neighbours is from each point.
+
+    Neighbours that face the same way count, the nearer the more, within about 1.5 spacings.
+    """
+    found = np.empty(len(points), np.float32)
+    in_chunks(_heights, len(points), points, normals, spacings, near.indices, found)
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def _heights(begin, end, points, normals, spacings, indices, out):
+    for i in range(begin, end):
+        rate = 1 / (1.5 * spacings[i]) ** 2
+        total = 0.0
+        height = 0.0
+        for k in range(indices.shape[1]):
+            j = indices[i, k]
+            offset = points[j] - points[i]
+            cosine = max((normals[i] * normals[j]).sum(), np.float32(0))
+            weight = cosine**2 * np.exp(-rate * (offset * offset).sum())
+            total += weight
+            height += weight * (offset * normals[i]).sum()
+        out[i] = height / max(total, 1e-12)
+
+
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors (N, 3) scaled to length 1; zero stays zero."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -91,7 +91,7 @@ def fit_points(
     to_cube, points, normals, dropped = _placed(points, normals, 0.75 / resolution)
     check()
     yield "Finding the outside" if normals is None else "Measuring the density", 0.05
-    cloud = _prepared(points, normals, check)
+    cloud = prepared(points, normals, check)
     values = yield from solved((cloud,), resolution, device, check, (0.3, 0.9))
     check()
     report = {
@@ -165,7 +165,9 @@ def thinned(
         cell *= 1.26
 
 
-def _prepared(points: np.ndarray, normals: np.ndarray | None, check: Callable[[], None]) -> Cloud:
+def prepared(points: np.ndarray, normals: np.ndarray | None, check: Callable[[], None]) -> Cloud:
+    """The cloud of points (N, 3) float32 in the cube, thinned, without lonely ones; normals: unit
+    ones, or None where they are to be found."""
     near = pointcloud.Neighbourhoods.of(points)
     check()
     area = pointcloud.areas(near)

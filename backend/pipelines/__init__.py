@@ -63,7 +63,7 @@ class Model:
     family: which code runs it. samples: results differ by seed, so that "variations" make sense.
     steps, guidance: what its authors found best; 0 and None where there is no such choice.
     views: how many pictures it is given, 0 for one or none; view_kind: "image" or "depth"; cameras:
-    from where, in order, numbers of `protocol.VIEW_CAMERAS`.
+    from where, in order, numbers of `protocol.VIEW_CAMERAS`; any_views: some of them will do.
     default_for: kinds of tasks for which it is taken when none is chosen; of ready models only.
     ready: it can be used now; else it, and the models that it needs, are to be downloaded first:
     bytes, under which license, and what that allows (license_words).
@@ -80,6 +80,7 @@ class Model:
     views: int = 0
     view_kind: str = ""
     cameras: tuple[int, ...] = ()
+    any_views: bool = False
     ready: bool = True
     bytes: int = 0
     license: str = ""
@@ -158,6 +159,7 @@ def _listed(model: weights.Entry | weights.Installed, ready: bool) -> Model:
         ready=ready,
         license_url=getattr(model, "license_url", ""),
         license_words=getattr(model, "license_words", ""),
+        any_views=bool(getattr(model, "config", {}).get("joint")),
         **{name: getattr(model, name) for name in _SHARED_FIELDS},
     )
 

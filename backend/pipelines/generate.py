@@ -427,7 +427,7 @@ def _fits_jointly(source: Source, joint: JointConfig) -> bool:
         return False
     views = len(source["views"]) if "views" in source else 0
     said = {"words": len(joint.words), "text": joint.text}
-    return views <= joint.views and all(said.get(kind, 1) for kind in source)
+    return views <= joint.views and all(said[kind] for kind in said.keys() & source.keys())
 
 
 def _fits_alone(task: Generation, source: Source | None, config: WalaConfig) -> bool:
@@ -475,7 +475,8 @@ def _context_tokens(config: WalaConfig, source: Source | None) -> int:
     if joint is None:
         return condition.tokens * (len(condition.training_views) or 1) if condition else 0
     pictures = picture_tokens(joint)
-    said = {"points": 1, "voxels": 1, "words": 4, "text": 4}  # what is placed is not attended to
+    # What is placed is not attended to, and numbers of views belong to the views.
+    said = {"points": 1, "voxels": 1, "words": 4, "text": 4, "view_numbers": 0}
     return 1 + sum(
         said.get(kind, 1 + pictures * (len(array) if kind == "views" else 1))
         for kind, array in (source.items() if isinstance(source, Mapping) else ())

@@ -107,17 +107,13 @@ def _prepared_jointly(task: Generation, model: Installed, joint: JointConfig) ->
 
 
 def _said(task: TextToMesh, joint: JointConfig) -> Prepared:
-    """The words that the model knows, and where sentences are understood, the sentence."""
-    if not (joint.text and sentences.available()):
-        said = words.model_words(task.prompt, joint.words)
-        return _picture(said.vector, task, said.notes)
-    prepared = _picture(sentences.sentence_vectors([task.prompt])[0], task, ())
-    source: dict[str, np.ndarray] = {"text": prepared.source}  # type: ignore[dict-item]
-    try:
-        said = words.model_words(task.prompt, joint.words)
-    except BadInput:  # the sentence says it in other words
-        return replace(prepared, source=source)
-    return replace(prepared, source={**source, "words": said.vector})
+    """The whole sentence, for a model that was trained on such where what reads them is installed;
+    else its words."""
+    if joint.text == sentences.LENGTH and (sentences.available() or not joint.words):
+        source = {"text": sentences.sentence_vectors([task.prompt])[0]}
+        return Prepared(source, turned_up(task.up_axis))
+    said = words.model_words(task.prompt, joint.words)
+    return _picture(said.vector, task, said.notes)
 
 
 def prepare_points(task: PointsToMesh, model: Installed) -> Prepared:
@@ -192,15 +188,14 @@ def prepare_depth(task: DepthToMesh, model: Installed) -> Prepared:
 
 def prepare_views(task: ViewsToMesh, model: Installed) -> Prepared:
     """Views in the order of the model's cameras, (V, 3, 224, 224) float32 in [-1, 1]."""
-    views = task.images if task.images is not None else task.depths
-    assert views is not None  # noqa: S101 - the task was validated
     _check_view_kind(task, model)
-    check_view_count(len(views), model.views, model.cameras)
+    check_view_count(len(_views_of(task)), model.views, model.cameras)
+    task, _ = _in_order(task, model)
     if not task.as_published:
         return _prepared_views(task)
     if task.images is not None:
         return _picture(images.model_views(task.images, as_published=True), task)
-    return _picture(depths.model_views(views, task.encoding, True), task)
+    return _picture(depths.model_views(_views_of(task), task.encoding, True), task)
 
 
 def _check_view_kind(task: ViewsToMesh, model: Installed) -> None:
@@ -233,13 +228,39 @@ def prepare_painted(task: PaintedText, model: Installed) -> Prepared:
 
 
 def _joint_views(task: ViewsToMesh, model: Installed) -> Prepared:
-    """Views from the model's cameras in their order, all or only the first ones."""
+    """Views from any of the model's cameras; where none are named, from the first ones."""
     _check_view_kind(task, model)
+    if len(_views_of(task)) > model.views:
+        check_view_count(len(_views_of(task)), model.views, model.cameras)
+    task, numbers = _in_order(task, model)
+    prepared = _prepared_views(task)
+    if numbers == list(range(len(numbers))) or not isinstance(prepared.source, np.ndarray):
+        return prepared
+    source = {"views": prepared.source, "view_numbers": np.array(numbers, np.int64)}
+    return replace(prepared, source=source)
+
+
+def _views_of(task: ViewsToMesh) -> np.ndarray:
     views = task.images if task.images is not None else task.depths
     assert views is not None  # noqa: S101 - the task was validated
-    if len(views) > model.views:
-        check_view_count(len(views), model.views, model.cameras)
-    return _prepared_views(task)
+    return views
+
+
+def _in_order(task: ViewsToMesh, model: Installed) -> tuple[ViewsToMesh, list[int]]:
+    """The task with its views in the order of the model's cameras, and their places there."""
+    views = _views_of(task)
+    if task.cameras is None:
+        return task, list(range(len(views)))
+    unknown = [number for number in task.cameras if number not in model.cameras]
+    if unknown:
+        raise BadInput(
+            f"{model.title} takes no view from camera {', '.join(map(str, unknown))}.",
+            f"Its cameras are {', '.join(map(str, model.cameras))}.",
+        )
+    places = np.array([model.cameras.index(number) for number in task.cameras])
+    order = np.argsort(places)
+    field = "images" if task.images is not None else "depths"
+    return replace(task, cameras=None, **{field: views[order]}), places[order].tolist()
 
 
 def prepare_nothing(task: Generation, model: Installed) -> Prepared:

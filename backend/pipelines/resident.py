@@ -33,6 +33,7 @@ from ..weights import DESCRIPTION, Installed
 from . import Context, memory
 
 if TYPE_CHECKING:
+    from ..models.ldm3d.model import Ldm3d
     from ..models.mvdream.model import MVDream
 
 PRECISIONS = {
@@ -69,7 +70,7 @@ class Loaded:
         """As Wala.encode, of one shape: float32 without the batch axis."""
         if isinstance(source, Mapping):
             # The joint encoder counts points in cells, which in half precision they would miss.
-            exact = {name: torch.float32 for name in source if name == "points"}
+            exact = {"points": torch.float32, "view_numbers": torch.int64}
             return self.model.encode(
                 {name: self._one(array, exact.get(name)) for name, array in source.items()}
             )
@@ -109,7 +110,19 @@ class LoadedText:
     used_at: float = 0.0
 
 
-Kept = TypeVar("Kept", Loaded, LoadedText)
+@dataclass(eq=False)
+class LoadedPanorama:
+    """A model that paints panoramas, in memory. dtype: of its denoiser."""
+
+    model: Ldm3d
+    installed: Installed
+    device: torch.device
+    dtype: torch.dtype
+    nbytes: int
+    used_at: float = 0.0
+
+
+Kept = TypeVar("Kept", Loaded, LoadedText, LoadedPanorama)
 _models: dict[Key, Any] = {}
 
 
@@ -146,6 +159,13 @@ def load_text_model(installed: Installed, device: torch.device, working_bytes: i
     return _kept(installed, device, precision(device, _TEXT), working_bytes, _read_text_model)
 
 
+def load_panorama_model(
+    installed: Installed, device: torch.device, working_bytes: int
+) -> LoadedPanorama:
+    """As `load`, of a model that paints panoramas of words."""
+    return _kept(installed, device, precision(device, _TEXT), working_bytes, _read_panorama_model)
+
+
 def _read(installed: Installed, device: torch.device, dtype: torch.dtype, nbytes: int) -> Loaded:
     model = loading.load(installed, device, dtype)
     acceleration.to_channels_last(model.autoencoder)
@@ -162,6 +182,14 @@ def _read_text_model(
     from ..models.mvdream.loading import load as read  # here: its libraries take seconds to import
 
     return LoadedText(read(installed, device, dtype), installed, device, dtype, nbytes)
+
+
+def _read_panorama_model(
+    installed: Installed, device: torch.device, dtype: torch.dtype, nbytes: int
+) -> LoadedPanorama:
+    from ..models.ldm3d.loading import load as read  # here: its libraries take seconds to import
+
+    return LoadedPanorama(read(installed, device, dtype), installed, device, dtype, nbytes)
 
 
 def _kept(
@@ -185,7 +213,10 @@ def _kept(
     return loaded
 
 
-LOWER = "Ask for fewer variations, choose a smaller model, or close other programs."
+LOWER = (
+    "Ask for fewer variations or a smaller picture, choose a smaller model, or close other"
+    " programs."
+)
 
 
 def unload_when_short() -> None:

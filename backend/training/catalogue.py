@@ -53,6 +53,8 @@ class Entry:
     """A model of the catalogues. size: width, height, depth in centimetres (x, y up, z).
 
     rotation: (3, 3) row by row that sets it upright, or None. archive, member: where its OBJ lies.
+    elevation: of its underside above the floor, centimetres. top: height of the surface that things
+    stand on, centimetres above its underside; None: its highest point, negative: there is none.
     """
 
     id: str
@@ -65,6 +67,8 @@ class Entry:
     rotation: tuple[float, ...] | None
     archive: Path
     member: str
+    elevation: float = 0.0
+    top: float | None = None
 
     @property
     def caption(self) -> str:
@@ -173,6 +177,8 @@ def _entries_of(path: Path, text: str) -> Iterator[Entry]:
             rotation=rotation if len(rotation) == 9 else None,
             archive=path,
             member=value("model").lstrip("/"),
+            elevation=float(value("elevation") or 0),
+            top=float(top) if (top := value("dropOnTopElevation")) else None,
         )
         number += 1
 
@@ -190,10 +196,15 @@ def triangles(entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         path = Path(folder) / "model.obj"
         path.write_bytes(archive.read(entry.member))
         mesh = mesh_files.read_mesh(path)
-    vertices = mesh.points.astype(np.float64)
+    return placed(entry, mesh.points, mesh.faces)
+
+
+def placed(entry: Entry, vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (V, 3) and faces as in the file of a model -> those that `triangles` gives."""
+    vertices = vertices.astype(np.float64)
     if entry.rotation is not None:
         vertices = vertices @ np.array(entry.rotation).reshape(3, 3).T
-    return in_cube(vertices * _stretch(vertices[np.unique(mesh.faces)], entry.size), mesh.faces)
+    return in_cube(vertices * _stretch(vertices[np.unique(faces)], entry.size), faces)
 
 
 def _stretch(vertices: np.ndarray, size: tuple[float, float, float]) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..panorama import panel as panorama
 from ..wrapping import paragraph
 from . import facts
+from .settings import MOST_CAMERAS
 
 _ICONS = {
     "POINTS": "POINTCLOUD_DATA",
@@ -120,6 +121,10 @@ def _image_options(box, settings, found, model) -> None:
 
 
 def _views_options(box, settings, found, model) -> None:
+    if model.get("any_views"):
+        row = box.row(align=True)
+        for number, camera in enumerate(model["cameras"][:MOST_CAMERAS]):
+            row.prop(settings, "used_views", index=number, text=str(camera), toggle=True)
     if model.get("view_kind") == "image":
         box.prop(settings, "textured_views")
 

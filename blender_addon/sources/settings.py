@@ -1,7 +1,14 @@
 """What the panel's fields of the sources hold."""
 
 import bpy
-from bpy.props import BoolProperty, EnumProperty, FloatProperty, PointerProperty, StringProperty
+from bpy.props import (
+    BoolProperty,
+    BoolVectorProperty,
+    EnumProperty,
+    FloatProperty,
+    PointerProperty,
+    StringProperty,
+)
 
 from ...backend.protocol import MAX_PROMPT_LENGTH
 from ..capture import forget_facts
@@ -21,6 +28,10 @@ SOURCES = [
     ("STEREO", "Stereo Pair", "A 360-degree picture for each eye", "CAMERA_STEREO", 11),
 ]
 GREASE_PENCIL_TYPES = {"GREASEPENCIL", "GPENCIL"}  # since Blender 4.3, before
+
+
+MOST_CAMERAS = 32
+"""As many as Blender holds in one property; models have six."""
 
 
 def _changed(self, context) -> None:
@@ -86,6 +97,13 @@ class SourceSettings:
         min=1e-4,
         soft_min=0.01,
         subtype="DISTANCE",
+    )
+    used_views: BoolVectorProperty(
+        name="Views",
+        description="From which of the model's cameras it sees the objects, by their numbers",
+        size=MOST_CAMERAS,
+        default=(True,) * MOST_CAMERAS,
+        update=_changed,
     )
     textured_views: BoolProperty(
         name="With Materials",

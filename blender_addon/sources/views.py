@@ -55,21 +55,34 @@ def views_facts(context, model: dict) -> Facts:
     found = surfaces.facts(context)
     if found.reason or not model.get("views"):
         return found
-    what = "depth views" if model.get("view_kind") == "depth" else "views"
-    return Facts(f"{found.text}, in {model['views']} {what}")
+    count = len(_used(context, model))
+    if not count:
+        return Facts(found.text, "No view is chosen", "Turn at least one of the views on.")
+    what = "depth view" if model.get("view_kind") == "depth" else "view"
+    return Facts(f"{found.text}, in {count} {what}{'' if count == 1 else 's'}")
+
+
+def _used(context, model: dict) -> tuple[int, ...]:
+    """Numbers of the cameras that the objects are seen from: all, unless the model can do with some
+    of them and the person wants just those."""
+    numbers = tuple(int(number) for number in model.get("cameras", ()))
+    if not model.get("any_views"):
+        return numbers
+    wanted = (*context.scene.fieldforge.used_views, *(True,) * len(numbers))
+    return tuple(number for number, used in zip(numbers, wanted, strict=False) if used)
 
 
 def capture_views(context, model: dict) -> PictureCapture:
     """As the model's cameras see the chosen objects. model: as the backend lists it."""
     items = surfaces.chosen(context)
     name, parts = surfaces.name_of(items, context), surfaces.parts(context, items)
-    numbers = tuple(int(number) for number in model["cameras"])
+    numbers = _used(context, model)
     kind = "depth" if model.get("view_kind") == "depth" else "image"
     if kind == "depth" or not offscreen.available(context):
         return ViewsCapture(name, parts, numbers, kind)
     low, high = surfaces.bounds(parts)
     matrix = cube_around(low, high)
-    return ViewPictures(name, _drawn(context, items, matrix, numbers), matrix)
+    return ViewPictures(name, _drawn(context, items, matrix, numbers), matrix, numbers)
 
 
 def _drawn(context, items, matrix: np.ndarray, numbers: tuple[int, ...]) -> np.ndarray:

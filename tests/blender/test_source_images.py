@@ -193,7 +193,8 @@ def test_what_a_viewport_draws_gets_straight_alpha():
     assert np.array_equal(image[1], drawn[1])
     assert np.abs(image[1:, :, :3] - 255 * colors[1:]).max() < 6
     views = np.stack([drawn, drawn])
-    task, _ = compose.compose(pictures.ViewPictures("Chair", views, np.eye(4)), CHOICES)
+    task, _ = compose.compose(pictures.ViewPictures("Chair", views, np.eye(4), (3, 6)), CHOICES)
+    assert task.cameras == (3, 6)
     assert np.abs(task.images[:, 1:, :, :3] - 255 * colors[1:]).max() < 6
 
 

@@ -1,5 +1,6 @@
 """The chooser of sources: each has fields and models of its own, and words for what is missing."""
 
+import json
 import time
 
 import bpy
@@ -8,7 +9,7 @@ import pytest
 from driving import finish, generate, know_models, result_objects
 from fake_backend import MODELS
 from fieldforge.backend import protocol
-from fieldforge.blender_addon import jobs, model_choice, sources
+from fieldforge.blender_addon import bundled, jobs, model_choice, sources
 from fieldforge.blender_addon.sources.settings import SOURCES
 from pages import draw
 from scenes import cube, select, world_points
@@ -155,6 +156,56 @@ def test_before_the_models_are_known_the_best_one_is_meant(running):
     settings.source = "VIEWS"
     cube()
     assert "Which views are needed is not known yet." in draw().words()
+
+
+@pytest.fixture
+def in_the_box(tmp_path, monkeypatch):
+    """Models that come with the extension, as their folders describe them."""
+    monkeypatch.setenv("FIELDFORGE_BUNDLED", str(tmp_path / "box"))
+
+    def put(name, tasks, **changes):
+        described = {
+            **{"id": name, "title": name.title(), "summary": "", "tasks": tasks, "views": 6},
+            **{"view_kind": "image", "cameras": [3, 6], "steps": 5, "guidance": 2.0},
+            **{"default_for": [], "config": {"joint": {}}, **changes},
+        }
+        folder = tmp_path / "box" / name
+        folder.mkdir(parents=True)
+        (folder / "model.json").write_text(json.dumps(described))
+        bundled._models.cache_clear()
+
+    bundled._models.cache_clear()
+    yield put
+    bundled._models.cache_clear()
+
+
+def test_before_the_models_are_known_the_default_in_the_box_is_meant(running, in_the_box):
+    """As the backend chooses: the one that asks for it, then wavelet-fit, then any other."""
+    in_the_box("alpha", ["points-to-mesh", "voxels-to-mesh", "image-to-mesh"])
+    in_the_box(
+        "beta",
+        ["points-to-mesh", "views-to-mesh", "image-to-mesh"],
+        default_for=["points-to-mesh"],
+        config={"joint": {"views": 6}},
+    )
+    in_the_box("gamma", ["text-to-mesh"], stands_in_for=["text-to-mesh"])
+    in_the_box("broken", ["sketch-to-mesh"], default_for=5)
+    settings = bpy.context.scene.fieldforge
+    expected = {"POINTS": "beta", "VOXELS": "wavelet-fit", "IMAGE": "alpha", "VIEWS": "beta"}
+    for source, name in expected.items():
+        settings.source = source
+        assert model_choice.chosen_model(settings)["id"] == name
+    for source in ("TEXT", "SKETCH"):
+        settings.source = source
+        assert model_choice.chosen_model(settings)["id"] == ""
+    settings.source = "VIEWS"
+    cube()
+    page = draw()
+    assert "Which views are needed is not known yet." not in page.words()
+    assert page.has("prop", "used_views")
+    running.connection = jobs.Connection("ready", "Backend ready", [MODELS[0]])
+    settings.source = "POINTS"
+    assert model_choice.chosen_model(settings)["id"] == "wavelet-fit"  # what it says counts
 
 
 def test_a_backend_without_a_model_for_the_source_says_so(settings, running):

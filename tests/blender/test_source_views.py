@@ -279,6 +279,24 @@ def test_views_are_from_the_cameras_in_their_order(settings):
         assert share[index] < 0.5 * np.delete(share, index).min()
 
 
+def test_a_model_that_takes_some_views_gets_those_that_are_on(settings):
+    settings.source = "VIEWS"
+    cube(size=(0.2, 1, 3))
+    model = {**SIX, "any_views": True}
+    every = composed(model)[0]
+    assert every.cameras == tuple(SIX["cameras"])
+    for number in (0, 2, 3, 5):
+        settings.used_views[number] = False
+    assert sources.facts(bpy.context, model).text == "Cube, in 2 depth views"
+    some = composed(model)[0]
+    some.validate()
+    assert some.cameras == (6, 49)
+    np.testing.assert_array_equal(some.depths, every.depths[[1, 4]])
+    assert composed(SIX)[0].cameras == every.cameras  # this one needs them all
+    settings.used_views = [False] * 32
+    assert "No view is chosen" in refusal(model).cause
+
+
 def test_the_largest_thing_that_fits_is_not_cut_off(settings):
     settings.source = "VIEWS"
     cube(size=(7, 7, 7))

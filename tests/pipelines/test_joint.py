@@ -14,7 +14,7 @@ from backend import pipelines, protocol, weights
 from backend.conditions.words import model_words, suggestions
 from backend.errors import BadInput
 from backend.geometry.transforms import apply_to_points, inverse
-from backend.pipelines import Context, generate, preparation, previews, resident
+from backend.pipelines import Context, generate, previews, resident
 from backend.pipelines.generate import Settings
 from backend.pipelines.preparation import Prepared, prepare
 from backend.protocol import (
@@ -243,26 +243,6 @@ def test_known_words_change_the_shape_and_unknown_ones_do_not() -> None:
     )
     assert np.array_equal(plain, more)
     assert np.abs(plain - other).max() > 1e-3
-
-
-def test_a_sentence_is_understood_where_the_extra_is_installed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    joint = dataclasses.replace(wala_models.joint_config().joint, text=3)
-    vector = np.array([[0.6, 0.0, 0.8]], np.float32)
-    monkeypatch.setattr(preparation.sentences, "sentence_vectors", lambda said: vector)
-    found = []
-    for here, prompt in ((True, "a red chair"), (True, "a dragon"), (False, "a red chair")):
-        monkeypatch.setattr(preparation.sentences, "available", lambda here=here: here)
-        source = preparation._said(TextToMesh(prompt=prompt), joint).source
-        found.append(source)
-    assert set(found[0]) == {"text", "words"}
-    assert np.array_equal(found[0]["text"], vector[0])
-    assert np.array_equal(found[0]["words"], model_words("a red chair", WORDS).vector)
-    assert set(found[1]) == {"text"}
-    assert np.array_equal(found[2], found[0]["words"])
-    with pytest.raises(BadInput):
-        preparation._said(TextToMesh(prompt="a dragon"), joint)
 
 
 # ---------------------------------------------------------------------------------------- regions

@@ -49,12 +49,12 @@ def _tokenizer() -> Any:
 
 def _vocabulary(merges: list[tuple[str, ...]]) -> dict[str, int]:
     """Every byte, every byte at the end of a word, every merge, start and end, in this order."""
-    letters = _letters_of_bytes()
+    letters = byte_letters()
     words = [*letters, *(letter + "</w>" for letter in letters), *map("".join, merges), START, END]
     return {word: number for number, word in enumerate(words)}
 
 
-def _letters_of_bytes() -> list[str]:
+def byte_letters() -> list[str]:
     """A letter that can be seen for each byte: its own where it has one, those first."""
     seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1)]
     seen += range(ord("®"), ord("ÿ") + 1)

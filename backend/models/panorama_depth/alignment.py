@@ -18,7 +18,7 @@ _CUTOFF = 1.5
 """Of Huber's weights, in standard deviations."""
 
 _LEAST_DISAGREEMENT = 1e-4
-_PRIOR = 1e-5
+_PRIOR = 1e-9
 _METRIC_PRIOR = 1e-2
 
 
@@ -42,11 +42,13 @@ class Overlaps:
 @dataclass(frozen=True, eq=False)
 class Alignment:
     """scales, shifts: (V,) float64; disagreement: (V,), how far a view is from the others, as a
-    share of the inverse depth, the median over its overlaps."""
+    share of the inverse depth, the median over its overlaps; correlation: (V,), of what it tells
+    with what the others do there."""
 
     scales: np.ndarray
     shifts: np.ndarray
     disagreement: np.ndarray
+    correlation: np.ndarray
 
 
 def align(overlaps: Overlaps, metric: bool = False) -> Alignment:
@@ -59,7 +61,7 @@ def align(overlaps: Overlaps, metric: bool = False) -> Alignment:
     basis = np.stack([overlaps.values / spreads, overlaps.cosines], axis=2)
     seen = overlaps.weights * (np.count_nonzero(overlaps.weights, axis=1) > 1)[:, None]
     weights = seen
-    relative = np.zeros_like(seen)
+    relative, told = np.zeros_like(seen), np.zeros_like(seen)
     solution = np.zeros((basis.shape[1], 2))
     for turn in range(ROUNDS):
         previous = solution
@@ -79,7 +81,28 @@ def align(overlaps: Overlaps, metric: bool = False) -> Alignment:
         float(np.median(relative[seen[:, view] > 0, view])) if seen[:, view].any() else np.inf
         for view in range(seen.shape[1])
     ]
-    return Alignment(solution[:, 0] / spreads, solution[:, 1], np.array(disagreement))
+    return Alignment(
+        solution[:, 0] / spreads,
+        solution[:, 1],
+        np.array(disagreement),
+        _correlations(overlaps, seen, told),
+    )
+
+
+def _correlations(overlaps: Overlaps, seen: np.ndarray, told: np.ndarray) -> np.ndarray:
+    """(V,) correlation of the inverse depth of a view with the mean of the others."""
+    total, weighted = seen.sum(axis=1), (seen * told).sum(axis=1)
+    found = np.zeros(seen.shape[1])
+    for view in range(seen.shape[1]):
+        own = seen[:, view]
+        places = np.flatnonzero(own)
+        others = total[places] - own[places]
+        cosine = overlaps.cosines[places, view]
+        theirs = (weighted[places] - own[places] * told[places, view]) / others / cosine
+        ours = overlaps.values[places, view] / cosine
+        if len(places) > 2 and ours.std() > 0 and theirs.std() > 0:
+            found[view] = np.corrcoef(ours, theirs)[0, 1]
+    return found
 
 
 def _spreads(overlaps: Overlaps) -> np.ndarray:

@@ -32,7 +32,7 @@ USUAL_WIDTH = 1024
 EYE_HEIGHT = 1.6
 """Metres from the eye to what is straight below, where a model leaves the scale open."""
 
-_DIRECTIONS = 8000
+_DIRECTIONS = 5000
 _MARGIN = 0.95
 """Of a view, beyond which what it tells is not compared: models err at borders."""
 
@@ -43,8 +43,11 @@ _FARTHEST = 200.0
 
 _USUAL_RANGE = 30.0
 _MOST_NEGATIVE = 0.02
-_DISAGREES = 0.12
-_TIMES_OTHERS = 6.0
+_DISAGREES, _TIMES_OTHERS = 0.12, 6.0
+"""A view is wrong that is that far off, and that many times as far as others."""
+
+_UNRELATED, _TIMES_USUAL = 0.3, 1.5
+"""And one that hardly correlates with others, and is that many times as far off."""
 
 _PREPARED, _LOOKED = 0.02, 0.85
 """Shares of the work after which views are looked at, and after which they are merged."""
@@ -226,9 +229,7 @@ def _aligned(seen: _Seen, metric: bool) -> _Aligned:
     overlaps = _overlaps(seen)
     found = alignment.align(overlaps, metric)
     for _ in range(3):
-        typical = float(np.median(found.disagreement))
-        limit = max(_DISAGREES, _TIMES_OTHERS * typical)
-        good = (found.scales > 0) & ~(found.disagreement > limit)
+        good = _plausible(found)
         if good.all():
             break
         seen.keep(good, "what the model told of it does not fit its neighbours")
@@ -252,6 +253,14 @@ def _aligned(seen: _Seen, metric: bool) -> _Aligned:
         float(np.median(found.disagreement)),
         tuple(notes),
     )
+
+
+def _plausible(found: alignment.Alignment) -> np.ndarray:
+    """(V,) bool. A few views that tell nonsense must not spoil the others."""
+    typical = float(np.median(found.disagreement))
+    far = found.disagreement > max(_DISAGREES, _TIMES_OTHERS * typical)
+    far |= (found.correlation < _UNRELATED) & (found.disagreement > _TIMES_USUAL * typical)
+    return (found.scales > 0) & ~far
 
 
 def _check_enough(seen: _Seen) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 ALIGNMENTS = ("none", "scale", "inverse")
+_BESIDE = 8
+"""Columns on each side of the seam with which it is compared."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,19 @@ def pixel_areas(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def seam_step(depth: np.ndarray) -> float:
-    """How much larger the steps from the last column to the first are than those between other
-    neighbours in the same row: 1 is as good as anywhere else.
+    """How much larger the steps from the last column to the first are than those between the
+    columns beside: 1 is as good as anywhere else.
 
-    The mean over rows of |log r| steps is compared with the median of that mean over all columns.
+    Steps are |log r| of neighbours in a row, averaged over the rows. Of depth / truth, it is the
+    step that the depth has and the truth has not.
     """
-    steps = np.abs(np.log(np.roll(depth, -1, axis=1)) - np.log(depth))
-    means = np.nanmean(np.where(np.isfinite(steps), steps, np.nan), axis=0)
-    return float(means[-1] / max(float(np.median(means[:-1])), 1e-9))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        steps = np.abs(np.log(np.roll(depth, -1, axis=1) / depth))
+    columns = np.concatenate([steps[:, -1 - _BESIDE :], steps[:, :_BESIDE]], axis=1)
+    columns = np.where(np.isfinite(columns), columns, 0)
+    means = columns.mean(axis=0)
+    others = np.delete(means, _BESIDE).mean()
+    return float(means[_BESIDE] / max(others, 1e-9))
 
 
 def pole_spread(depth: np.ndarray) -> tuple[float, float]:

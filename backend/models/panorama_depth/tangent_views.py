@@ -9,7 +9,6 @@ goes to the right and y down, from -1 to 1 between the outer borders of its pixe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,7 @@ COUNTS = (20, 12)
 """How many views there may be. Both sets leave no direction farther than 37.4 degrees from the axis
 of the nearest view; of 20, each direction lies in about three, of 12 in two."""
 
-_MOST_MINIFIED = 2.0
+_MOST_MINIFIED = 1.25
 """Columns of the picture per pixel in the middle of a view, up to which bilinear samples do."""
 
 
@@ -139,25 +138,16 @@ def bilinear(picture: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.nda
     return (upper * (1 - down) + lower * down).astype(np.float32, copy=False)
 
 
-def view_pictures(picture: np.ndarray, views: Sequence[View], side: int) -> list[np.ndarray]:
-    """What each of `views` sees of an equirectangular (H, W, 3) uint8: (side, side, 3) uint8."""
-    even = without_aliases(picture, side)
-    return [
-        np.rint(sample_equirect(even, view.directions(side))).clip(0, 255).astype(np.uint8)
-        for view in views
-    ]
-
-
 def without_aliases(picture: np.ndarray, side: int) -> np.ndarray:
     """(H, W, 3) uint8 -> float32, averaged where views of `side` pixels would skip pixels of it.
 
-    The picture is reduced until a pixel in the middle of a view is about two columns; towards the
+    The picture is reduced until a pixel in the middle of a view is about one column; towards the
     poles, where columns are ever closer together, each row is averaged along itself as well.
     """
     most = round(_MOST_MINIFIED * math.pi * side)
     if picture.shape[1] > most:
         rows = max(2, round(picture.shape[0] * most / picture.shape[1]))
-        reduced = Image.fromarray(picture).resize((most, rows), Image.Resampling.BOX)
+        reduced = Image.fromarray(picture).resize((most, rows), Image.Resampling.LANCZOS)
         picture = np.asarray(reduced)
     height, width = picture.shape[:2]
     latitude = np.pi * (0.5 - (np.arange(height) + 0.5) / height)

@@ -4,6 +4,7 @@ Runs with FIELDFORGE_REAL_BLENDER=1. FIELDFORGE_REAL_BLENDER_COMMAND is the harn
 (default: real-blender, from the PATH), which builds and installs extensions and runs a script
 in Blender's window; FIELDFORGE_BACKEND_PYTHON is a Python with the backend's packages that runs
 inside the harness; FIELDFORGE_REAL_BLENDER_BIND lists folders to show there (separated as in PATH).
+FIELDFORGE_REAL_BLENDER_ROOM is a panorama with depth (.npz) to look at instead of a box of a room.
 Pictures are left in build/real-blender/.
 """
 
@@ -72,6 +73,7 @@ SHOTS = {
     "generate": ("before", "during", "after", "nothing-selected", "lost", "preferences"),
     "forming": ("forming-one", "forming-row", "formed-row", "region-after", "models"),
     "sources": ("chooser", "panel-viewport", "panel-views-image", "panel-text", "missing-depth"),
+    "panorama": ("chooser", "panel-empty", "panel", "sphere", "inside", "stereo"),
     "voxels": ("cubes-before", "cubes-after", "mesh-after", "cloud-after"),
 }
 
@@ -84,12 +86,14 @@ def test_in_the_window(installed, store, name):
     pictures.mkdir(parents=True, exist_ok=True)
     shown = filter(None, os.environ.get("FIELDFORGE_REAL_BLENDER_BIND", "").split(os.pathsep))
     binds = [part for folder in shown for part in ("--bind", folder)]
+    room = os.environ.get("FIELDFORGE_REAL_BLENDER_ROOM")
+    more = ("--room", room) if room and name == "panorama" else ()
     script = Path(__file__).with_name(f"{name}_steps.py")
     done = harness(
         *binds,
         *("--bind", str(store)),
         *("gui", str(script), str(pictures), "--seconds", "800", "--"),
-        *(SCAN, "--python", PYTHON, "--weights", str(store)),
+        *(SCAN, "--python", PYTHON, "--weights", str(store), *more),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((pictures / "result.json").read_text())["ok"]

@@ -1,0 +1,172 @@
+"""`run` for the tasks about panoramas: which files they may become, and how these are written."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .depth_meanings import DepthMeaning
+from .errors import BadInput
+from .protocol import (
+    PanoramaResult,
+    PanoramaToDepth,
+    PanoramaToSphere,
+    PanoramaToStereo,
+    Result,
+    SphereResult,
+    StereoResult,
+    TextToPanorama,
+    encode_result,
+)
+
+Report = Callable[[str, float], None]
+
+SUFFIXES: dict[str, tuple[str, ...]] = {
+    PanoramaToSphere.kind: (".glb", ".blend", ".npz"),
+    PanoramaToStereo.kind: (".png",),
+    PanoramaToDepth.kind: (".npy", ".npz", ".png"),
+    TextToPanorama.kind: (".glb", ".blend", ".npz", ".png"),
+}
+
+
+def check_output(options: argparse.Namespace) -> None:
+    """Raise BadInput for a file that the task cannot become, before any work is done."""
+    suffixes = SUFFIXES[options.task]
+    if options.output.suffix.lower() not in suffixes:
+        raise BadInput(
+            f"{options.task} makes no {options.output.suffix or 'file without a suffix'}.",
+            f"Use one of {', '.join(suffixes)}.",
+        )
+    if options.output.is_dir():
+        raise BadInput(f"{options.output} is a folder.", "Give the name of a file in it.")
+
+
+def outputs_of(options: argparse.Namespace) -> list[Path]:
+    """Which files come about: two for separate eyes, and for a picture of which depth is known."""
+    path: Path = options.output
+    if options.task == PanoramaToStereo.kind and options.eyes == "separate":
+        return [path.with_name(f"{path.stem}-{side}{path.suffix}") for side in ("left", "right")]
+    if options.task == TextToPanorama.kind and path.suffix.lower() == ".png":
+        return [path, path.with_name(f"{path.stem}-depth{path.suffix}")]
+    return [path]
+
+
+def write(paths: list[Path], result: Result, report: Report) -> None:
+    """Write a result to the files of `outputs_of`."""
+    suffix = paths[0].suffix.lower()
+    if isinstance(result, SphereResult):
+        _write_sphere(paths[0], suffix, result, report)
+    elif isinstance(result, StereoResult):
+        _write_stereo(paths, result)
+    elif isinstance(result, PanoramaResult):
+        _write_panorama(paths, suffix, result)
+    else:
+        raise BadInput("The result is no panorama.", "Update the backend.")
+
+
+def _write_sphere(path: Path, suffix: str, sphere: SphereResult, report: Report) -> None:
+    if suffix == ".blend":
+        from .blender_process import save_sphere
+
+        report("Starting Blender", 1.0)
+        with tempfile.TemporaryDirectory(prefix="fieldforge-") as folder:
+            body = Path(folder) / "sphere.bin"
+            body.write_bytes(encode_result(sphere))
+            save_sphere(body, lambda stage, fraction, line: report(stage, fraction), blend=path)
+        return
+    from .geometry import mesh_files, sphere_files
+
+    as_bytes = sphere_files.glb_bytes if suffix == ".glb" else sphere_files.npz_bytes
+    mesh_files.write_bytes(path, as_bytes(sphere))
+
+
+def _write_stereo(paths: list[Path], stereo: StereoResult) -> None:
+    """Two files, or one with the left eye above the right one."""
+    if len(paths) == 2:
+        write_picture(paths[0], stereo.left)
+        write_picture(paths[1], stereo.right)
+    else:
+        write_picture(paths[0], np.concatenate([stereo.left, stereo.right]))
+
+
+def _write_panorama(paths: list[Path], suffix: str, panorama: PanoramaResult) -> None:
+    from .geometry import mesh_files
+
+    depth = panorama.depth
+    if depth is None:
+        raise BadInput("There is no depth to write.", "Choose another model.")
+    if len(paths) == 2:
+        image = panorama.image
+        write_picture(paths[0], image if image.dtype == np.uint8 else _shown(image))
+        write_picture(paths[1], _sixteen_bits(depth, panorama.meaning))
+    elif suffix == ".png":
+        write_picture(paths[0], _sixteen_bits(depth, panorama.meaning))
+    elif suffix == ".npy":
+        buffer = io.BytesIO()
+        np.save(buffer, depth)
+        mesh_files.write_bytes(paths[0], buffer.getvalue())
+    else:
+        meaning = np.array(json.dumps(panorama.meaning.to_dict()))
+        arrays = {"image": panorama.image, "depth": depth, "meaning": meaning}
+        mesh_files.write_bytes(paths[0], mesh_files.npz_bytes(arrays))
+
+
+def _shown(light: np.ndarray) -> np.ndarray:
+    from .geometry.panorama_views import as_bytes
+
+    return as_bytes(light[..., :3], light)
+
+
+def _sixteen_bits(depth: np.ndarray, meaning: DepthMeaning) -> np.ndarray:
+    """Depth as (h, w) uint16: metres in millimetres, all else 0..1 in 65535ths; 0 where none is."""
+    factor = 1000 if meaning.meaning == "metric" else 65535
+    known = np.nan_to_num(depth, nan=0.0, posinf=0.0, neginf=0.0)
+    return np.rint(np.clip(known * factor, 0, 65535)).astype(np.uint16)
+
+
+def write_picture(path: Path, image: np.ndarray) -> None:
+    """image: (H, W) uint16, (H, W, 3 or 4) uint8. A .png file."""
+    from PIL import Image
+
+    from .geometry import mesh_files
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG", compress_level=4)
+    mesh_files.write_bytes(path, buffer.getvalue())
+
+
+def tell(outputs: list[Path], result: Result, report: dict[str, Any], *, as_json: bool) -> None:
+    """Say on stdout what was written, and on stderr what an artist should know of it."""
+    names = [str(path) for path in outputs]
+    if as_json:
+        several = {"outputs": names} if len(names) > 1 else {}
+        print(json.dumps({"output": names[0], **several, **report}, default=float))
+        return
+    print(
+        f"{', '.join(names)}: {_size(result)}, {report['total_seconds']:.1f} s"
+        f" ({report['model']}, {report['device']})"
+    )
+    for note in report.get("notes", ()):
+        print(note, file=sys.stderr)
+
+
+def _size(result: Result) -> str:
+    if isinstance(result, SphereResult):
+        vertices = sum(len(layer.values) for layer in result.layers)
+        faces = sum(layer.quads + layer.triangles for layer in result.layers)
+        layers = " + ".join(layer.layer for layer in result.layers)
+        return f"{vertices:,} vertices, {faces:,} faces ({layers})"
+    if isinstance(result, StereoResult):
+        height, width = result.left.shape[:2]
+        return f"{width} x {height} for each eye"
+    assert isinstance(result, PanoramaResult)  # noqa: S101 - the others were told above
+    height, width = result.image.shape[:2]
+    return f"{width} x {height}"
