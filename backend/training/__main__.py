@@ -79,7 +79,7 @@ def _add_trainings(actions: Any) -> None:
         action.add_argument("--rate", type=float, help="of learning, at its highest")
         action.add_argument("--seed", type=int, default=0)
         action.add_argument(
-            "--start",
+            "--begin-with",
             type=Path,
             help="a checkpoint whose weights a new run of diffusion begins with",
         )
@@ -206,7 +206,7 @@ def _train(options: argparse.Namespace) -> int:
             turns = (0, 2, 4, 6) if small else tuple(range(dataset.SYMMETRIES))
             wanted = diffusion.Recipe(denoiser, joint, batch, options.groups, symmetries=turns)
             run = diffusion.fit(
-                options.folder, coder, wanted, plan, members, say, output, options.start
+                options.folder, coder, wanted, plan, members, say, output, options.begin_with
             )
         say(f"{run.path}: step {run.step} of {run.steps or '?'}, {run.seconds:.0f} s")
     return 0
