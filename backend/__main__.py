@@ -40,7 +40,7 @@ TASKS = {
     "shape": "a shape of the model's own choice, from no input",
     "panorama-to-sphere": "surroundings from a panorama and its depth (.glb .blend .npz)",
     "panorama-to-stereo": "a panorama for each eye, from one and its depth (.png)",
-    "panorama-to-depth": "the depth of a panorama, told by a model (.npy .npz .png)",
+    "panorama-to-depth": "the depth of a panorama, told by a model (.exr .npy .npz .png)",
     "text-to-panorama": "surroundings from words (.glb .blend .npz), or the picture (.png)",
 }
 INTERRUPTED = 130
