@@ -166,6 +166,9 @@ def draw_generate(layout, context) -> None:
         several = f"{last.variations} variations, " if last.variations > 1 else ""
         words = f"{several}{last.faces:,} faces in {duration(last.seconds)}"
         paragraph(layout, [words], context, icon="BLANK1")
+    elif last is not None and last.recent and last.state == "done" and last.stage:
+        paragraph(layout, [last.destination.name], context, icon="CHECKMARK")
+        paragraph(layout, [f"{last.stage}."], context, icon="BLANK1")
     elif connection.state == "ready":
         paragraph(layout, [connection.words], context, icon="CHECKMARK")
 

@@ -359,7 +359,7 @@ def test_a_stereo_pair(room, running, fake):
     values = np.rint(255 * pixels_of(image)[..., 0])
     assert (values[:16] == 40).all()
     assert (values[16:] == 200).all()
-    assert "An Image Editor shows it: top-bottom" in running.jobs[0].stage
+    assert "hall An Image Editor shows it: top-bottom." in draw(width=900).words()
 
 
 def test_words_become_a_sphere(settings, running, fake):
