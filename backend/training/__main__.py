@@ -1,4 +1,5 @@
-"""`python3 -m backend.training ACTION`: prepare, autoencoder, diffusion, export, evaluate, card."""
+"""`python3 -m backend.training ACTION`: prepare, autoencoder, diffusion, export, evaluate, card;
+rooms, panoramas."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import Any
 
 from .. import environment
 from ..errors import BadInput, FieldforgeError
+from . import panorama_commands
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     evaluate.set_defaults(action=_evaluate)
     _add_trainings(actions)
+    panorama_commands.add_to(actions)
     return parser
 
 
