@@ -284,6 +284,12 @@ def test_a_part_of_a_panorama(settings, running, fake, tmp_path):
     assert shown_by(front) != settings.panorama  # what the backend made of it
 
 
+def test_a_part_that_is_twice_as_wide_as_high_is_not_taken_for_the_whole(room, running, fake):
+    room.panorama_aspect = "partial"
+    task_of(room, running, fake)
+    assert shown_by(bpy.context.view_layer.objects.active) != room.panorama
+
+
 def test_a_missing_file_is_named(settings, tmp_path):
     image = image_of(tmp_path / "gone", spheres.picture(64))
     (tmp_path / "gone.png").unlink()
