@@ -1,5 +1,4 @@
-"""What goes with our own model of rooms: how it was made, how good it is, whose furniture it saw.
-"""
+"""What goes with our own model of rooms: how it was made, how good it is, whose works it saw."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def fresh(size: str, latent_channels: int, captions: Sequence[str]) -> Parts:
 
 
 def published(model: Any, schedule: dict[str, Any], name: str) -> Parts:
-    """Parts of a loaded `models.ldm3d` model (in float32): only its U-Net will learn.
+    """Parts of a loaded `models.ldm3d` model (in float32): only its U-Net learns.
 
     Raises BadInput unless it predicts the noise.
     """
@@ -130,8 +130,6 @@ def begin(parts: Parts, recipe: Recipe, plan: Plan, members: Team, path: Path) -
         "processes": members.size,
         "steps": plan.steps,
     }
-    if parts.frozen is not None:
-        parts.frozen.to(members.device)
     run = Run(parts.module.to(members.device), plan, path, settings)
     run.resume()
     return run
@@ -151,8 +149,10 @@ def step(
     noise = torch.randn(starts.shape, generator=draws, device=device)
     level = levels[times][:, None, None, None]
     noised = level.sqrt() * starts + (1 - level).sqrt() * noise
+    # Given, since a loaded text encoder has no table of them.
+    places = torch.arange(words.shape[1], device=device)[None]
     with autocast(device):
-        context = parts.text_encoder(input_ids=words).last_hidden_state
+        context = parts.text_encoder(input_ids=words, position_ids=places).last_hidden_state
         predicted = parts.module["unet"](noised, times, context, return_dict=False)[0]
     loss = functional.mse_loss(predicted.float(), noise)
     loss.backward()
