@@ -75,7 +75,8 @@ def fit(
 
     if train(run, work, members, report) and "scale" not in run.extra:
         with run.average.in_place_of(run.module):
-            run.extra["scale"] = scale_of(run.module["coder"], rooms, members.device)
+            coder = run.module["coder"]  # type: ignore[index]
+            run.extra["scale"] = scale_of(coder, rooms, members.device)
         if members.leads:
             run.save()
         report(f"autoencoder: done, latents times {run.extra['scale']:.4f}")

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from ... import weights
 from ...errors import BadInput
@@ -83,7 +82,7 @@ def export(
 
 def written(folder: Path, coder: Any, parts: Parts, dtype: torch.dtype) -> dict[str, Path]:
     """The files of a model in `folder`, by their names in it."""
-    networks: dict[str, tuple[nn.Module, str]] = {
+    networks: dict[str, tuple[Any, str]] = {
         "unet": (parts.module["unet"], _WEIGHTS),
         "vae": (coder, _WEIGHTS),
         "text_encoder": (parts.text_encoder, "model.safetensors"),

@@ -35,7 +35,7 @@ def tokenizer(captions: Iterable[str]) -> Any:
 def _merges_of(word: str, rank: dict[tuple[str, ...], int]) -> list[tuple[str, ...]]:
     """The merges that make `word` of its letters, in their order."""
     parts = [*word[:-1], word[-1] + "</w>"]
-    found = []
+    found: list[tuple[str, ...]] = []
     while len(parts) > 1:
         pairs = list(pairwise(parts))
         best = min(pairs, key=lambda pair: rank.get(pair, len(rank)))
