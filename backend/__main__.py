@@ -40,7 +40,7 @@ TASKS = {
     "shape": "a shape of the model's own choice, from no input",
     "panorama-to-sphere": "surroundings from a panorama and its depth (.glb .blend .npz)",
     "panorama-to-stereo": "a panorama for each eye, from one and its depth (.png)",
-    "panorama-to-depth": "the depth of a panorama, told by a model (.npy .npz .png)",
+    "panorama-to-depth": "the depth of a panorama, told by a model (.exr .npy .npz .png)",
     "text-to-panorama": "surroundings from words (.glb .blend .npz), or the picture (.png)",
 }
 INTERRUPTED = 130
@@ -338,7 +338,7 @@ def _build_extension(options: argparse.Namespace, arguments: list[str]) -> int:
     return 0
 
 
-BENCHES = ("geometry", "reconstruction", "blender", "spheres", "wala")
+BENCHES = ("geometry", "reconstruction", "blender", "panorama", "spheres", "wala")
 COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "run": _in_environment("run"),
     "demo": _in_environment("demo"),

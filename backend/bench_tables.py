@@ -70,6 +70,7 @@ BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
     "geometry": _rows_of("geometry"),
     "reconstruction": _rows_of("reconstruction"),
     "blender": import_speed,
+    "panorama": _rows_of("panorama"),
     "spheres": sphere_speed,
     "wala": wala,
 }

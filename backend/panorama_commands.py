@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .depth_meanings import DepthMeaning
+from .depth_meanings import DepthMeaning, radii
 from .errors import BadInput
 from .protocol import (
     PanoramaResult,
@@ -32,7 +32,7 @@ Report = Callable[[str, float], None]
 SUFFIXES: dict[str, tuple[str, ...]] = {
     PanoramaToSphere.kind: (".glb", ".blend", ".npz"),
     PanoramaToStereo.kind: (".png",),
-    PanoramaToDepth.kind: (".npy", ".npz", ".png"),
+    PanoramaToDepth.kind: (".exr", ".npy", ".npz", ".png"),
     TextToPanorama.kind: (".glb", ".blend", ".npz", ".png"),
 }
 
@@ -109,6 +109,11 @@ def _write_panorama(paths: list[Path], suffix: str, panorama: PanoramaResult) ->
         write_picture(paths[1], _sixteen_bits(depth, panorama.meaning))
     elif suffix == ".png":
         write_picture(paths[0], _sixteen_bits(depth, panorama.meaning))
+    elif suffix == ".exr":
+        from .conditions.exr_writing import exr_bytes
+
+        metres = radii(depth, panorama.meaning)  # the file has no place for what values mean
+        mesh_files.write_bytes(paths[0], exr_bytes(metres))
     elif suffix == ".npy":
         buffer = io.BytesIO()
         np.save(buffer, depth)

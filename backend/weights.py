@@ -406,7 +406,7 @@ def write_model(
     report(fraction) is called meanwhile; what it raises ends the writing and leaves nothing.
     Raises BadInput for a name that cannot be, StorageFailed when the disk is too full.
     """
-    _check_description(folder, id, tasks, default_for)
+    _check_description(folder, id, tasks, default_for, steps)
     lazy = {name: tensor_files.as_lazy(tensor) for name, tensor in tensors.items()}
     total = sum(tensor.info.nbytes for tensor in lazy.values())
     with replaced_folder(folder, total) as partial:
@@ -468,7 +468,7 @@ def write_snapshot(
     The others as in write_model. Raises BadInput for other files, or tensors that cannot be read,
     StorageFailed when the disk is too full.
     """
-    _check_description(folder, id, tasks, (*default_for, *stands_in_for))
+    _check_description(folder, id, tasks, (*default_for, *stands_in_for), steps)
     for name, path in parts.items():
         _check_part(name, path)
     sizes = {name: path.stat().st_size for name, path in parts.items()}
@@ -532,11 +532,13 @@ def _check_part(name: str, path: Path) -> None:
 
 
 def _check_description(
-    folder: Path, id: str, tasks: tuple[str, ...], default_for: tuple[str, ...]
+    folder: Path, id: str, tasks: tuple[str, ...], default_for: tuple[str, ...], steps: int
 ) -> None:
-    """Raise BadInput for a name or defaults that cannot be."""
+    """Raise BadInput for a name, defaults or steps that cannot be."""
     if check_id(id) != folder.name:
         raise BadInput(f"The model {id} cannot lie in {folder}.", f"Use {folder.parent / id}.")
+    if steps < 1:
+        raise BadInput(f"The model {id} cannot sample in {steps} steps.", "Give at least one.")
     impossible = sorted({*default_for} - {*tasks})
     if impossible:
         raise BadInput(

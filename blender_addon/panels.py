@@ -43,6 +43,7 @@ class _Sidebar:
 class FIELDFORGE_PT_main(_Sidebar, bpy.types.Panel):
     bl_label = "Generate"
     bl_idname = "FIELDFORGE_PT_main"
+    bl_order = 1
 
     def draw_header_preset(self, context) -> None:
         self.layout.operator(
@@ -65,7 +66,7 @@ class FIELDFORGE_PT_main(_Sidebar, bpy.types.Panel):
 class FIELDFORGE_PT_history(_Sidebar, bpy.types.Panel):
     bl_label = "History"
     bl_idname = "FIELDFORGE_PT_history"
-    bl_order = 2
+    bl_order = 3
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw(self, context) -> None:
@@ -165,6 +166,9 @@ def draw_generate(layout, context) -> None:
         several = f"{last.variations} variations, " if last.variations > 1 else ""
         words = f"{several}{last.faces:,} faces in {duration(last.seconds)}"
         paragraph(layout, [words], context, icon="BLANK1")
+    elif last is not None and last.recent and last.state == "done" and last.stage:
+        paragraph(layout, [last.destination.name], context, icon="CHECKMARK")
+        paragraph(layout, [f"{last.stage}."], context, icon="BLANK1")
     elif connection.state == "ready":
         paragraph(layout, [connection.words], context, icon="CHECKMARK")
 

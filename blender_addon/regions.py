@@ -180,7 +180,7 @@ class FIELDFORGE_PT_region(bpy.types.Panel):
     bl_category = "Fieldforge"
     bl_label = "Generated Object"
     bl_idname = "FIELDFORGE_PT_region"
-    bl_order = 1
+    bl_order = 2
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw(self, context) -> None:

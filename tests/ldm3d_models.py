@@ -93,7 +93,7 @@ def write(store: Path, parts: dict[str, Path], name: str = "small-rooms", **chan
         "title": "Small rooms",
         "family": "ldm3d",
         "tasks": ("text-to-panorama",),
-        "config": {"width": 128, "height": 64, "prefix": "360 view of "},
+        "config": {"width": 128, "height": 64, "prefix": "j "},
         "steps": 3,
         "guidance": 4.0,
         **changes,

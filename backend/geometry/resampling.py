@@ -43,6 +43,21 @@ def _means(image: np.ndarray, size: int, axis: int) -> np.ndarray:
     return (np.diff(upto, axis=axis) * (size / old)).astype(np.float32)
 
 
+def between(colors: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """(N, C) float32 of colors (H, W, C) at N places, the middles of pixels being whole numbers;
+    columns go round."""
+    height, width = colors.shape[:2]
+    row = np.clip(row, 0, height - 1)
+    top, left = np.floor(row).astype(np.int64), np.floor(column).astype(np.int64)
+    down = (row - top).astype(np.float32)[:, None]
+    across = (column - left).astype(np.float32)[:, None]
+    below, right = np.minimum(top + 1, height - 1), (left + 1) % width
+    left %= width
+    upper = colors[top, left] * (1 - across) + colors[top, right] * across
+    lower = colors[below, left] * (1 - across) + colors[below, right] * across
+    return upper * (1 - down) + lower * down
+
+
 def depth_resized(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """Depth (h, w) float32 of a panorama, NaN where there is none, in a larger size: between four
     pixels that are alike, else, and beside missing ones, the nearest of them."""

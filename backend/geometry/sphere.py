@@ -26,7 +26,7 @@ from ..protocol import (
     check_same_aspect,
 )
 from . import depth_jumps
-from .resampling import area_resized, depth_resized, spread
+from .resampling import area_resized, between, depth_resized, spread
 from .threads import in_chunks
 
 LEAST_WIDTH, MOST_WIDTH = 512, 2048
@@ -34,7 +34,7 @@ LEAST_WIDTH, MOST_WIDTH = 512, 2048
 
 _SKY_GRID = (256, 128)
 _LEAST_SKY_RADIUS = 100.0
-_MOST_SKY_IMAGE = 4096
+_MOST_OWN_WIDTH = 4096
 _EYE_OFFSET = 0.2
 """How far aside the eye may go, in units of the median radius, until a backing is at its end."""
 
@@ -311,9 +311,43 @@ def _backing(
     poles = [_pole(row) for row in (values[0], values[-1])]
     values = np.concatenate([values.reshape(-1), np.array(poles, np.float32)])
     fans = [near[row] & known[row] for row in (0, -1)]
-    picture = _as_type(behind.colors, image)
+    picture = _as_type(_repainted(image, behind), image)
+    half_row = 0.5 / len(picture)
     directions = _with_poles(grid.directions)
-    return _assembled("backing", grid, whole, None, fans, directions, values, 0.5 / height, picture)
+    return _assembled("backing", grid, whole, None, fans, directions, values, half_row, picture)
+
+
+def _repainted(image: np.ndarray, behind: depth_jumps.Behind) -> np.ndarray:
+    """The picture, float32, with the colours of what is behind where that is hidden, and one pixel
+    around, where the colours of both are mixed."""
+    height, width = behind.mask.shape
+    rows, columns = _own_picture_size(image, height, width)
+    if (rows, columns) == (height, width):
+        return behind.colors
+    picture = area_resized(image, rows, columns)
+    i, j = _nearest_pixels(rows, height), _nearest_pixels(columns, width)
+    hidden = behind.mask[i[:, None], j]
+    hidden |= np.roll(hidden, 1, axis=1) | np.roll(hidden, -1, axis=1)
+    hidden[1:] |= hidden[:-1].copy()
+    hidden[:-1] |= hidden[1:].copy()
+    row, column = np.nonzero(hidden)
+    y, x = (row + 0.5) * (height / rows) - 0.5, (column + 0.5) * (width / columns) - 0.5
+    picture[row, column] = between(behind.colors, y, x)
+    return picture
+
+
+def _own_picture_size(image: np.ndarray, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of a picture that a layer has: as the image, unless that is very large, and
+    no less than height and width."""
+    rows, columns = image.shape[:2]
+    if columns > _MOST_OWN_WIDTH:
+        rows, columns = _MOST_OWN_WIDTH // 2, _MOST_OWN_WIDTH
+    return max(rows, height), max(columns, width)
+
+
+def _nearest_pixels(count: int, source: int) -> np.ndarray:
+    """On which of `source` pixels in a row each of `count` lies."""
+    return ((np.arange(count) + 0.5) * (source / count)).astype(np.int64)
 
 
 def _sky(grid: _Grid, nearness: np.ndarray, image: np.ndarray, farthest: float) -> SphereLayer:
@@ -322,11 +356,9 @@ def _sky(grid: _Grid, nearness: np.ndarray, image: np.ndarray, farthest: float) 
     sky = _sampled(np.full((height, width), 1, np.float32), width)
     radius = max(2 * farthest, _LEAST_SKY_RADIUS)
     values = np.full(height * width + 2, radius, np.float32)
-    rows = min(image.shape[0], _MOST_SKY_IMAGE // 2)
-    columns = min(image.shape[1], _MOST_SKY_IMAGE)
+    rows, columns = _own_picture_size(image, 2, 4)
     colors = area_resized(image, rows, columns)
-    i = ((np.arange(rows) + 0.5) * (nearness.shape[0] / rows)).astype(np.int64)
-    j = ((np.arange(columns) + 0.5) * (nearness.shape[1] / columns)).astype(np.int64)
+    i, j = _nearest_pixels(rows, nearness.shape[0]), _nearest_pixels(columns, nearness.shape[1])
     picture = spread(colors, nearness[i[:, None], j] == 0)
     whole = np.ones((height - 1, width), bool)
     fans = [np.ones(width, bool)] * 2

@@ -150,7 +150,7 @@ class _File:
         x, y, z = positions(layer, sphere.meaning)[source].T
         places = np.stack([x, z, -y], axis=1).astype("<f4")
         box = {"min": places.min(axis=0).tolist(), "max": places.max(axis=0).tolist()}
-        flipped = (uv * np.float32([1, -1]) + np.float32([0, 1])).astype("<f4")
+        flipped = np.stack([uv[:, 0], 1 - uv[:, 1]], axis=1).astype("<f4")
         attributes = {
             "POSITION": self.add_accessor(places, "VEC3", _FLOAT, **box),
             "TEXCOORD_0": self.add_accessor(flipped, "VEC2", _FLOAT),

@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import environment
 from ..errors import BadInput, FieldforgeError
+from . import panorama_commands
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     evaluate.set_defaults(action=_evaluate)
     _add_trainings(actions)
+    panorama_commands.add_to(actions)
     return parser
 
 

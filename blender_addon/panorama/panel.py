@@ -21,6 +21,7 @@ _MEANING_FIELDS = {
 def picture_fields(box, settings, found) -> None:
     """Above what is said of the source."""
     box.template_ID(settings, "panorama", open="image.open")
+    box.label(text="Depth:")
     box.row().prop(settings, "depth_from", expand=True)
     if settings.depth_from == "IMAGE":
         box.template_ID(settings, "panorama_depth", open="image.open")
@@ -102,7 +103,7 @@ class FIELDFORGE_PT_sphere(bpy.types.Panel):
     bl_category = "Fieldforge"
     bl_label = "Panorama Sphere"
     bl_idname = "FIELDFORGE_PT_sphere"
-    bl_order = 1
+    bl_order = 0  # while a sphere is selected, its controls come first
 
     @classmethod
     def poll(cls, context) -> bool:

@@ -258,7 +258,8 @@ def import_options(settings) -> dict[str, Any]:
     }
     if settings.sphere_picture == "LINK" and bpy.data.filepath:
         options["folder"] = str(Path(bpy.path.abspath("//")) / "textures")
-    if settings.source == "PANORAMA" and shows_as_it_is(settings.panorama):
+    is_whole = settings.panorama_aspect != "partial"
+    if settings.source == "PANORAMA" and is_whole and shows_as_it_is(settings.panorama):
         options["image"] = settings.panorama.name
         options["image_uid"] = settings.panorama.session_uid
     return options

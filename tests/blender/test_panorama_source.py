@@ -284,6 +284,12 @@ def test_a_part_of_a_panorama(settings, running, fake, tmp_path):
     assert shown_by(front) != settings.panorama  # what the backend made of it
 
 
+def test_a_part_that_is_twice_as_wide_as_high_is_not_taken_for_the_whole(room, running, fake):
+    room.panorama_aspect = "partial"
+    task_of(room, running, fake)
+    assert shown_by(bpy.context.view_layer.objects.active) != room.panorama
+
+
 def test_a_missing_file_is_named(settings, tmp_path):
     image = image_of(tmp_path / "gone", spheres.picture(64))
     (tmp_path / "gone.png").unlink()
@@ -359,7 +365,7 @@ def test_a_stereo_pair(room, running, fake):
     values = np.rint(255 * pixels_of(image)[..., 0])
     assert (values[:16] == 40).all()
     assert (values[16:] == 200).all()
-    assert "An Image Editor shows it: top-bottom" in running.jobs[0].stage
+    assert "hall An Image Editor shows it: top-bottom." in draw(width=900).words()
 
 
 def test_words_become_a_sphere(settings, running, fake):

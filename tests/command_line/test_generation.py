@@ -210,6 +210,12 @@ def test_views_are_read_in_their_order(
     (task,) = seen
     assert task.images.shape == (4, 64, 64, 3)
     np.testing.assert_array_equal(task.images[0], wala_models.picture(3))
+    assert task.cameras is None
+    chosen = ["--cameras", "10,3"]
+    assert command("run", "views-to-mesh", *pictures[:2], *chosen, *output).code == 0
+    assert seen[-1].cameras == (10, 3)
+    done = command("run", "views-to-mesh", *pictures[:2], "--cameras", "10,left", *output)
+    assert (done.code, "--cameras 3,10,49" in done.err) == (2, True)
     small = tmp_path / "small.png"
     Image.fromarray(wala_models.picture(0)[:32]).save(small)
     done = command("run", "views-to-mesh", pictures[0], small, *output)

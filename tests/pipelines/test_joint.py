@@ -14,7 +14,7 @@ from backend import pipelines, protocol, weights
 from backend.conditions.words import model_words, suggestions
 from backend.errors import BadInput
 from backend.geometry.transforms import apply_to_points, inverse
-from backend.pipelines import Context, generate, previews, resident
+from backend.pipelines import Context, generate, previews, regions, resident
 from backend.pipelines.generate import Settings
 from backend.pipelines.preparation import Prepared, prepare
 from backend.protocol import (
@@ -258,6 +258,29 @@ def test_a_part_of_a_shape_is_made_anew() -> None:
     same = (new == earlier).all(axis=0)
     assert same[6:].all()
     assert 0 < same.mean() < 1
+
+
+@pytest.mark.usefixtures("solid")
+def test_a_region_lies_in_the_frame_of_the_whole_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cloud that shows a part is moved in the cube; the box of a region moves with it."""
+    nodes = np.abs(2 * np.arange(64, dtype=np.float32) / 64 - 1)
+    beyond = np.abs(2 * np.arange(64, dtype=np.float32) / 64 - 1 - 0.3) - np.float32(0.6)
+    draft = np.maximum(beyond[:, None, None], np.maximum(nodes[:, None], nodes) - np.float32(0.9))
+    monkeypatch.setattr(generate._Generator, "field", lambda *_: draft)
+    task = PointsToMesh(points=POINTS * [0.3, 1, 0.3] + 7, model="tiny-joint", up_axis="y", seed=1)
+    earlier = mesh_of(task)
+    in_cube = np.diag([0.45, 0.6, 2.0, 1.0])
+    in_cube[:2, 3] = 0.7, 0.2
+    region = earlier.to_source @ in_cube
+    later = mesh_of(dataclasses.replace(task, seed=9, latent=earlier.latent, region=region))
+    np.testing.assert_array_equal(later.to_source, earlier.to_source)
+    made_anew = (later.latent != earlier.latent).any(axis=0)
+    np.testing.assert_array_equal(made_anew, regions.cells_in(inverse(in_cube)))
+    # In the frame of the cloud itself it would be another part.
+    alone = _prepared(task).to_source
+    assert np.abs(alone[:3, 3] - earlier.to_source[:3, 3]).max() > 0.1
+    elsewhere = regions.cells_in(inverse(region) @ alone)
+    assert (made_anew != elsewhere).sum() > 0.2 * made_anew.sum()
 
 
 @pytest.mark.parametrize("kind", ["shape", "text-to-mesh"])

@@ -17,10 +17,10 @@ class AroundConv2d(nn.Conv2d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """As nn.Conv2d."""
-        down, across = self.padding
-        wide = functional.pad(input, (int(across), int(across), 0, 0), mode="circular")
+        down, across = (int(size) for size in self.padding)
+        wide = functional.pad(input, (across, across, 0, 0), mode="circular")
         return functional.conv2d(
-            wide, self.weight, self.bias, self.stride, (int(down), 0), self.dilation, self.groups
+            wide, self.weight, self.bias, self.stride, (down, 0), self.dilation, self.groups
         )
 
 

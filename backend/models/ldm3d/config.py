@@ -1,4 +1,4 @@
-"""What a model of this family says of itself beside its networks. Standard library only."""
+"""What a model of this family says of itself beside its networks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...depth_meanings import DepthMeaning
+from .images import LAYOUTS
 
 CELL = 8
 """Widths and heights are multiples of it."""
@@ -19,7 +20,7 @@ class Ldm3dConfig:
 
     width, height: pixels of a picture where nothing else is asked for.
     prefix: put before words that do not speak of a panorama already.
-    depth_layout: of the depth in the last three of six channels, see `images`.
+    depth_layout: of the depth in the last three of six channels, one of `images.LAYOUTS`.
     meaning: of its depth. That of the published models is relative: 1 is nearest, and near and far
     are a guess for rooms.
     """
@@ -44,7 +45,7 @@ class Ldm3dConfig:
                 raise ValueError(f"its {name} is {size!r}")
         if not isinstance(values.get("prefix", ""), str):
             raise TypeError("its prefix is no text")
-        if values.get("depth_layout", "bytes") not in ("bytes", "repeated"):
+        if values.get("depth_layout", LAYOUTS[0]) not in LAYOUTS:
             raise ValueError(f"its depth_layout is {values['depth_layout']!r}")
         if "meaning" in values:
             values["meaning"] = DepthMeaning.from_dict(values["meaning"])

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from ...errors import BadInput
-from ...weights import MAX_TEXT_BYTES, Installed
-from ..wala.loading import mismatches, unfit
+from ...weights import MAX_TEXT_BYTES, Installed, entries
+from ..wala.loading import mismatches
 from . import images
 from .circular import go_around
 from .config import CELL, Ldm3dConfig
@@ -257,3 +257,14 @@ def _settings(installed: Installed, name: str) -> dict[str, Any]:
 def _check_size(installed: Installed, path: Path) -> None:
     if path.stat().st_size > MAX_TEXT_BYTES:
         raise unfit(installed, f"{path.name} is too large")
+
+
+def unfit(installed: Installed, problems: str) -> BadInput:
+    """The error to raise for files that cannot be a model."""
+    again = "get it again"
+    if installed.id in entries():
+        again = f"download it again: python3 -m backend models download {installed.id}"
+    return BadInput(
+        f"The model {installed.id} cannot be used: {problems}.",
+        f"Remove {installed.folder} and {again}; or choose another model.",
+    )

@@ -332,8 +332,9 @@ def _merged(
         return PanoramaDepth(np.exp(-logarithms), DepthMeaning("metric"), report)
     depth, meaning = _normalised(np.exp(logarithms), grid)
     notes.append(
-        "The model tells no metres: sizes are those of an eye"
-        f" {EYE_HEIGHT} m above what is straight below it. Change Depth Scale by eye."
+        f"The model tells no metres: sizes are those of an eye {EYE_HEIGHT} m above what is"
+        f" straight below it, near is {meaning.near:.2f} m and far {meaning.far:.2f} m. Change"
+        " Depth Scale by eye."
     )
     return PanoramaDepth(depth, meaning, report)
 

@@ -26,16 +26,20 @@ def load(folder: Path, device: str) -> tuple[Any, Any]:
         with _quiet():
             processor = AutoImageProcessor.from_pretrained(str(folder), **options)
             model, found = AutoModelForDepthEstimation.from_pretrained(
-                str(folder), use_safetensors=True, output_loading_info=True, **options
+                str(folder),
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below, in words
+                **options,
             )
     except MemoryError:
         raise
     except Exception as error:  # transformers raises whatever a broken file leads it to
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise unfit(folder, reason) from None
-    wrong = [name for kind in ("missing_keys", "mismatched_keys") for name in found[kind]]
+    wrong = {*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])}
     if wrong:
-        raise unfit(folder, f"its weights lack {len(wrong)} parts, such as {wrong[0]}")
+        raise unfit(folder, f"its weights lack {len(wrong)} parts, such as {min(wrong)}")
     return processor, model.to(device).eval().requires_grad_(False)
 
 

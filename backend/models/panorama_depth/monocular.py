@@ -52,6 +52,12 @@ OUTPUTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 """By "model_type" of config.json: what the numbers of a model mean. Others need an image processor
 that only works with torchvision (depth_pro, chmv2, tipsv2_dpt) or a first depth (prompt_...)."""
 
+_OPTIONS: dict[str, dict[str, Any]] = {
+    # It would add a border to the picture, which then had to be taken off the depth.
+    "zoedepth": {"do_pad": False},
+}
+"""Of image processors, by "model_type"."""
+
 _LEAST_SIDE, _USUAL_SIDE, _MOST_SIDE = 28, 518, 1024
 
 
@@ -65,7 +71,7 @@ class TransformersDepth:
         """
         config = read_config(folder)
         self.output = output or output_of(config)
-        self._type = str(config["model_type"])
+        self._options = _OPTIONS.get(str(config["model_type"]), {})
         self._device = device
         self._processor, self._model = load(folder, device)
         self.side = _side_of(self._processor.size)
@@ -73,14 +79,9 @@ class TransformersDepth:
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         import torch
 
-        inputs = self._processor(images=picture, return_tensors="pt").to(self._device)
+        inputs = self._processor(images=picture, return_tensors="pt", **self._options)
         with torch.inference_mode():
-            outputs = self._model(**inputs)
-            depth = outputs.predicted_depth
-            if self._type == "zoedepth":  # its processor adds a border, and knows how much
-                sizes = [picture.shape[:2]]
-                (found,) = self._processor.post_process_depth_estimation(outputs, sizes)
-                depth = found["predicted_depth"]
+            depth = self._model(**inputs.to(self._device)).predicted_depth
         return np.asarray(depth.float().cpu()).reshape(depth.shape[-2:])
 
 

@@ -62,7 +62,7 @@ class Rooms:
 
 def load(folder: Path, side: str, most: int | None = None) -> Rooms:
     """What has been made of a side so far. Raises BadInput when there is nothing."""
-    descriptions = []
+    descriptions: list[dict[str, Any]] = []
     while (path := folder / f"{side}-{len(descriptions):05d}.json").exists():
         descriptions.append(json.loads(path.read_text("utf-8")))
     if not descriptions:

@@ -136,7 +136,10 @@ def read(path: Path, side: str) -> list[Furnishing]:
             index = json.loads(expander.decompress(file.read(length), _MOST_INDEX_BYTES))
             for entry in index:
                 palette = np.array(entry.pop("palette"), np.uint8)
-                contents = [file.read(size) for size in entry.pop("bytes")]
+                sizes = entry.pop("bytes")
+                contents = [file.read(size) for size in sizes]
+                if [len(content) for content in contents] != sizes:
+                    raise ValueError("it is cut off")
                 model = Model(**{**entry, "size": tuple(entry["size"])})
                 if model.side == side:
                     found.append(_unpacked(model, palette, *contents))

@@ -157,7 +157,7 @@ def _look(kind: int, *numbers: float) -> tuple[float, ...]:
     return (kind, *numbers, *(0.0,) * (13 - len(numbers)))
 
 
-def _rgb(colour: Sequence[float]) -> tuple[float, float, float]:
+def _rgb(colour: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
     red, green, blue = linear(np.clip(colour, 0, 1)).tolist()
     return red, green, blue
 
@@ -326,8 +326,8 @@ def _lights(rng: np.random.Generator, plan: Plan, day: bool, warm: np.ndarray) -
     tint = np.array([0.85, 0.95, 1.1]) if rng.uniform() < 0.6 else np.array([1.0, 0.98, 0.94])
     for window in plan.windows():
         wall = plan.walls[window.surface]
-        power = 6.0 * tint if day else 0.08 * tint
-        panes.append((wall.axis, wall.at, *window.box, *power))
+        light = (6.0 if day else 0.08) * tint
+        panes.append((wall.axis, wall.at, *window.box, *light))
     sunny = bool(day and panes and rng.uniform() < 0.55)
     around, up = rng.uniform(-math.pi, math.pi), math.radians(rng.uniform(18, 55))
     if sunny:
@@ -357,12 +357,12 @@ def caption(room: Room, thing: np.ndarray, distance: np.ndarray, rng: np.random.
     """What a picture shows, in words; only what is seen in it. thing: (H, W) as `paint` gives."""
     shares = seen_shares(room, thing, distance)
     counts: Counter[str] = Counter()
-    weights: Counter[str] = Counter()
+    weights: dict[str, float] = {}
     for word, share in shares:
         if word not in _UNSPOKEN and share >= _LEAST_SEEN.get(word, _LEAST):
             counts[word] += 1
-            weights[word] += share
-    spoken = [word for word, _ in weights.most_common(int(rng.integers(4, 8)))]
+            weights[word] = weights.get(word, 0.0) + share
+    spoken = sorted(weights, key=lambda word: -weights[word])[: int(rng.integers(4, 8))]
     phrases = [_counted(word, counts[word]) for word in spoken]
     around = f"{room.walls} walls" if rng.uniform() < 0.85 else ""
     below = f"a {room.floor}" if rng.uniform() < 0.6 else ""

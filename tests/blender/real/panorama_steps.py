@@ -20,7 +20,7 @@ from stage import jobs
 _, OPTIONS = stage.arguments()
 os.environ["FIELDFORGE_WEIGHTS"] = OPTIONS["--weights"]
 OUT = Path(gui.OUT)
-WIDTH = 1024  # of the sphere
+WIDTH = 512  # of the sphere: the window is drawn by the processor
 ASIDE = (0.0, 0.3, 0.0)  # metres: to the left, looking ahead
 
 place = {}
@@ -110,7 +110,7 @@ def make_sphere():
     points = stage.world_points(front)
     radii = np.linalg.norm(points, axis=1)
     print("sphere:", len(points), "vertices,", [item.name for item in front.children], flush=True)
-    assert abs(radii.min() - place["depth"].min()) < 0.02
+    assert abs(radii.min() - place["depth"].min()) < 0.05
     finite = place["depth"][np.isfinite(place["depth"])]
     assert abs(radii.max() - finite.max()) < 0.05
 

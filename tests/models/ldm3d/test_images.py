@@ -43,6 +43,19 @@ def test_depth_of_one_channel_has_more_than_16_bits():
     assert len(np.unique(images.split(joined)[1])) > 400  # 16 bits would give 7
 
 
+def test_repeated_depth_is_in_all_three_channels_and_comes_back_as_their_mean():
+    depth = np.random.default_rng(0).random((8, 16)).astype(np.float32)
+    joined = images.join(np.zeros((8, 16, 3)), depth, 6, "repeated")
+    for channel in joined[3:]:
+        np.testing.assert_allclose(channel, depth * 2 - 1, atol=1e-6)
+    joined[3] += 0.03
+    joined[4] -= 0.03
+    inside = (depth > 0.02) & (depth < 0.98)
+    back = images.split(joined, "repeated")[1]
+    np.testing.assert_allclose(back[inside], depth[inside], atol=1e-6)
+    assert (images.join(np.zeros((8, 16, 3)), depth, 6)[3] == -1).all()  # the other layout
+
+
 def test_a_blurred_low_byte_costs_no_more_than_it_holds():
     noise = np.random.default_rng(0).normal(0, 0.0003, (256, 256, 3)).astype(np.float32)
     blurred = images.packed(ALL) + noise

@@ -144,7 +144,12 @@ def test_sizes_are_read_without_the_networks(parts, store):
 
 def test_the_configuration_is_read_as_it_was_written():
     config = Ldm3dConfig.from_dict(
-        {"width": 512, "height": 256, "prefix": "", "meaning": {"meaning": "inverse", "near": 0.5}}
+        {
+            "width": 512,
+            "height": 256,
+            "depth_layout": "repeated",
+            "meaning": {"meaning": "inverse", "near": 0.5},
+        }
     )
     assert (config.width, config.height, config.meaning.near) == (512, 256, 0.5)
     assert Ldm3dConfig.from_dict(config.to_dict()) == config
@@ -159,6 +164,7 @@ def test_the_configuration_is_read_as_it_was_written():
         {"width": "wide"},
         {"width": 8192},
         {"prefix": 3},
+        {"depth_layout": "bits"},
         {"meaning": {"meaning": "guess"}},
         {"colour": "blue"},
     ],

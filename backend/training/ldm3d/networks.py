@@ -1,0 +1,105 @@
+"""The networks of our own LDM3D, in two sizes: what two processor cores can train, and a card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...models.ldm3d.circular import go_around
+
+AUTOENCODERS: dict[str, dict[str, Any]] = {
+    "tiny": {"block_out_channels": [8, 8, 8, 16], "layers_per_block": 1, "latent_channels": 4,
+             "norm_num_groups": 4},
+    "cpu": {"block_out_channels": [24, 48, 96, 128], "layers_per_block": 1, "latent_channels": 8,
+            "norm_num_groups": 8},
+    "gpu": {"block_out_channels": [48, 96, 128, 160], "layers_per_block": 1, "latent_channels": 8,
+            "norm_num_groups": 16},
+}  # fmt: skip
+"""Settings of diffusers' AutoencoderKL that differ."""
+
+UNETS: dict[str, dict[str, Any]] = {
+    "tiny": {"block_out_channels": [16, 32], "layers_per_block": 1, "cross_attention_dim": 16,
+             "attention_head_dim": 2, "norm_num_groups": 8},
+    "cpu": {"block_out_channels": [64, 128, 192], "layers_per_block": 1,
+            "cross_attention_dim": 128, "attention_head_dim": 4, "norm_num_groups": 16},
+    "gpu": {"block_out_channels": [96, 144, 208], "layers_per_block": 2,
+            "cross_attention_dim": 192, "attention_head_dim": 4, "norm_num_groups": 16},
+}  # fmt: skip
+"""Likewise of UNet2DConditionModel."""
+
+TEXTS: dict[str, dict[str, Any]] = {
+    "tiny": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+             "num_attention_heads": 2},
+    "cpu": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3,
+            "num_attention_heads": 4},
+    "gpu": {"hidden_size": 192, "intermediate_size": 576, "num_hidden_layers": 4,
+            "num_attention_heads": 4},
+}  # fmt: skip
+"""Likewise of CLIPTextModel. All together, the larger size keeps below 60 MB in float16."""
+
+SCHEDULE = {
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "prediction_type": "epsilon",
+}
+"""Of the noise: that of Stable Diffusion 1."""
+
+
+def autoencoder(settings: Mapping[str, Any]) -> Any:
+    """An AutoencoderKL that goes around, of settings as in AUTOENCODERS, six channels."""
+    from diffusers import AutoencoderKL
+
+    levels = len(settings["block_out_channels"])
+    made = AutoencoderKL(
+        in_channels=6,
+        out_channels=6,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        sample_size=256,
+        # Attention would tie every place to every other, at a cost that grows with the square.
+        mid_block_add_attention=False,
+        **{**settings, "block_out_channels": tuple(settings["block_out_channels"])},
+    )
+    go_around(made)
+    return made
+
+
+def unet(settings: Mapping[str, Any], latent_channels: int) -> Any:
+    """A UNet2DConditionModel that goes around, of settings as in UNETS."""
+    from diffusers import UNet2DConditionModel
+
+    levels = len(settings["block_out_channels"])
+    down = ["DownBlock2D", *["CrossAttnDownBlock2D"] * (levels - 1)]
+    up = [*["CrossAttnUpBlock2D"] * (levels - 1), "UpBlock2D"]
+    made = UNet2DConditionModel(
+        sample_size=32,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        down_block_types=tuple(down),
+        up_block_types=tuple(up),
+        **{**settings, "block_out_channels": tuple(settings["block_out_channels"])},
+    )
+    go_around(made)
+    return made
+
+
+def text_encoder(settings: Mapping[str, Any], tokenizer: Any) -> Any:
+    """A CLIPTextModel for the words of `tokenizer`, of settings as in TEXTS."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **settings,
+        )
+    )
