@@ -38,7 +38,9 @@ def test_it_is_small_and_whole():
 def test_it_is_offered_beside_what_is_exact():
     """A grid may be finer than the 16^3 that the model reads: wavelet-fit keeps all of it."""
     own = {model.id for model in pipelines.models() if model.ready}
-    assert own == {"wavelet-fit", ID}
+    bundled = {name for name, model in weights.installed().items() if model.bundled}
+    assert own == {model.id for model in pipelines.BUILT_IN} | bundled
+    assert {"wavelet-fit", ID} <= own
     assert {model.id for model in weights.ranked("voxels-to-mesh")} == {ID}
     assert next(m.id for m in pipelines.models() if "voxels-to-mesh" in m.tasks) == "wavelet-fit"
 

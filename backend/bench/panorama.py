@@ -124,15 +124,19 @@ def _turned(angle: np.ndarray) -> np.ndarray:
 
 
 def vertex_errors(built: SphereResult, depth: np.ndarray) -> np.ndarray:
-    """Metres, of every vertex of the front that stands on a pixel of the true depth (h, w)."""
+    """Metres, of every vertex of the front that stands on a pixel which was sampled from the true
+    depth (h, w)."""
     front = built.layer("front")
     assert front is not None  # noqa: S101 - every sphere has one
     height, width = depth.shape
+    around = built.report["width"]
     x, y, z = front.directions.T.astype(np.float64)
     column = (0.5 - np.arctan2(y, x) / (2 * np.pi)) * width - 0.5
     row = (0.5 - np.arcsin(np.clip(z, -1, 1)) / np.pi) * height - 0.5
     j, i = np.rint(column).astype(int), np.rint(row).astype(int)
     exact = (np.abs(column - j) < 0.02) & (np.abs(row - i) < 0.02) & (np.abs(z) < 1 - 1e-9)
+    exact &= np.isin(j % width, ((np.arange(around) + 0.5) * (width / around)).astype(int))
+    exact &= np.isin(i, ((np.arange(around // 2) + 0.5) * (2 * height / around)).astype(int))
     truth = depth[np.clip(i, 0, height - 1), j % width]
     exact &= np.isfinite(truth)
     return np.abs(sphere_radii(front, built.meaning) - truth)[exact]

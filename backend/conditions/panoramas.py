@@ -74,7 +74,7 @@ def has_depth(path: Path) -> bool:
     if path.suffix.lower() != ".npz" or not path.is_file():
         return False
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return any(key in arrays.files for key in _DEPTH_KEYS)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return False
@@ -93,17 +93,17 @@ def guessed_meaning(depth: np.ndarray) -> DepthMeaning:
 def _array(path: Path, keys: Iterable[str], what: str) -> np.ndarray:
     """The array of a file that has one of these names, or the only one. Nothing is unpickled."""
     try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return np.asarray(found)
-        with found as arrays:
-            names = [key for key in keys if key in arrays.files] or arrays.files
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                return found
+            names = [key for key in keys if key in found.files] or found.files
             if len(names) > 1 and names[0] not in keys:
                 raise BadInput(
                     f"{path.name} has several arrays: {', '.join(names)[:200]}.",
                     f"Name the one for {what} {next(iter(keys))!r}.",
                 )
-            return np.asarray(arrays[names[0]])
+            return np.asarray(found[names[0]])
     except (OSError, ValueError, EOFError, KeyError, IndexError, zipfile.BadZipFile) as error:
         raise BadInput(
             f"{path.name} is not an array that can be read: {error}.",

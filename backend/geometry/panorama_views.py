@@ -5,6 +5,7 @@ two eyes (omni-directional stereo). Axes as in `protocol.PanoramaTask`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numba
@@ -16,6 +17,8 @@ from .threads import in_chunks
 
 POLE_MERGE = (math.radians(60), math.radians(75))
 """Between these altitudes the distance of the eyes goes to 0, as in Blender's cameras."""
+
+_Draw = Callable[[SphereLayer, np.ndarray, np.ndarray, np.ndarray], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +109,7 @@ def srgb(light: np.ndarray) -> np.ndarray:
     return np.where(shown <= 0.0031308, shown * 12.92, curve).astype(np.float32)
 
 
-def _seen(sphere: SphereResult, draw, shape: tuple[int, int], samples: int) -> Seen:  # type: ignore[no-untyped-def]
+def _seen(sphere: SphereResult, draw: _Draw, shape: tuple[int, int], samples: int) -> Seen:
     """Draw the layers of a sphere, the nearest in front, and mean the samples."""
     nearest = np.full(shape, np.inf, np.float32)
     colors = np.zeros((*shape, 3), np.float32)

@@ -54,7 +54,7 @@ seen from one side: 0.09 to 0.43."""
 SUPPORT = 2.0
 """Spacings from the nearest point within which a surface is supported."""
 TRIAL_SIDE = 128
-"""Nodes of the grid on which the points are fitted alone, to see whether they leave anything open."""
+"""Nodes of the grid on which points are fitted alone, to see whether they leave anything open."""
 NOISY = (pointcloud.ROUGH, pointcloud.ROUGH + 0.1)
 """Roughness from which on points are moved into the planes of their neighbours, and all the way:
 less noise than that moves them less than the curvature of the surface does."""
@@ -113,8 +113,8 @@ def refine_to_points(
     yield "Looking for what the points leave open", 0.12
     if not (yield from _open(cloud, min(TRIAL_SIDE, len(field)), device, check)):
         alone = _smoothed(cloud)
-        values = yield from wavelet_fit.solved((alone,), len(field), device, check, (0.2, 0.93))
-        return wavelet_fit.as_distance(values, alone)
+        fitted = yield from wavelet_fit.solved((alone,), len(field), device, check, (0.2, 0.93))
+        return wavelet_fit.as_distance(fitted, alone)
     if normals is None:
         cloud = _guided(cloud, surface, check)
     check()

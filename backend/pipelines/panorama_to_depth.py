@@ -37,7 +37,7 @@ def to_depth(task: Task, context: Context) -> Iterator[Progress | Result]:
     image = panoramas.all_around(task.image, task.aspect, task.field_of_view)
     check_panorama(image)
     device = devices.pick(context.device)
-    memory.require(int(_WEIGHTS_TIMES * installed.bytes) + 8 * image.nbytes, device, _REMEDY)
+    memory.require(int(_WEIGHTS_TIMES * installed.bytes) + 4 * image.nbytes, device, _REMEDY)
     yield stages.at("Loading the depth model", 0.0)
     try:
         model = load(installed, device)

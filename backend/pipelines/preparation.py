@@ -259,8 +259,11 @@ def _in_order(task: ViewsToMesh, model: Installed) -> tuple[ViewsToMesh, list[in
         )
     places = np.array([model.cameras.index(number) for number in task.cameras])
     order = np.argsort(places)
-    field = "images" if task.images is not None else "depths"
-    return replace(task, cameras=None, **{field: views[order]}), places[order].tolist()
+    if task.images is not None:
+        task = replace(task, images=views[order], cameras=None)
+    else:
+        task = replace(task, depths=views[order], cameras=None)
+    return task, places[order].tolist()
 
 
 def prepare_nothing(task: Generation, model: Installed) -> Prepared:

@@ -203,8 +203,27 @@ def _noisy(
     points: np.ndarray, vertices: np.ndarray, rng: np.random.Generator, salt: int, count: int
 ) -> np.ndarray:
     diagonal = float(np.linalg.norm(np.ptp(vertices, axis=0)))
+    return model_points(_with_noise(points, diagonal, rng), "y", salt, count)[0]
+
+
+def _with_noise(points: np.ndarray, diagonal: float, rng: np.random.Generator) -> np.ndarray:
     noise = rng.normal(0, rng.uniform(0.001, _MOST_NOISE) * diagonal, points.shape)
-    return model_points((points + noise).astype(np.float32), "y", salt, count)[0]
+    return (points + noise).astype(np.float32)
+
+
+def noisy_points(
+    shape_id: str, surface: np.ndarray, diagonal: float, count: int = Amounts.points
+) -> np.ndarray:
+    """(count, 3) float32 in the frame of the shape: noisy, and as even as clouds of training are.
+
+    surface: points (N, 3) on the shape, at least twice as many, of which some are taken. diagonal:
+    of its box. The same shape, the same points.
+    """
+    rng = _rng(shape_id, 0, "noisy points")
+    taken = surface[rng.permutation(len(surface))[: _OVERSAMPLED * count]]
+    salt = int(rng.integers(2**31))
+    chosen, to_source = model_points(_with_noise(taken, diagonal, rng), "y", salt, count)
+    return apply_to_points(to_source, chosen).astype(np.float32)
 
 
 def _scan(

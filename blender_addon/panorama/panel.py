@@ -122,10 +122,11 @@ class FIELDFORGE_PT_sphere(bpy.types.Panel):
         if reason:
             paragraph(layout, [f"{reason}."], context, icon="ERROR")
         layout.operator("fieldforge.look_around", icon="HIDE_OFF")
-        row = layout.row(align=True)
-        setup = row.operator("fieldforge.stereo_camera", icon="CAMERA_STEREO")
+        eyes = layout.column()
+        eyes.use_property_split = True
+        eyes.prop(context.scene.fieldforge, "interocular")
+        setup = eyes.operator("fieldforge.stereo_camera", icon="CAMERA_STEREO")
         setup.interocular = context.scene.fieldforge.interocular
-        row.prop(context.scene.fieldforge, "interocular", text="")
         view = context.scene.view_settings
         if view.view_transform != "Standard":
             words = (

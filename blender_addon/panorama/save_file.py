@@ -10,6 +10,7 @@ sphere of the file like any other.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -49,16 +50,18 @@ def _extension():
 
 
 def _build(body: bytes) -> None:
-    from fieldforge.backend.protocol import decode_result
-    from fieldforge.blender_addon.importing import Destination
-    from fieldforge.blender_addon.panorama import arrival, scene
-
-    result = decode_result(body)
+    protocol, importing = _module("backend.protocol"), _module("blender_addon.importing")
+    arrival, scene = (_module(f"blender_addon.panorama.{name}") for name in ("arrival", "scene"))
+    result = protocol.decode_result(body)
     arrived = arrival.arrived(result, result.name, {})
-    made = scene.add(arrived, Destination(result.name, np.eye(4)))
+    made = scene.add(arrived, importing.Destination(result.name, np.eye(4)))
     here = bpy.context.scene
     here.camera = next((item for item in made if item.type == "CAMERA"), here.camera)
     here.view_settings.view_transform = "Standard"  # the picture has its tones already
+
+
+def _module(name: str):
+    return importlib.import_module(f"{PACKAGE}.{name}")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ def test_every_file_of_the_program_is_in_the_tree() -> None:
     named = set(files_of_the_tree())
     files = [path.relative_to(ROOT).as_posix() for path in tracked_files() if path.suffix == ".py"]
     program = [path for path in files if path.startswith(("backend/", "blender_addon/"))]
-    told = {path.rpartition("/")[0] for path in named}  # folders of which the files are named
+    # folders of which the files are named
+    told = {path.rpartition("/")[0] for path in named if path.endswith(".py")}
     missing = [
         path
         for path in program

@@ -320,3 +320,33 @@ def test_colors_of_fewer_than_three_points(count: int) -> None:
     colors = np.full((count, 4), 77, np.uint8)
     points = np.eye(3, dtype=np.float32)[:count]
     assert (pointcloud.nearest_colors(np.zeros((4, 3), np.float32), points, colors) == 77).all()
+
+
+# ------------------------------------------------------------------------------------------ heights
+
+
+def _heights(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    near = Neighbourhoods.of(points)
+    spacings = pointcloud.spacing(pointcloud.areas(near), near)
+    return pointcloud.heights(points, normals, spacings, near)
+
+
+def test_heights_lead_noisy_points_into_their_plane() -> None:
+    random = np.random.default_rng(0)
+    flat = random.uniform(-0.5, 0.5, (3000, 3)) * [1, 1, 0]
+    up = np.tile(np.float32([0, 0, 1]), (3000, 1))
+    noise = random.normal(0, 0.01, 3000)
+    points = (flat + noise[:, None] * up).astype(np.float32)
+    left = points[:, 2] + _heights(points, up)
+    assert left.std() < 0.4 * noise.std()
+    assert np.abs(_heights(flat.astype(np.float32), up)).max() < 1e-6
+
+
+def test_the_other_side_of_a_sheet_does_not_count() -> None:
+    """Two layers, 0.3 spacings apart, that face away from one another."""
+    random = np.random.default_rng(1)
+    flat = random.uniform(-0.5, 0.5, (6000, 3)) * [1, 1, 0]
+    side = np.where(np.arange(6000) % 2, 1, -1)[:, None]
+    normals = (side * [0, 0, 1]).astype(np.float32)
+    points = (flat + 0.002 * normals).astype(np.float32)
+    assert np.abs(_heights(points, normals)).max() < 1e-6

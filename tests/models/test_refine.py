@@ -9,6 +9,7 @@ import torch
 from backend.errors import Cancelled
 from backend.geometry.components import parts
 from backend.geometry.isosurface import marching_cubes
+from backend.models import wavelet_fit
 from backend.models.refine import refine_to_points, refine_to_voxels
 from tests.pipelines import bodies
 
@@ -99,6 +100,62 @@ def test_what_contradicts_the_points_goes(scan: bodies.Samples) -> None:
     assert parts(vertices, faces).max() == 0
     assert _off_scan(vertices).mean() < 0.25
     assert _off_scan(vertices).max() < 2
+
+
+def _noisy(scan: bodies.Samples, spacings: float) -> np.ndarray:
+    """The scan with noise of so many spacings along every axis."""
+    spacing = np.sqrt(4 * np.pi / len(scan.points)) * RADIUS
+    noise = np.random.default_rng(5).normal(0, spacings * spacing, scan.points.shape)
+    return (scan.points + noise).astype(np.float32)
+
+
+@pytest.mark.parametrize("noise", [0, 0.6])
+def test_points_all_around_decide_whatever_was_generated(
+    scan: bodies.Samples, noise: float
+) -> None:
+    """A hollow, a cube in place of a ball, a second ball beside it: nothing of it is true."""
+    points = _noisy(scan, noise)
+    hollow = np.maximum(_ball((0, 0, 0), RADIUS), -_ball((0, 0, 0), 0.45))
+    axis = np.abs(2 * np.arange(SIDE, dtype=np.float32) / SIDE - 1) - np.float32(0.5)
+    cube = np.maximum(np.maximum(axis[:, None, None], axis[:, None]), axis)
+    beside = np.minimum(_ball((0, 0, 0), RADIUS), _ball((0, 0, 0.85), 0.1))
+    fields = [_ended(refine_to_points(made, points, None, CPU)) for made in (hollow, cube, beside)]
+    np.testing.assert_array_equal(fields[0], fields[1])
+    np.testing.assert_array_equal(fields[0], fields[2])
+    vertices, faces = _surface(fields[0])
+    assert parts(vertices, faces).max() == 0
+    assert _off_scan(vertices).mean() < (1 if noise else 0.25)
+
+
+def test_noise_is_taken_out(scan: bodies.Samples, generated: np.ndarray) -> None:
+    """Nearer to the truth than the fit of the points as they are."""
+    points = _noisy(scan, 0.6)
+    refined, _ = _surface(_ended(refine_to_points(generated, points, None, CPU)))
+    fitted = wavelet_fit.prepared(
+        wavelet_fit.thinned(points, None, np.eye(4), 0.75 / SIDE)[0], None, lambda: None
+    )
+    steps = wavelet_fit.solved((fitted,), SIDE, CPU, lambda: None, (0, 1))
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            plain, _ = _surface(wavelet_fit.as_distance(end.value, fitted))
+            break
+    assert fitted.roughness > 0.4
+    assert _off_scan(refined).mean() < 0.9 * _off_scan(plain).mean()
+
+
+def test_a_scan_with_a_hole_is_not_whole(scan: bodies.Samples) -> None:
+    """Where a fifth of the ball is missing, what was generated counts."""
+    seen = scan.normals[:, 2] > -0.6
+    lump = _ball((0, 0, -0.62), 0.15)
+    plain, lumped = (
+        _ended(refine_to_points(made, scan.points[seen], None, CPU))
+        for made in (_ball((0, 0, 0), RADIUS), np.minimum(_ball((0, 0, 0), RADIUS), lump))
+    )
+    added = (lumped < 0) & (plain > NODE)
+    assert added.sum() > 0.8 * ((lump < 0) & (_ball((0, 0, 0), RADIUS) > NODE)).sum()
+    assert (np.argwhere(added)[:, 2] < SIDE / 4).all()
 
 
 def test_what_the_points_do_not_know_stays(scan: bodies.Samples) -> None:

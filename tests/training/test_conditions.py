@@ -212,3 +212,22 @@ def test_files_are_made_once_whole_and_told_when_damaged(tmp_path, monkeypatch, 
 )  # fmt: skip
 def test_captions(caption, source, expected):
     assert conditions.captions(Shape("x", caption, source, "train", "")) == expected
+
+
+def test_noisy_points_lie_where_the_shape_is():
+    """Not shrunk until their noise, too, fits the cube."""
+    directions = np.random.default_rng(0).normal(size=(9000, 3))
+    surface = 0.9 * directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    diagonal = 1.8 * 3**0.5
+    spread = []
+    for shape_id in ("one", "two", "three"):
+        points = conditions.noisy_points(shape_id, surface, diagonal, 3000)
+        assert points.shape == (3000, 3)
+        assert points.dtype == np.float32
+        radius = np.linalg.norm(points, axis=1)
+        spread.append(radius.std() / diagonal)
+        assert abs(np.median(radius) - 0.9) < 0.2 * radius.std()
+        again = conditions.noisy_points(shape_id, surface, diagonal, 3000)
+        np.testing.assert_array_equal(points, again)
+    assert len(set(spread)) == 3
+    assert 0.001 < min(spread) < max(spread) < 0.013  # the most even ones lie farthest out

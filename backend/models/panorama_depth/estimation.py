@@ -107,17 +107,18 @@ def estimate(
     check_panorama(image)
     side = model.side
     colours = without_aliases(shown(image), side)
+    shows = None if known is None else _reduced(known)
     cameras = tangent_views(views)
     seen = _Seen()
     for number, camera in enumerate(cameras):
         share = number / len(cameras)
         words = f"Looking at the views, {number + 1} of {len(cameras)}"
         yield words, _PREPARED + (_LOOKED - _PREPARED) * share
-        if known is not None and not _shows(camera, known):
+        if shows is not None and not _shows(camera, shows):
             continue
         directions = camera.directions(side)
         picture = np.rint(sample_equirect(colours, directions)).clip(0, 255).astype(np.uint8)
-        mask = None if known is None else sample_equirect(known.astype(np.float32), directions)
+        mask = None if shows is None else sample_equirect(shows, directions)
         seen.add(camera, model(picture), model.output, mask)
     yield "Aligning the views", _LOOKED
     aligned = _aligned(seen, model.output == METRIC)
@@ -137,8 +138,15 @@ def _grid(picture_width: int, width: int) -> merging.Sphere:
     return merging.Sphere(rows, 2 * rows)
 
 
-def _shows(camera: View, known: np.ndarray) -> bool:
-    return bool(sample_equirect(known.astype(np.float32), camera.directions(16)).mean() > 0.05)
+def _reduced(known: np.ndarray) -> np.ndarray:
+    """(h, w) float32, 1 where a picture shows something, at most about 2048 pixels wide."""
+    step = max(1, known.shape[1] // (2 * USUAL_WIDTH))
+    return known[step // 2 :: step, step // 2 :: step].astype(np.float32)
+
+
+def _shows(camera: View, shows: np.ndarray) -> bool:
+    """Whether a view has anything of the picture in it."""
+    return bool(sample_equirect(shows, camera.directions(16)).mean() > 0.05)
 
 
 # ------------------------------------------------------------------------------------------- views
@@ -361,5 +369,5 @@ def _normalised(inverse: np.ndarray, grid: merging.Sphere) -> tuple[np.ndarray, 
     else:  # the picture does not show the ground
         metre = high
     near, far = max(metre / high, 1e-3), min(metre / low, 1e5)
-    depth = ((inverse - low) / max(high - low, 1e-12)).astype(np.float32)
-    return depth, DepthMeaning("inverse", near=near, far=max(far, 1.001 * near))
+    depth = (inverse.astype(np.float64) - low) / max(high - low, 1e-12)
+    return depth.astype(np.float32), DepthMeaning("inverse", near=near, far=max(far, 1.001 * near))

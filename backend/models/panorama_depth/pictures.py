@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...errors import BadInput, TooLarge
-from ...protocol import MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE
+from ...protocol import MAX_PANORAMA_PIXELS, MAX_PANORAMA_WIDTH
 
 MIN_WIDTH = 128
 ASPECT_TOLERANCE = 0.01
@@ -30,7 +30,7 @@ def check_panorama(image: np.ndarray) -> None:
         )
     height, width = image.shape[:2]
     size = f"{width:,} x {height:,} pixels"
-    if max(width, height) > MAX_IMAGE_SIDE or width * height > MAX_IMAGE_PIXELS:
+    if width > MAX_PANORAMA_WIDTH or width * height > MAX_PANORAMA_PIXELS:
         raise TooLarge(
             f"The panorama has {size}, more than is accepted.",
             "Scale it down: 4096 x 2048 pixels show all that is looked at.",

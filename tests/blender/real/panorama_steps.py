@@ -101,7 +101,7 @@ def choose_by_hand():
 
 
 def make_sphere():
-    yield from stage.generate(place, 300)
+    yield from stage.generate(place, 600)
     front = place["front"] = bpy.context.view_layer.objects.active
     assert front.name.startswith("room"), front.name
     stage.look_at([front], 35, 25, "SOLID", 1.0)
@@ -118,7 +118,7 @@ def make_sphere():
 def look_from_the_middle():
     yield from gui.click_operator(place["area"], place["region"], "fieldforge.look_around")
     yield from gui.wait_until(
-        lambda: place["area"].spaces.active.region_3d.view_perspective == "CAMERA", 10, "the view"
+        lambda: place["area"].spaces.active.region_3d.view_perspective == "CAMERA", 60, "the view"
     )
     bpy.context.scene.view_settings.view_transform = "Standard"
     yield 6
@@ -193,7 +193,7 @@ def set_up_stereo():
     yield from gui.click_operator(place["area"], place["region"], "fieldforge.stereo_camera")
     yield from gui.redraw()
     scene = bpy.context.scene
-    yield from gui.wait_until(lambda: scene.camera.data.type == "PANO", 10, "the camera")
+    yield from gui.wait_until(lambda: scene.camera.data.type == "PANO", 60, "the camera")
     assert scene.camera.data.stereo.use_spherical_stereo
     assert scene.render.image_settings.stereo_3d_format.display_mode == "TOPBOTTOM"
     assert scene.render.resolution_x == 2 * scene.render.resolution_y
