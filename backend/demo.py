@@ -1,4 +1,4 @@
-"""The main job on a real example: a scanned hen becomes a mesh, a .blend and a picture."""
+"""The main jobs on real examples: a scanned hen, and a picture of a cupboard, become meshes."""
 
 from __future__ import annotations
 
@@ -7,44 +7,64 @@ import tempfile
 from pathlib import Path
 
 from .command_line import Report, follow, make_preview, write_mesh
+from .conditions.picture_files import read_image
 from .errors import NotFound, StorageFailed
 from .pipelines import Context, run
-from .protocol import MeshResult
+from .protocol import ImageToMesh, MeshResult, Task
 from .task_files import read_points_task
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "hen.ply"
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLE, PICTURE = EXAMPLES / "hen.ply", EXAMPLES / "cupboard.png"
 # Where the whole job stands at the end of each part of it.
-_MODEL_ENDS, _SCENE_ENDS = 0.5, 1.0
+_SCAN_ENDS, _SCENE_ENDS, _PICTURE_ENDS, _END = 0.4, 0.7, 0.8, 1.0
 
 
 def run_demo(folder: Path, device: str, report: Report) -> list[tuple[Path, str]]:
-    """Write demo.glb, demo.blend and demo.png to `folder`; returns (path, what it is) of each.
+    """Write the files of the demo to `folder`; returns (path, what it is) of each.
 
-    Files of an earlier run are replaced only once all three are made.
+    Files of an earlier run are replaced only once all are made.
     """
-    if not EXAMPLE.is_file():
-        raise NotFound(f"The example {EXAMPLE} is not there.", "Use a copy of the repository.")
+    for example in (EXAMPLE, PICTURE):
+        if not example.is_file():
+            raise NotFound(f"The example {example} is not there.", "Use a copy of the repository.")
     _make_folder(folder)
+    names = ("demo.glb", "demo.blend", "demo.png", "demo-picture.glb", "demo-picture.png")
     with tempfile.TemporaryDirectory(prefix=".demo-", dir=folder) as place:
-        made = [Path(place) / f"demo{suffix}" for suffix in (".glb", ".blend", ".png")]
+        glb, blend, png, second_glb, second_png = made = [Path(place) / name for name in names]
         report("Reading the points", 0.0)
         shared = {"name": "Hen", "model": "wavelet-fit", "seed": 0, "resolution": 256}
-        task = read_points_task(EXAMPLE, shared)
-        steps = run(task, Context(device=device))
-        result, numbers = follow(task, steps, lambda s, f: report(s, f * _MODEL_ENDS))
-        assert isinstance(result, MeshResult)  # noqa: S101 - wavelet-fit makes one mesh
-        glb, blend, png = made
-        write_mesh(glb, result, task, report)
-        report("Lighting and rendering in Blender", _MODEL_ENDS)
-        make_preview(result, task, lambda s, f: report(s, _MODEL_ENDS), blend=blend, png=png)
+        scan = read_points_task(EXAMPLE, shared)
+        result = _mesh(scan, glb, device, _part(report, 0.0, _SCAN_ENDS))
+        report("Lighting and rendering in Blender", _SCAN_ENDS)
+        in_blender = _part(report, _SCAN_ENDS, _SCENE_ENDS)
+        make_preview(result, scan, in_blender, blend=blend, png=png)
+
+        picture = ImageToMesh(name="Cupboard", image=read_image(PICTURE))
+        guessed = _mesh(picture, second_glb, device, _part(report, _SCENE_ENDS, _PICTURE_ENDS))
+        make_preview(guessed, picture, _part(report, _PICTURE_ENDS, _END), png=second_png)
         for path in made:
             shutil.move(path, folder / path.name)
-    report("Done", _SCENE_ENDS)
-    return [
-        (folder / "demo.glb", f"{len(task.points):,} points -> {numbers['faces']:,} faces"),
-        (folder / "demo.blend", "the points and the mesh in a lit scene, for Blender"),
-        (folder / "demo.png", "a picture of that scene"),
-    ]
+    report("Done", _END)
+    words = (
+        f"{len(scan.points):,} points -> {len(result.faces):,} faces",
+        "the points and the mesh in a lit scene, for Blender",
+        "a picture of that scene",
+        f"one picture, {PICTURE.name} -> {len(guessed.faces):,} faces",
+        "a picture of that shape",
+    )
+    return [(folder / name, said) for name, said in zip(names, words, strict=True)]
+
+
+def _mesh(task: Task, path: Path, device: str, report: Report) -> MeshResult:
+    result, _ = follow(task, run(task, Context(device=device)), report)
+    assert isinstance(result, MeshResult)  # noqa: S101 - without variations it is one mesh
+    write_mesh(path, result, task, report)
+    return result
+
+
+def _part(report: Report, begin: float, end: float) -> Report:
+    """Reports of a part of the job, which takes from `begin` to `end` of the whole."""
+    return lambda stage, fraction: report(stage, begin + fraction * (end - begin))
 
 
 def _make_folder(folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Makes everything in this folder from the CC0 models of Sweet Home 3D's furniture library.
 
     apt-get download sweethome3d-furniture && dpkg-deb -x sweethome3d-furniture_*.deb furniture
-    python examples/make_examples.py furniture/usr/share/sweethome3d/furniture/BlendSwap-CC-0.sh3f
+    PYTHONPATH=. python examples/make_examples.py \\
+        furniture/usr/share/sweethome3d/furniture/BlendSwap-CC-0.sh3f
 
 (with the Python of the "test" environment, into which open3d-cpu was installed for this).
 The same seed gives the same files. Every shape is turned to Blender's axes (Z up).
@@ -9,6 +10,7 @@ The same seed gives the same files. Every shape is turned to Blender's axes (Z u
     hen.ply            a point cloud as a scanner would give it: only what can be seen from around,
                        coloured, without normals, noise of 0.03 % of the diagonal; metres
     lantern.json       voxels, 32 along each side, in the JSON form of WaLa
+    chair.png          a picture of a chair, 512 x 512, on nothing; none of our models saw it before
     bench_shapes.npz   twelve meshes for the reconstruction benchmark: NAME_vertices (V, 3) int16,
                        times 0.9 / 32767 gives coordinates in [-0.9, 0.9]; NAME_faces (F, 3) uint16
 """
@@ -26,12 +28,16 @@ from pathlib import Path
 import numpy as np
 import open3d
 import trimesh
+from PIL import Image
 from scipy import ndimage
+
+from backend.training import renders
 
 HERE = Path(__file__).resolve().parent
 CATALOGUE = "PluginFurnitureCatalog.properties"
 SCAN, SCAN_POINTS, SCAN_NOISE = "chicken", 50_000, 0.0003
 VOXELS, VOXEL_SIDE = "stoneLantern", 32
+PICTURE, PICTURE_SIDE = "chairWithCushion", 512
 BENCH = {
     "osakaChair": "chair",
     "antiqueChair": "antique_chair",
@@ -55,6 +61,7 @@ def main(library: Path) -> None:
         write_scan(models, HERE / "hen.ply")
         write_voxels(models, HERE / "lantern.json")
         write_bench(models, HERE / "bench_shapes.npz")
+        write_picture(models, HERE / "chair.png")
 
 
 class Models:
@@ -202,6 +209,15 @@ def write_bench(models: Models, path: Path) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     path.write_bytes(buffer.getvalue())
+
+
+def write_picture(models: Models, path: Path) -> None:
+    """As a solid viewport shows the model, from a little above, on nothing."""
+    mesh = trimesh.util.concatenate(models.load(PICTURE))
+    x, y, z = (mesh.vertices - mesh.bounds.mean(axis=0)).T * (1.8 / mesh.extents.max())
+    camera = renders.orbit(azimuth=35, elevation=20, distance=4.5, field_of_view=35)
+    seen = renders.render(np.stack([x, z, -y], axis=1), mesh.faces, camera, 2 * PICTURE_SIDE)
+    Image.fromarray(renders.shaded(seen, np.random.default_rng(4))).save(path, optimize=True)
 
 
 if __name__ == "__main__":
