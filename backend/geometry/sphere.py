@@ -326,14 +326,18 @@ def _repainted(image: np.ndarray, behind: depth_jumps.Behind) -> np.ndarray:
         return behind.colors
     picture = area_resized(image, rows, columns)
     i, j = _nearest_pixels(rows, height), _nearest_pixels(columns, width)
-    hidden = behind.mask[i[:, None], j]
-    hidden |= np.roll(hidden, 1, axis=1) | np.roll(hidden, -1, axis=1)
-    hidden[1:] |= hidden[:-1].copy()
-    hidden[:-1] |= hidden[1:].copy()
-    row, column = np.nonzero(hidden)
+    row, column = np.nonzero(_widened(behind.mask[i[:, None], j]))
     y, x = (row + 0.5) * (height / rows) - 0.5, (column + 0.5) * (width / columns) - 0.5
     picture[row, column] = between(behind.colors, y, x)
     return picture
+
+
+def _widened(mask: np.ndarray) -> np.ndarray:
+    """(H, W) bool, a pixel larger on all sides; columns go round."""
+    wide = mask | np.roll(mask, 1, axis=1) | np.roll(mask, -1, axis=1)
+    wide[1:] |= wide[:-1].copy()
+    wide[:-1] |= wide[1:].copy()
+    return wide
 
 
 def _own_picture_size(image: np.ndarray, height: int, width: int) -> tuple[int, int]:
@@ -359,7 +363,10 @@ def _sky(grid: _Grid, nearness: np.ndarray, image: np.ndarray, farthest: float) 
     rows, columns = _own_picture_size(image, 2, 4)
     colors = area_resized(image, rows, columns)
     i, j = _nearest_pixels(rows, nearness.shape[0]), _nearest_pixels(columns, nearness.shape[1])
-    picture = spread(colors, nearness[i[:, None], j] == 0)
+    before = nearness[i[:, None], j] > 0
+    # At the border colours of both are mixed; holes that are nothing but border keep theirs.
+    pure = ~_widened(before)
+    picture = spread(colors, pure | ~(before | _widened(_widened(pure))))
     whole = np.ones((height - 1, width), bool)
     fans = [np.ones(width, bool)] * 2
     directions = _with_poles(sky.directions)

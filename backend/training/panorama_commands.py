@@ -293,7 +293,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     captions = rooms.captions[: options.samples]
     rows = evaluate.samples(model, captions, options.steps, options.guidance, 0, print)
     evaluate.sheet(rows, options.target / SHEET)
-    measured["seam of samples"] = sum(evaluate.seam(row[1]) for row in rows) / max(1, len(rows))
+    for name, measure in (("seam", evaluate.seam), ("pole", evaluate.pole)):
+        measured[f"{name} of samples"] = sum(measure(row[1]) for row in rows) / max(1, len(rows))
     (options.folder / EVALUATION).write_text(json.dumps(measured, indent=1), "utf-8")
     for path in card.write(
         options.folder / FURNITURE, installed, measured, options.target, options.hardware

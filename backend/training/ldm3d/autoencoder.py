@@ -68,10 +68,11 @@ def fit(
 ) -> Run:  # fmt: skip
     """Train into OUTPUT/panorama-autoencoder.pt, going on where it was. Raises BadInput."""
     run = begin(recipe, plan, members, output / CHECKPOINT)
+    read = pictures.source(rooms, LAYOUT, members.device, members.device.type == "cuda")
 
     def work(run: Run) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng([plan.seed, run.step, members.rank])
-        return step(run, recipe, draw(rooms, recipe, rng).to(members.device), rng)
+        return step(run, recipe, draw(read, len(rooms), recipe, rng), rng)
 
     if train(run, work, members, report) and "scale" not in run.extra:
         with run.average.in_place_of(run.module):
@@ -106,11 +107,14 @@ def begin(recipe: Recipe, plan: Plan, members: Team, path: Path) -> Run:
     return run
 
 
-def draw(rooms: Rooms, recipe: Recipe, rng: np.random.Generator) -> torch.Tensor:
-    """(batch, 6, H, columns): rooms of chance, turned to anywhere, half of them in the mirror."""
+def draw(
+    read: Callable[[int], torch.Tensor], count: int, recipe: Recipe, rng: np.random.Generator
+) -> torch.Tensor:
+    """(batch, 6, H, columns): of `count` rooms that `read` gives some of chance, turned
+    to anywhere, half of them in the mirror."""
     drawn = []
-    for number in rng.integers(0, len(rooms), recipe.batch):
-        whole = pictures.panorama(rooms, int(number), 6, LAYOUT)
+    for number in rng.integers(0, count, recipe.batch):
+        whole = read(int(number))
         whole = whole.roll(int(rng.integers(whole.shape[-1])), -1)
         drawn.append(whole.flip(-1) if rng.random() < 0.5 else whole)
     batch = torch.stack(drawn)

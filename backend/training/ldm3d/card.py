@@ -90,7 +90,8 @@ what is seen. {len(models)} models of furniture of the Debian package sweethome3
 ## Quality
 
 The autoencoder on evaluation rooms: PSNR of colours (dB), error of the distance relative and in
-metres, the step at the seam beside steps elsewhere (1: none). `samples.png` shows the first
+metres, the step at the seam beside steps elsewhere (1: none), how much the rows at the
+poles vary (0 to 1). `samples.png` shows the first
 captions of the evaluation rooms, not chosen.
 
 {rows}

@@ -33,6 +33,8 @@ def of_autoencoder(
                 **of_depth(depth, metres(rooms.levels(number)), pictures.MEANING),
                 "seam": seam(picture),
                 "seam of the room": seam(rooms.rgb(number) / np.float32(255)),
+                "pole": pole(picture),
+                "pole of the room": pole(rooms.rgb(number) / np.float32(255)),
             }
         )
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | {
@@ -66,6 +68,13 @@ def seam(picture: np.ndarray) -> float:
     picture without a seam, on the average."""
     steps = np.abs(picture - np.roll(picture, 1, axis=1)).mean(axis=(0, 2))
     return float(steps[0] / max(steps[1:].mean(), 1e-6))
+
+
+def pole(picture: np.ndarray) -> float:
+    """How much the highest and the lowest row, each of which is nearly one place, vary: the mean
+    distance of their values from their mean."""
+    rows = picture[[0, -1]]
+    return float(np.abs(rows - rows.mean(axis=1, keepdims=True)).mean())
 
 
 def samples(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -36,3 +38,29 @@ def panorama(
         # Between two depths lies nothing.
         depth = functional.interpolate(sharp, size, mode="nearest")[0, 0].numpy()
     return torch.from_numpy(images.join(picture, depth, channels, layout))
+
+
+def source(
+    rooms: Rooms, layout: str, device: torch.device, resident: bool
+) -> Callable[[int], torch.Tensor]:
+    """Number -> that room as (6, H, 2 H) float32 on `device`.
+
+    resident: all rooms are kept there (650 kB each at 512 x 256), since reading them one by one
+    would keep a graphics card waiting. Then for the layout "repeated" only.
+    """
+    if not resident:
+        return lambda number: panorama(rooms, number, 6, layout).to(device)
+    if layout != "repeated":
+        raise ValueError(layout)
+    shape = rooms.levels(0).shape
+    rgb = torch.empty((len(rooms), 3, *shape), dtype=torch.uint8, device=device)
+    depth = torch.empty((len(rooms), 1, *shape), dtype=torch.float16, device=device)
+    for number in range(len(rooms)):
+        rgb[number] = torch.from_numpy(np.moveaxis(rooms.rgb(number), -1, 0).copy()).to(device)
+        depth[number, 0] = torch.from_numpy(depth_of(rooms.levels(number))).to(device)
+
+    def found(number: int) -> torch.Tensor:
+        parts = [rgb[number].float() / 255, depth[number].float().expand(3, -1, -1)]
+        return torch.cat(parts) * 2 - 1
+
+    return found

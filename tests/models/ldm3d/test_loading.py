@@ -1,6 +1,8 @@
 """Folders of models: older names, parts that are missing or do not fit, and what is not run."""
 
+import gzip
 import json
+import types
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from backend import weights
 from backend.errors import BadInput
+from backend.models.ldm3d import loading, words
 from backend.models.ldm3d.config import Ldm3dConfig
 from backend.models.ldm3d.loading import config_of, load, sizes_of
 from backend.models.ldm3d.model import first_noise
@@ -132,6 +135,48 @@ def test_a_vocabulary_that_is_none(parts, store, tmp_path):
     own = fresh(parts[4], tmp_path / "parts")
     own["tokenizer/vocab.json"].write_text("[]")
     refused(store, own, "tokenizer")
+
+
+def _added(content):
+    return {"__type": "AddedToken", "content": content, "lstrip": False, "normalized": True,
+            "rstrip": False, "single_word": False}  # fmt: skip
+
+
+def test_a_tokeniser_as_it_was_published_reads_as_clip_does(tmp_path):
+    """The files and the form of those beside Stable Diffusion 1.4, with all of CLIP's words."""
+    from backend.models.mvdream import tokenizer as clip
+
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    with gzip.open(clip.MERGES, "rt", encoding="utf-8") as file:
+        merges = [tuple(line.split()) for line in file]
+    vocabulary = clip._vocabulary(merges)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    lines = "\n".join(["#version: 0.2", *map(" ".join, merges), ""])
+    (folder / "merges.txt").write_text(lines, encoding="utf-8")
+    start, end = _added("<|startoftext|>"), _added("<|endoftext|>")
+    settings = {"bos_token": start, "eos_token": end, "unk_token": end, "errors": "replace",
+                "pad_token": "<|endoftext|>", "model_max_length": 77, "do_lower_case": True,
+                "add_prefix_space": False, "tokenizer_class": "CLIPTokenizer",
+                "name_or_path": "openai/clip-vit-large-patch14",
+                "special_tokens_map_file": "./special_tokens_map.json"}  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    named = {"bos_token": start, "eos_token": end, "unk_token": end}
+    plain = {
+        name: {key: value for key, value in token.items() if key != "__type"}
+        for name, token in named.items()
+    }
+    special = {**plain, "pad_token": "<|endoftext|>"}
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    tokenizer = loading._tokenizer(types.SimpleNamespace(folder=tmp_path, id="x"))
+    assert (len(tokenizer), tokenizer.model_max_length) == (49408, 77)
+    read = words.read(tokenizer, "a photo of a cat", 77)
+    wanted = [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert read.numbers[0].tolist() == wanted + [49407] * 70
+    assert read.cut == ""
+    long = words.read(tokenizer, "chair " * 75 + "and a table", 77)
+    assert long.cut == "and a table"
+    assert long.numbers.shape == (1, 77)
 
 
 def test_sizes_are_read_without_the_networks(parts, store):

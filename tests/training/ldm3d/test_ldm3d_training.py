@@ -95,6 +95,15 @@ def test_six_channels_hold_the_depth_three_times(rooms):
     assert larger.shape == (4, 2 * HEIGHT, 4 * HEIGHT)
 
 
+def test_rooms_kept_on_a_card_are_those_of_the_files(rooms):
+    kept = pictures.source(rooms, "repeated", ALONE.device, resident=True)
+    read = pictures.source(rooms, "repeated", ALONE.device, resident=False)
+    for number in range(COUNT):
+        off = (kept(number) - read(number)).abs()
+        assert off[:3].max() < 1e-6
+        assert off[3:].max() < 1e-3  # depth is in half precision there
+
+
 # ----------------------------------------------------------------------------------- autoencoder
 
 
@@ -102,7 +111,8 @@ def test_six_channels_hold_the_depth_three_times(rooms):
 def test_steps_on_one_batch_lower_the_loss_of_the_coder(rooms, tmp_path, critic):
     recipe = autoencoder.Recipe("tiny", batch=2, columns=64, critic=critic, critic_from=0.0)
     run = autoencoder.begin(recipe, Plan(steps=30, rate=3e-3), ALONE, tmp_path / "a.pt")
-    batch = autoencoder.draw(rooms, recipe, np.random.default_rng(0))
+    read = pictures.source(rooms, "repeated", ALONE.device, resident=False)
+    batch = autoencoder.draw(read, len(rooms), recipe, np.random.default_rng(0))
     assert batch.shape == (2, 6, HEIGHT, 64)
 
     def work(run):
@@ -361,6 +371,13 @@ def test_measures_know_what_is_right(rooms):
         pictures.depth_of(inverse_levels(1.1 * truth)), truth, pictures.MEANING
     )
     assert further["absrel"] == pytest.approx(0.1, abs=2e-3)
+
+
+def test_a_pole_is_one_place():
+    picture = np.full((16, 32, 3), 0.5, np.float32)
+    assert evaluate.pole(picture) == 0
+    picture[0, ::2], picture[0, 1::2] = 0.6, 0.4
+    assert evaluate.pole(picture) == pytest.approx(0.05)
 
 
 def test_a_seam_is_seen():
