@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from backend import workers
 from backend.depth_meanings import values_of
 from backend.errors import BadInput, FieldforgeError, TooLarge
 from backend.protocol import (
@@ -268,6 +270,23 @@ def test_no_byte_of_a_sphere_can_do_harm() -> None:
 def test_a_picture_of_what_forms_is_no_part_of_the_record() -> None:
     step = Progress("Sampling", 0.25, picture=PICTURE)
     assert step.to_dict() == {"stage": "Sampling", "fraction": 0.25}
+
+
+def test_what_forms_goes_out_as_a_panorama_without_depth() -> None:
+    shown = workers._forming(Progress("Sampling", 0.25, picture=PICTURE))
+    assert isinstance(shown, PanoramaResult)
+    assert shown.depth is None
+    np.testing.assert_array_equal(shown.image, PICTURE)
+    assert workers._forming(Progress("Sampling", 0.25)) is None
+
+
+def test_a_result_counts_with_all_its_layers(tmp_path: Path) -> None:
+    sphere = SphereResult(layers=(one_quad(), one_quad(layer="sky")), image=PICTURE)
+    size = len(encode_result(sphere))
+    workers._write_result(sphere, tmp_path / "fits", size)
+    assert (tmp_path / "fits").stat().st_size == size
+    with pytest.raises(TooLarge):
+        workers._write_result(sphere, tmp_path / "not", PICTURE.nbytes + 100)
 
 
 # ------------------------------------------------------------------------------- what is refused

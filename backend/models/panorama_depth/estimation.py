@@ -49,6 +49,12 @@ _DISAGREES, _TIMES_OTHERS = 0.12, 6.0
 _UNRELATED, _TIMES_USUAL = 0.3, 1.5
 """And one that hardly correlates with others, and is that many times as far off."""
 
+_MOST_ODD = 0.25
+"""Share of the views that may be left out so. Where there are more, all are kept."""
+
+_POOR = 0.1
+"""Disagreement of neighbouring views, as a share, from which on it is told."""
+
 _PREPARED, _LOOKED = 0.02, 0.85
 """Shares of the work after which views are looked at, and after which they are merged."""
 
@@ -238,6 +244,8 @@ def _aligned(seen: _Seen, metric: bool) -> _Aligned:
     found = alignment.align(overlaps, metric)
     for _ in range(3):
         good = _plausible(found)
+        if (~good).sum() > _MOST_ODD * len(good):  # then it is the model, not some views
+            good = found.scales > 0
         if good.all():
             break
         seen.keep(good, "what the model told of it does not fit its neighbours")
@@ -247,6 +255,12 @@ def _aligned(seen: _Seen, metric: bool) -> _Aligned:
     inverse = _mean(overlaps, found)
     high = float(np.percentile(inverse, 99.5))
     lift, notes = 0.0, []
+    disagreement = float(np.median(found.disagreement))
+    if disagreement > _POOR:
+        notes.append(
+            f"What the model tells of neighbouring views differs by {disagreement:.0%}: expect"
+            " bends and bumps. Another depth model may do better."
+        )
     if not metric and (inverse <= 0).mean() > _MOST_NEGATIVE:
         lift = high / _USUAL_RANGE - float(np.percentile(inverse, 0.5))
         notes.append(
@@ -258,7 +272,7 @@ def _aligned(seen: _Seen, metric: bool) -> _Aligned:
         found.shifts,
         lift,
         max((high + lift) / _FARTHEST, 1e-6),
-        float(np.median(found.disagreement)),
+        disagreement,
         tuple(notes),
     )
 

@@ -172,13 +172,13 @@ class _Equation:
         found = start
         residual = wanted - self._apply(found)
         goal = _TOLERANCE * max(float(np.linalg.norm(wanted)), 1e-30)
-        step = slope = None
+        step, slope = np.zeros_like(residual), np.inf
         for _ in range(_MOST_ITERATIONS):
             if float(np.linalg.norm(residual)) <= goal:
                 break
             better = self._precondition(residual)
             previous, slope = slope, float(np.vdot(residual, better))
-            step = better if step is None else better + (slope / previous) * step
+            step = better + (slope / previous) * step
             moved = self._apply(step)
             length = slope / float(np.vdot(step, moved))
             found = found + length * step

@@ -185,6 +185,13 @@ def test_a_shift_below_zero_is_lifted_and_told() -> None:
     assert np.percentile(np.abs(result.depth - wanted), 95) < 0.02
 
 
+def test_views_that_hardly_agree_are_kept_and_that_is_told() -> None:
+    result = found(KnowingModel(64, noise=0.6), width=128)
+    assert result.report["views"] == 20
+    assert any("expect bends and bumps" in note for note in result.report["notes"])
+    assert np.isfinite(metres(result)).all()
+
+
 def test_a_model_whose_answer_is_no_picture() -> None:
     with pytest.raises(BadInput, match=r"no picture"):
         found(KnowingModel(changes={0: lambda told: told.ravel()}))
