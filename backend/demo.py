@@ -1,4 +1,4 @@
-"""The main jobs on real examples: a scanned hen, and a picture of a cupboard, become meshes."""
+"""The main jobs on real examples: a scanned hen, and a picture of a locker, become meshes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .protocol import ImageToMesh, MeshResult, Task
 from .task_files import read_points_task
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-EXAMPLE, PICTURE = EXAMPLES / "hen.ply", EXAMPLES / "cupboard.png"
+EXAMPLE, PICTURE = EXAMPLES / "hen.ply", EXAMPLES / "locker.png"
 # Where the whole job stands at the end of each part of it.
 _SCAN_ENDS, _SCENE_ENDS, _PICTURE_ENDS, _END = 0.4, 0.7, 0.8, 1.0
 
@@ -39,7 +39,7 @@ def run_demo(folder: Path, device: str, report: Report) -> list[tuple[Path, str]
         in_blender = _part(report, _SCAN_ENDS, _SCENE_ENDS)
         make_preview(result, scan, in_blender, blend=blend, png=png)
 
-        picture = ImageToMesh(name="Cupboard", image=read_image(PICTURE))
+        picture = ImageToMesh(name="Locker", image=read_image(PICTURE))
         guessed = _mesh(picture, second_glb, device, _part(report, _SCENE_ENDS, _PICTURE_ENDS))
         make_preview(guessed, picture, _part(report, _PICTURE_ENDS, _END), png=second_png)
         for path in made:

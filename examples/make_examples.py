@@ -10,7 +10,7 @@ The same seed gives the same files. Every shape is turned to Blender's axes (Z u
     hen.ply            a point cloud as a scanner would give it: only what can be seen from around,
                        coloured, without normals, noise of 0.03 % of the diagonal; metres
     lantern.json       voxels, 32 along each side, in the JSON form of WaLa
-    chair.png          a picture of a chair, 512 x 512, on nothing; none of our models saw it before
+    locker.png         a picture of a locker, 512 x 512, on nothing; none of our models saw it before
     bench_shapes.npz   twelve meshes for the reconstruction benchmark: NAME_vertices (V, 3) int16,
                        times 0.9 / 32767 gives coordinates in [-0.9, 0.9]; NAME_faces (F, 3) uint16
 """
@@ -37,7 +37,7 @@ HERE = Path(__file__).resolve().parent
 CATALOGUE = "PluginFurnitureCatalog.properties"
 SCAN, SCAN_POINTS, SCAN_NOISE = "chicken", 50_000, 0.0003
 VOXELS, VOXEL_SIDE = "stoneLantern", 32
-PICTURE, PICTURE_SIDE = "chairWithCushion", 512
+PICTURE, PICTURE_SIDE = "lockedLocker", 512
 BENCH = {
     "osakaChair": "chair",
     "antiqueChair": "antique_chair",
@@ -61,7 +61,7 @@ def main(library: Path) -> None:
         write_scan(models, HERE / "hen.ply")
         write_voxels(models, HERE / "lantern.json")
         write_bench(models, HERE / "bench_shapes.npz")
-        write_picture(models, HERE / "chair.png")
+        write_picture(models, HERE / "locker.png")
 
 
 class Models:

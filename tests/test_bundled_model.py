@@ -6,15 +6,25 @@ import sys
 
 import numpy as np
 import pytest
+import trimesh
 
 from backend import pipelines, weights
+from backend.conditions.picture_files import read_image
+from backend.demo import PICTURE
 from backend.geometry.voxels import iou, occupancy_of_mesh
 from backend.pipelines import Context, run
-from backend.protocol import MeshResult, VoxelsToMesh
+from backend.protocol import ImageToMesh, MeshResult, VoxelsToMesh
 
 ID = "fieldforge-small"
 BUNDLED = weights.REGISTRY.parent
-TASKS = {"voxels-to-mesh", "points-to-mesh"}
+TASKS = {
+    "voxels-to-mesh",
+    "points-to-mesh",
+    "image-to-mesh",
+    "sketch-to-mesh",
+    "depth-to-mesh",
+    "views-to-mesh",
+}
 """What it was found to do well."""
 
 
@@ -77,22 +87,40 @@ def test_voxels_become_their_shape():
     assert again.vertices.tobytes() == result.vertices.tobytes()
 
 
+def test_a_picture_becomes_its_shape():
+    """A locker, which the model never saw: upright, deep as it is wide, full."""
+    task = ImageToMesh(image=read_image(PICTURE), up_axis="z", seed=0)
+    *_, result = run(task, Context("cpu"))
+    assert isinstance(result, MeshResult)
+    assert result.report["model"] == ID
+    width, depth, height = np.ptp(result.vertices, axis=0)
+    assert height > 1.4 * max(width, depth)
+    assert 0.6 < width / depth < 1.7
+    mesh = trimesh.Trimesh(result.vertices, result.faces)
+    assert mesh.is_watertight
+    assert 0.6 < mesh.volume / (width * depth * height) < 1
+
+
+def test_another_picture_becomes_another_shape():
+    """A picture of a low, long thing: the locker on its side."""
+    lying = np.rot90(read_image(PICTURE))
+    *_, result = run(ImageToMesh(image=lying, up_axis="z", seed=0), Context("cpu"))
+    width, depth, height = np.ptp(result.vertices, axis=0)
+    assert height < max(width, depth)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="peak memory is read from the kernel")
-def test_voxels_take_seconds_and_little_memory():
+def test_pictures_take_seconds_and_little_memory():
     """In a process of its own: the second job is warm."""
     code = """
 import resource, time
-import numpy as np
+from backend.conditions.picture_files import read_image
+from backend.demo import PICTURE
 from backend.pipelines import Context, run
-from backend.protocol import VoxelsToMesh
-cells = np.zeros((16, 16, 16), np.uint8)
-cells[1:15, 4:12, 3:8] = 1
+from backend.protocol import ImageToMesh
 for _ in range(2):
     begun = time.perf_counter()
-    *_, result = run(
-        VoxelsToMesh(occupancy=cells, voxel_size=(1.0,) * 3, model="fieldforge-small"),
-        Context("cpu"),
-    )
+    *_, result = run(ImageToMesh(image=read_image(PICTURE)), Context("cpu"))
 print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
 """
     done = subprocess.run(
