@@ -10,7 +10,7 @@ The same seed gives the same files. Every shape is turned to Blender's axes (Z u
     hen.ply            a point cloud as a scanner would give it: only what can be seen from around,
                        coloured, without normals, noise of 0.03 % of the diagonal; metres
     lantern.json       voxels, 32 along each side, in the JSON form of WaLa
-    locker.png         a picture of a locker, 512 x 512, on nothing; none of our models saw it before
+    locker.png         a picture of a locker, 512 x 512, on nothing; no model of ours saw it
     bench_shapes.npz   twelve meshes for the reconstruction benchmark: NAME_vertices (V, 3) int16,
                        times 0.9 / 32767 gives coordinates in [-0.9, 0.9]; NAME_faces (F, 3) uint16
 """

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend import command_line, pipelines
+from backend import command_line, pipelines, weights
 from backend.demo import EXAMPLE
 from backend.errors import InternalError
 from backend.geometry.mesh_files import read_points, read_voxels
@@ -24,6 +24,7 @@ def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures give an octahedron at once; `quick` is asked for before."""
     entry = pipelines.PIPELINES[PointsToMesh.kind, "wavelet-fit"]
     monkeypatch.setitem(pipelines.PIPELINES, (ImageToMesh.kind, "wala"), entry)
+    monkeypatch.setattr(weights, "BUNDLED", weights.REGISTRY.parent)
 
 
 @pytest.fixture
