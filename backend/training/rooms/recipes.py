@@ -97,6 +97,8 @@ def pictures(plan: Plan, most: int) -> None:
             number = int(plan.rng.integers(len(plan.walls)))
             wall = plan.walls[number]
             wide, high = float(plan.rng.uniform(0.3, 1.1)), float(plan.rng.uniform(0.3, 0.8))
+            if wall.high - wall.low < wide:
+                continue
             begin = float(plan.rng.uniform(wall.low, wall.high - wide))
             low = 1.55 - high / 2 + float(plan.rng.uniform(0, 0.15))
             style, seed = float(plan.rng.integers(0, 3)), float(plan.rng.integers(10_000))

@@ -45,6 +45,15 @@ def test_the_same_number_is_the_same_room(store, rooms):
     assert other.distance.tobytes() != one.distance.tobytes()
 
 
+def test_walls_of_any_length_are_furnished(store):
+    """Also those that are shorter than a picture is wide."""
+    lengths = []
+    for number in range(100, 300):
+        room = scenes.room(store, EVALUATION, number)
+        lengths += [wall.high - wall.low for wall in room.plan.walls]
+    assert min(lengths) < 1.1
+
+
 def test_nothing_stands_in_anything_else(rooms):
     pieces = 0
     for room in rooms:
