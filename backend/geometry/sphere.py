@@ -39,6 +39,8 @@ _EYE_OFFSET = 0.2
 """How far aside the eye may go, in units of the median radius, until a backing is at its end."""
 
 _MOST_GROWN = 1 / 16
+_ROUNDED = 1.01
+"""Up to here values beyond 1 are 1, rounded or resampled, and no others of a larger range."""
 _TERRACES = 256
 
 
@@ -139,8 +141,8 @@ def depth_values(depth: np.ndarray, meaning: DepthMeaning) -> Depths:
     """Depth as files and models have it -> values of `meaning`.
 
     Whole numbers are divided by their largest possible one unless the meaning is metric; floats
-    beyond 1 are then brought to 0..1 by their least and greatest. What is not finite, and 0 metres,
-    is missing. Raises BadInput where nothing is left.
+    that just exceed 1 are then clipped, those far beyond brought to 0..1 by their least and
+    greatest. What is not finite, and 0 metres, is missing. Raises BadInput where nothing is left.
     """
     values = depth.astype(np.float32)
     missing = ~np.isfinite(values)
@@ -155,7 +157,10 @@ def depth_values(depth: np.ndarray, meaning: DepthMeaning) -> Depths:
         )
     known = values[~missing] if missing.any() else values.reshape(-1)
     low, high = float(known.min()), float(known.max())
-    if meaning.meaning != "metric" and high > 1:
+    if meaning.meaning != "metric" and 1 < high <= _ROUNDED:
+        np.minimum(values, np.float32(1), out=values)
+        low, high = min(low, 1.0), 1.0
+    elif meaning.meaning != "metric" and high > 1:
         values = (values - np.float32(low)) / np.float32(max(high - low, 1e-20))
         notes.append(f"The depth ran from {low:.4g} to {high:.4g} and was brought to 0 to 1.")
     if low == high:

@@ -357,6 +357,18 @@ def test_inverse_depth_of_any_range_is_brought_to_0_to_1(room: analytic_rooms.Ca
     assert vertex_errors(result, room.depth).max() < 0.002
 
 
+@pytest.mark.parametrize("beyond", [1.0, 1.0005, 1.009])
+def test_inverse_depth_that_just_exceeds_one_keeps_its_metres(beyond: float) -> None:
+    depth = np.tile(np.linspace(0.3, 1, 128, dtype=np.float32), (64, 1))
+    depth[5, 7] = beyond
+    meaning = DepthMeaning(meaning="inverse", near=1.0, far=10.0)
+    found = sphere.depth_values(depth, meaning)
+    assert found.notes == ()
+    np.testing.assert_array_equal(found.values, np.minimum(depth, 1))
+    middle = np.abs(depth[0] - 0.5).argmin()
+    assert abs(radii(found.values, meaning)[0, middle] - 1.818) < 0.02
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
 def test_depth_that_shows_nothing_is_refused(value: float) -> None:
     with pytest.raises(BadInput):
