@@ -71,7 +71,7 @@ def test_words_become_a_picture_and_its_depth(
     with Image.open(tmp_path / "room-depth.png") as depth:
         assert depth.mode == "I;16"
         levels = np.asarray(depth)
-    np.testing.assert_array_equal(levels, np.rint(result.depth * 65535).astype(np.uint16))
+    np.testing.assert_array_equal(levels, np.rint(1 + result.depth * 65534.0).astype(np.uint16))
     assert len(np.unique(levels)) > 1000
 
 
