@@ -262,6 +262,8 @@ def read_panorama_text(options: argparse.Namespace, fields: Fields) -> TextToPan
         negative=options.negative,
         **{name: fields[name] for name in ("model", "seed", "steps", "guidance", "preview")},
         sphere=options.output.suffix.lower() != ".png",
+        width=options.picture_width,
+        height=options.picture_height,
         meaning=_told_meaning(options),
         mesh_width=options.width,
         edges=options.edges,

@@ -75,6 +75,17 @@ def test_words_become_a_picture_and_its_depth(
     assert len(np.unique(levels)) > 1000
 
 
+def test_the_size_of_the_picture(command: Callable[..., Any], store: Path, tmp_path: Path) -> None:
+    output = tmp_path / "room.png"
+    words = ("run", "text-to-panorama", "--prompt", "a b", "-o", output, "--steps", 1)
+    for wish, size in (("--picture-width", 192), ("--picture-height", 96)):
+        done = command(*words, wish, size)
+        assert done.code == 0, done.err
+        with Image.open(output) as picture:
+            assert picture.size == (192, 96)
+    assert command(*words, "--picture-width", 100).code == 2
+
+
 @pytest.mark.parametrize("prompt", [[], ["--prompt", ""], ["--prompt", "a" * 1001]])
 def test_words_that_are_none_or_too_many(
     command: Callable[..., Any], store: Path, tmp_path: Path, prompt: list[str]
