@@ -9,7 +9,7 @@ _LARGEST_RATIO = 1.2
 
 def area_resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """(H, W, C) of any type -> (height, width, C) float32, each the mean of what it covers; where
-    it grows, between its neighbours."""
+    it grows, between its neighbours, columns going round."""
     if image.shape[:2] == (height, width):
         return image.astype(np.float32)
     rows = _means(image, height, 0)
@@ -22,11 +22,12 @@ def _means(image: np.ndarray, size: int, axis: int) -> np.ndarray:
     if old == size:
         return image.astype(np.float32, copy=False)
     if size > old:
-        at = np.clip((np.arange(size) + 0.5) * (old / size) - 0.5, 0, old - 1)
-        low = np.minimum(at.astype(np.int64), old - 2)
+        at = (np.arange(size) + 0.5) * (old / size) - 0.5
+        low = np.floor(at).astype(np.int64)
         share = (at - low).astype(np.float32)
         share = share[:, None, None] if axis == 0 else share[None, :, None]
-        first, second = image.take(low, axis), image.take(low + 1, axis)
+        mode = "clip" if axis == 0 else "wrap"
+        first, second = image.take(low, axis, mode=mode), image.take(low + 1, axis, mode=mode)
         return first * (1 - share) + second * share
     if old % size == 0:
         shape = (*image.shape[:axis], size, old // size, *image.shape[axis + 1 :])
@@ -105,10 +106,12 @@ def spread(colors: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _halved(array: np.ndarray) -> np.ndarray:
-    """Sums of 2 x 2, an odd last row or column repeated."""
+    """Sums of 2 x 2; to an odd last row comes itself, to an odd last column the first one."""
     rows, columns = array.shape[:2]
-    if rows % 2 or columns % 2:
-        array = np.pad(array, ((0, rows % 2), (0, columns % 2), (0, 0)), mode="edge")
+    if rows % 2:
+        array = np.concatenate([array, array[-1:]])
+    if columns % 2:
+        array = np.concatenate([array, array[:, :1]], axis=1)
     return array[::2, ::2] + array[1::2, ::2] + array[::2, 1::2] + array[1::2, 1::2]
 
 
