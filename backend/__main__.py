@@ -224,6 +224,14 @@ def _add_panorama(group: Any) -> None:
         help="one picture, the left eye above, or NAME-left and NAME-right",
     )
     group.add_argument("--negative", default="", metavar="TEXT", help="what it shall not be")
+    for side, other in (("width", "height"), ("height", "width")):
+        group.add_argument(
+            f"--picture-{side}",
+            type=int,
+            default=0,
+            metavar="N",
+            help=f"{side} of the picture that words become; the {other} follows",
+        )
 
 
 def _add_serve(commands: Any) -> None:

@@ -106,9 +106,9 @@ def _write_panorama(paths: list[Path], suffix: str, panorama: PanoramaResult) ->
     if len(paths) == 2:
         image = panorama.image
         write_picture(paths[0], image if image.dtype == np.uint8 else _shown(image))
-        write_picture(paths[1], _sixteen_bits(depth, panorama.meaning))
+        _write_levels(paths[1], depth, panorama.meaning)
     elif suffix == ".png":
-        write_picture(paths[0], _sixteen_bits(depth, panorama.meaning))
+        _write_levels(paths[0], depth, panorama.meaning)
     elif suffix == ".exr":
         from .conditions.exr_writing import exr_bytes
 
@@ -130,21 +130,26 @@ def _shown(light: np.ndarray) -> np.ndarray:
     return as_bytes(light[..., :3], light)
 
 
-def _sixteen_bits(depth: np.ndarray, meaning: DepthMeaning) -> np.ndarray:
-    """Depth as (h, w) uint16: metres in millimetres, all else 0..1 in 65535ths; 0 where none is."""
-    factor = 1000 if meaning.meaning == "metric" else 65535
-    known = np.nan_to_num(depth, nan=0.0, posinf=0.0, neginf=0.0)
-    return np.rint(np.clip(known * factor, 0, 65535)).astype(np.uint16)
+def _write_levels(path: Path, depth: np.ndarray, meaning: DepthMeaning) -> None:
+    """Depth as a .png of 16 bits that says what it means."""
+    from .conditions import panoramas
+
+    text = {panoramas.DEPTH_TEXT: json.dumps(meaning.to_dict())}
+    write_picture(path, panoramas.depth_levels(depth, meaning), text)
 
 
-def write_picture(path: Path, image: np.ndarray) -> None:
-    """image: (H, W) uint16, (H, W, 3 or 4) uint8. A .png file."""
-    from PIL import Image
+def write_picture(path: Path, image: np.ndarray, text: dict[str, str] | None = None) -> None:
+    """image: (H, W) uint16, (H, W, 3 or 4) uint8. A .png file, with `text` in it."""
+    from PIL import Image, PngImagePlugin
 
     from .geometry import mesh_files
 
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG", compress_level=4)
+    info = PngImagePlugin.PngInfo()
+    for keyword, words in (text or {}).items():
+        info.add_text(keyword, words)
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    picture.save(buffer, "PNG", compress_level=4, pnginfo=info)
     mesh_files.write_bytes(path, buffer.getvalue())
 
 

@@ -232,14 +232,19 @@ def read_panorama(options: argparse.Namespace, fields: Fields) -> Task:
     path, depth_path = _picture_and_depth(options)
     if depth_path is None and panoramas.has_depth(path):
         depth_path = path
-    depth = None if depth_path is None else panoramas.read_depth(depth_path)
+    depth, stated = None, None
+    if depth_path is not None:
+        depth, stated = panoramas.read_told_depth(depth_path)
+    meaning = _meaning(options, depth, stated)
+    if depth is not None and meaning.meaning == "metric":
+        depth = panoramas.metric_levels_in_metres(depth)
     fields = {
         **_surroundings(options, path),
         "model": options.model or PanoramaToSphere.model,
         "image": panoramas.read_picture(path),
         "depth": depth,
         "depth_model": options.depth_model,
-        "meaning": _meaning(options, depth),
+        "meaning": meaning,
         "width": options.width,
         "edges": options.edges,
     }
@@ -257,6 +262,8 @@ def read_panorama_text(options: argparse.Namespace, fields: Fields) -> TextToPan
         negative=options.negative,
         **{name: fields[name] for name in ("model", "seed", "steps", "guidance", "preview")},
         sphere=options.output.suffix.lower() != ".png",
+        width=options.picture_width,
+        height=options.picture_height,
         meaning=_told_meaning(options),
         mesh_width=options.width,
         edges=options.edges,
@@ -314,10 +321,15 @@ def _surroundings(options: argparse.Namespace, path: Path) -> Fields:
     }
 
 
-def _meaning(options: argparse.Namespace, depth: np.ndarray | None) -> DepthMeaning:
-    """What the depth's values mean: as the options say, the rest as its numbers look."""
+def _meaning(
+    options: argparse.Namespace, depth: np.ndarray | None, stated: DepthMeaning | None
+) -> DepthMeaning:
+    """What the depth's values mean: as the options say, the rest as its file states, or else as its
+    numbers look."""
     from .conditions import panoramas
 
+    if stated is not None:
+        return dataclasses.replace(stated, **_told(options))
     guessed = DepthMeaning() if depth is None else panoramas.guessed_meaning(depth)
     if options.depth_meaning is None and (options.near or options.far):
         guessed = DepthMeaning(meaning="inverse")

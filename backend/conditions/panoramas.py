@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,12 @@ from . import exr, picture_files, radiance
 
 _COLOR_KEYS = ("rgb", "image", "color", "picture")
 _DEPTH_KEYS = ("depth", "distance", "inverse_depth", "disparity")
+
+DEPTH_TEXT = "Fieldforge depth"
+"""Keyword of the text in our .png files of depth: the meaning as JSON, with it how levels 1..65535
+are values. Metric: thousandths (millimetres); else 0..1. Level 0: there is no depth."""
+
+_MOST_TEXT = 4000
 
 
 def read_picture(path: str | Path) -> np.ndarray:
@@ -42,10 +49,18 @@ def read_picture(path: str | Path) -> np.ndarray:
 
 
 def read_depth(path: str | Path) -> np.ndarray:
-    """(h, w) uint8, uint16 or float32, as the file has it; inf where a renderer saw nothing.
+    """The depth of `read_told_depth`."""
+    return read_told_depth(path)[0]
 
-    .exr, .npy, .npz, pictures of 8 or 16 bits or of floats. Raises NotFound, BadInput or TooLarge.
+
+def read_told_depth(path: str | Path) -> tuple[np.ndarray, DepthMeaning | None]:
+    """(h, w) uint8, uint16 or float32, and what the file says of its meaning, None if nothing.
+
+    Values as the file has them, of our own .png those they stand for; inf where a renderer saw
+    nothing, NaN where a .png of ours has none. .exr, .npy, .npz, pictures of 8 or 16 bits or of
+    floats. Raises NotFound, BadInput or TooLarge.
     """
+    meaning: DepthMeaning | None = None
     path = Path(path)
     picture_files.check_file(path)
     suffix = path.suffix.lower()
@@ -53,6 +68,7 @@ def read_depth(path: str | Path) -> np.ndarray:
         depth = exr.read_depth(path, check_panorama_size)
     elif suffix == ".npz":
         depth = picture_files.as_depth(_array(path, _DEPTH_KEYS, "depth"))
+        meaning = _meaning_in_arrays(path)
     elif suffix == ".npy":
         depth = picture_files.read_npy(path, check_panorama_size)
     elif suffix in radiance.SUFFIXES:
@@ -62,11 +78,64 @@ def read_depth(path: str | Path) -> np.ndarray:
         )
     else:
         with picture_files.opened(path, check_panorama_size) as file:
+            text = file.info.get(DEPTH_TEXT)
             depth = picture_files.values_of(ImageOps.exif_transpose(file))
+        if depth.dtype == np.uint16:  # with fewer bits another program has changed it
+            meaning = _meaning_of(text)
+        if meaning is not None:
+            depth = _of_levels(depth, meaning)
     if depth.dtype.kind != "f":
-        return depth
+        return depth, meaning
     nothing = (depth >= picture_files.EMPTY) | (depth == picture_files.HALF_EMPTY)
-    return np.where(nothing, np.float32(np.inf), depth)
+    return np.where(nothing, np.float32(np.inf), depth), meaning
+
+
+def depth_levels(depth: np.ndarray, meaning: DepthMeaning) -> np.ndarray:
+    """Depth as the (h, w) uint16 of a .png, to be written with `DEPTH_TEXT`; metres end at 65.5."""
+    known = np.isfinite(depth)
+    values = np.where(known, depth, 0)
+    if meaning.meaning == "metric":
+        known &= values > 0
+        levels = values * 1000.0
+    else:
+        levels = 1 + values * 65534.0
+    return np.where(known, np.rint(np.clip(levels, 1, 65535)), 0).astype(np.uint16)
+
+
+def _of_levels(levels: np.ndarray, meaning: DepthMeaning) -> np.ndarray:
+    """The inverse of `depth_levels`: float32, NaN where there is none."""
+    if meaning.meaning == "metric":
+        values = levels / 1000.0
+    else:
+        values = (levels - 1.0) / 65534.0
+    return np.where(levels > 0, values, np.nan).astype(np.float32)
+
+
+def _meaning_in_arrays(path: Path) -> DepthMeaning | None:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            text = arrays["meaning"]
+            return _meaning_of(str(text) if text.shape == () else None)
+    except (AttributeError, OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return None
+
+
+def _meaning_of(text: object) -> DepthMeaning | None:
+    """None where the text is none of ours. Raises BadInput for a meaning that means nothing."""
+    if not isinstance(text, str) or len(text) > _MOST_TEXT:
+        return None
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or "meaning" not in record:
+        return None
+    return DepthMeaning.from_dict(record)
+
+
+def metric_levels_in_metres(depth: np.ndarray) -> np.ndarray:
+    """Whole numbers of 16 bits that are metric are millimetres, as depth cameras write them."""
+    return depth / np.float32(1000) if depth.dtype == np.uint16 else depth
 
 
 def has_depth(path: Path) -> bool:

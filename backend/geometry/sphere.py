@@ -32,6 +32,9 @@ from .threads import in_chunks
 LEAST_WIDTH, MOST_WIDTH = 512, 2048
 """Of a mesh whose width is not told."""
 
+BYTES_PER_QUAD = 330
+"""Memory of a mesh and what it is made with: measured at 4096 x 2048, and some more."""
+
 _SKY_GRID = (256, 128)
 _LEAST_SKY_RADIUS = 100.0
 _MOST_OWN_WIDTH = 4096

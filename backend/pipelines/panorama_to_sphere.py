@@ -30,9 +30,6 @@ from .stages import Stages
 _TOLD = 0.8
 """Share of the job after which a depth model has told the depth."""
 
-_BYTES_PER_QUAD = 330
-"""Of a mesh and what it is made with: measured at 4096 x 2048, and some more."""
-
 
 def to_sphere(task: Task, context: Context) -> Iterator[Progress | Result]:
     """Build the layers. Where no depth is given, a depth model tells it first. On the processor.
@@ -62,7 +59,7 @@ def surroundings(
     yield stages.at("Reading the panorama", 0.0)
     prepared = yield from _prepared(task, context, stages)
     width = sphere.mesh_width(task.width, prepared.depth.shape[1])
-    memory.require(width * (width // 2) * _BYTES_PER_QUAD + 2 * prepared.image.nbytes, "cpu")
+    memory.require(width * (width // 2) * sphere.BYTES_PER_QUAD + 2 * prepared.image.nbytes, "cpu")
     yield stages.at("Building the sphere", _TOLD)
     built = sphere.build(
         prepared.image, prepared.depth, prepared.meaning, task.width, task.edges, task.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ import torch
 from .. import device as devices
 from .. import weights
 from ..depth_meanings import DepthMeaning
-from ..errors import InternalError, OutOfMemory
+from ..errors import BadInput, InternalError, OutOfMemory
 from ..models.ldm3d import images
 from ..models.ldm3d.config import CELL, Ldm3dConfig
 from ..models.ldm3d.loading import config_of, sizes_of
@@ -26,12 +27,11 @@ from ..protocol import (
     SphereResult,
     Task,
     TextToPanorama,
-    check_panorama_aspect,
     radii,
 )
 from ..sampling import Step
 from ..weights import Installed
-from . import Context, resident
+from . import Context, memory, resident
 from .generate import is_out_of_memory
 from .stages import Stages
 
@@ -40,6 +40,7 @@ _LOADED, _PAINTED, _DEVELOPED = 0.03, 0.85, 0.92
 PREVIEW_SHARE = 0.15
 """Of the time of the steps so far, that pictures of what forms may take."""
 _LEAST_TILE = 8
+_MOST_HEIGHT = 2048
 
 
 def text_to_panorama(task: Task, context: Context) -> Iterator[Progress | Result]:
@@ -67,13 +68,23 @@ def text_to_panorama(task: Task, context: Context) -> Iterator[Progress | Result
     if task.sphere:
         yield stages.at("Building the surroundings", _DEVELOPED)
         result = _surroundings(task, painted)
+        context.check_cancelled()
     report = {
-        **result.report,
-        **painted.report,
+        **_joined(result.report, painted.report),
         "seconds": stages.seconds(),
         "total_seconds": round(time.perf_counter() - began, 3),
     }
     yield replace(result, report=report)
+
+
+def _joined(built: dict[str, Any], painted: dict[str, Any]) -> dict[str, Any]:
+    """The report of a picture, with that of the sphere made of it: the notes of both; width and
+    height are the picture's, mesh_width the sphere's."""
+    if built is painted:
+        return painted
+    notes = [*painted.get("notes", ()), *built.get("notes", ())]
+    joined = {**built, **painted, "mesh_width": built["width"]}
+    return {**joined, "notes": notes} if notes else joined
 
 
 # ------------------------------------------------------------------------------------- what to make
@@ -89,13 +100,24 @@ class Wishes:
     steps: int
     guidance: float
     meaning: DepthMeaning
+    notes: tuple[str, ...] = ()
 
 
 def wishes_of(task: TextToPanorama, installed: Installed, config: Ldm3dConfig) -> Wishes:
     """Raises BadInput for a picture that is not 2:1 where surroundings are asked for."""
     width, height = _size(task, config)
-    if task.sphere:
-        check_panorama_aspect(width, height, "strict")
+    if task.sphere and abs(width - 2 * height) > max(0.01 * width, 1):
+        raise BadInput(
+            f"A picture of {width} x {height} pixels cannot become surroundings: these are twice as"
+            " wide as high.",
+            "Give the width alone, then the height follows, or make a picture only.",
+        )
+    notes = []
+    if task.width and width != task.width:
+        notes.append(
+            f"The picture is {width} pixels wide, not {task.width}: so its height, {height}, is a"
+            f" multiple of {CELL}."
+        )
     guidance = installed.guidance if task.guidance is None else task.guidance
     return Wishes(
         prompt=config.full_prompt(task.prompt),
@@ -104,23 +126,32 @@ def wishes_of(task: TextToPanorama, installed: Installed, config: Ldm3dConfig) -
         steps=task.steps or installed.steps,
         guidance=1.0 if guidance is None else float(guidance),
         meaning=task.meaning or config.meaning,
+        notes=tuple(notes),
     )
 
 
 def _size(task: TextToPanorama, config: Ldm3dConfig) -> tuple[int, int]:
-    """Width and height; of one alone follows the other."""
+    """Width and height; of one alone follows the other, 2:1. Raises BadInput for a height alone
+    whose width is too large."""
     if task.width and task.height:
         return task.width, task.height
     if task.width:
-        return task.width, task.width // (2 * CELL) * CELL
+        cells = -(-task.width // (2 * CELL))
+        return cells * 2 * CELL, cells * CELL
     if task.height:
+        if task.height > _MOST_HEIGHT:
+            raise BadInput(
+                f"A height of {task.height} pixels makes a picture of {2 * task.height}, wider than"
+                " is possible.",
+                f"Ask for at most {_MOST_HEIGHT}, or give the width, too.",
+            )
         return 2 * task.height, task.height
     return config.width, config.height
 
 
 def notes_of(task: TextToPanorama, wishes: Wishes, model: Ldm3d) -> list[str]:
     """What the person should know of the result."""
-    notes = []
+    notes = list(wishes.notes)
     for text, what in ((wishes.prompt, "The text"), (task.negative, "What it shall not be")):
         cut = model.read(text).cut if text else ""
         if cut:
@@ -315,6 +346,9 @@ def _surroundings(task: TextToPanorama, painted: PanoramaResult) -> SphereResult
     from ..geometry import sphere  # here: a picture alone needs none of it
 
     assert painted.depth is not None  # noqa: S101 (it was just made)
+    width = sphere.mesh_width(task.mesh_width, painted.depth.shape[1])
+    needed = width * (width // 2) * sphere.BYTES_PER_QUAD + 2 * painted.image.nbytes
+    memory.require(needed, "cpu", "Ask for a mesh of less width, or close other programs.")
     return sphere.build(
         painted.image,
         painted.depth,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,13 +61,13 @@ def test_depth_in_full_precision_and_what_it_means(
     assert "near is 1.2" in done.err
     depth = panoramas.read_depth(path)
     if suffix == ".png":
-        assert depth.dtype == np.uint16
+        assert depth.dtype == np.float32
         assert len(np.unique(depth)) > 5000
-        depth = depth / np.float32(65535)
-    meaning = DepthMeaning("inverse", near=1.28, far=4.97)
-    if suffix == ".npz":
-        with np.load(path) as arrays:
-            meaning = DepthMeaning.from_dict(json.loads(str(arrays["meaning"])))
+    meaning = panoramas.read_told_depth(path)[1]
+    assert (meaning is None) == (suffix == ".npy")
+    meaning = meaning or DepthMeaning("inverse", near=1.28, far=4.97)
+    assert abs(meaning.near - 1.28) < 0.01
+    assert abs(meaning.far - 4.97) < 0.05
     errors = depth_errors(radii(depth.astype(np.float32), meaning), rooms.truth(512), "scale")
     assert errors.abs_rel < 0.02
 

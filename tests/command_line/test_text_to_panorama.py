@@ -71,8 +71,19 @@ def test_words_become_a_picture_and_its_depth(
     with Image.open(tmp_path / "room-depth.png") as depth:
         assert depth.mode == "I;16"
         levels = np.asarray(depth)
-    np.testing.assert_array_equal(levels, np.rint(result.depth * 65535).astype(np.uint16))
+    np.testing.assert_array_equal(levels, np.rint(1 + result.depth * 65534.0).astype(np.uint16))
     assert len(np.unique(levels)) > 1000
+
+
+def test_the_size_of_the_picture(command: Callable[..., Any], store: Path, tmp_path: Path) -> None:
+    output = tmp_path / "room.png"
+    words = ("run", "text-to-panorama", "--prompt", "a b", "-o", output, "--steps", 1)
+    for wish, size in (("--picture-width", 192), ("--picture-height", 96)):
+        done = command(*words, wish, size)
+        assert done.code == 0, done.err
+        with Image.open(output) as picture:
+            assert picture.size == (192, 96)
+    assert command(*words, "--picture-width", 100).code == 2
 
 
 @pytest.mark.parametrize("prompt", [[], ["--prompt", ""], ["--prompt", "a" * 1001]])

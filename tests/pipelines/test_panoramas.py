@@ -175,7 +175,7 @@ def test_a_job_that_is_not_wanted_any_more_ends() -> None:
 
 
 def test_a_sphere_that_cannot_fit_is_told_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(panorama_to_sphere, "_BYTES_PER_QUAD", 1 << 40)
+    monkeypatch.setattr(panorama_to_sphere.sphere, "BYTES_PER_QUAD", 1 << 40)
     with pytest.raises(OutOfMemory):
         last(sphere_task())
 

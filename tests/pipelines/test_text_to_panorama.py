@@ -111,7 +111,7 @@ def test_every_wish_counts(one: tuple[list[Progress], PanoramaResult], changes: 
         ({"width": 192, "height": 96}, (192, 96)),
         ({"width": 64, "height": 104}, (64, 104)),
         ({"width": 192}, (192, 96)),
-        ({"width": 136}, (136, 64)),
+        ({"width": 136}, (144, 72)),
         ({"height": 72}, (144, 72)),
     ],
 )
@@ -119,7 +119,9 @@ def test_sizes(wishes: Any, size: tuple[int, int]) -> None:
     result = run(steps=1, **wishes)[1]
     assert (result.image.shape[1], result.image.shape[0]) == size
     assert (result.report["width"], result.report["height"]) == size
-    assert ("notes" in result.report) == (size[0] % 16 != 0)
+    notes = result.report.get("notes", [])
+    assert len(notes) == (wishes.get("width", 0) % 16 != 0)
+    assert all("144 pixels wide, not 136" in note for note in notes)
 
 
 def test_the_meaning_of_the_depth_is_the_models_or_the_persons(store: Path, parts: Any) -> None:
@@ -172,6 +174,64 @@ def test_a_sphere_wants_twice_as_wide_as_high() -> None:
     with pytest.raises(BadInput, match="twice as wide as high"):
         run(sphere=True, width=128, height=128)
     assert run(width=128, height=128, steps=1)[1].image.shape == (128, 128, 3)
+
+
+def test_a_width_alone_always_becomes_surroundings() -> None:
+    result = run(sphere=True, width=136, mesh_width=64, steps=1, edges="sheet")[1]
+    assert result.image.shape == (72, 144, 3)
+    with pytest.raises(BadInput, match="wider than") as caught:
+        run(height=2056)
+    assert "2048" in caught.value.remedy
+
+
+def test_the_report_has_the_notes_of_picture_and_sphere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flat(*arguments: Any) -> Any:
+        picture, depth = developed(*arguments)
+        return picture, np.full_like(depth, 0.5)
+
+    developed = text_to_panorama._developed
+    monkeypatch.setattr(text_to_panorama, "_developed", flat)
+    report = run(sphere=True, width=136, mesh_width=64, steps=1)[1].report
+    assert len(report["notes"]) == 2
+    assert "not 136" in report["notes"][0]
+    assert "plain sphere" in report["notes"][1]
+    assert (report["width"], report["height"], report["mesh_width"]) == (144, 72, 64)
+
+
+def test_a_job_that_is_cancelled_while_the_mesh_is_built_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cancelled = threading.Event()
+    surroundings = text_to_panorama._surroundings
+
+    def build(*arguments: Any) -> SphereResult:
+        cancelled.set()
+        return surroundings(*arguments)
+
+    monkeypatch.setattr(text_to_panorama, "_surroundings", build)
+    with pytest.raises(Cancelled):
+        run(Context(device="cpu", cancelled=cancelled.is_set), sphere=True, mesh_width=64, steps=1)
+
+
+def test_a_mesh_that_does_not_fit_is_told_before_it_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(needed: int, device: str, remedy: str) -> None:
+        raise OutOfMemory(f"{needed} on {device}", remedy)
+
+    monkeypatch.setattr(memory, "require", refuse)
+    monkeypatch.setattr("backend.geometry.sphere.build", None)
+    with pytest.raises(OutOfMemory, match=str(64 * 32 * 330 + 2 * 64 * 128 * 3)):
+        text_to_panorama._surroundings(
+            TextToPanorama(prompt="a", mesh_width=64),
+            PanoramaResult(
+                name="a",
+                image=np.zeros((64, 128, 3), np.uint8),
+                depth=np.ones((64, 128), np.float32),
+                meaning=DepthMeaning(meaning="inverse"),
+                report={},
+            ),
+        )
 
 
 # ------------------------------------------------------------------------------------------ models
