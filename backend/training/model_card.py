@@ -35,7 +35,8 @@ _LIMITS = """\
   vehicles. Other things come out as furniture.
 - The network also has inputs for the tasks that are not named above. They were not trained long
   enough to be of use, and are not offered.
-- Parts thinner than two hundredths of the longest side get lost or frayed; surfaces are wavy.
+- Parts thinner than two hundredths of the longest side get lost or frayed; surfaces are wavy. From
+  pictures come bodies, seldom legs, handles or leaves.
 - No textures, no materials, no people who can be told apart.
 """
 
