@@ -26,8 +26,10 @@ def _means(image: np.ndarray, size: int, axis: int) -> np.ndarray:
         low = np.floor(at).astype(np.int64)
         share = (at - low).astype(np.float32)
         share = share[:, None, None] if axis == 0 else share[None, :, None]
-        mode = "clip" if axis == 0 else "wrap"
-        first, second = image.take(low, axis, mode=mode), image.take(low + 1, axis, mode=mode)
+        high = low + 1
+        if axis == 0:
+            low, high = np.clip(low, 0, old - 1), np.clip(high, 0, old - 1)
+        first, second = image.take(low % old, axis), image.take(high % old, axis)
         return first * (1 - share) + second * share
     if old % size == 0:
         shape = (*image.shape[:axis], size, old // size, *image.shape[axis + 1 :])
