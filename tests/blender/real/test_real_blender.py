@@ -73,6 +73,7 @@ SHOTS = {
     "generate": ("before", "during", "after", "nothing-selected", "lost", "preferences"),
     "forming": ("forming-one", "forming-row", "formed-row", "region-after", "models"),
     "sources": ("chooser", "panel-viewport", "panel-views-image", "panel-text", "missing-depth"),
+    "bundled": ("bundled-before", "bundled-after"),
     "panorama": ("chooser", "panel-empty", "panel", "sphere", "inside", "stereo"),
     "voxels": ("cubes-before", "cubes-after", "mesh-after", "cloud-after"),
 }
