@@ -160,7 +160,7 @@ def test_depth_is_written_in_full(command: Callable[..., Any], files: Path, suff
     if suffix == ".png":
         words = np.asarray(Image.open(output))
         assert words.dtype == np.uint16
-        np.testing.assert_allclose(words / 65535, inverse, atol=1e-5)
+        np.testing.assert_allclose((words - 1.0) / 65534, inverse, atol=1e-5)  # 0 is no depth
     elif suffix == ".npy":
         np.testing.assert_array_equal(np.load(output), inverse)
     else:

@@ -377,7 +377,8 @@ def test_out_of_memory_while_painting_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_decoder_that_does_not_fit_works_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run(steps=1)[1]
+    wide = {"steps": 1, "width": 256, "height": 128}  # so that a tile with its overlaps is not all
+    whole = run(**wide)[1]
     tiles = []
     decode = Ldm3d.decode
 
@@ -388,7 +389,7 @@ def test_a_decoder_that_does_not_fit_works_in_tiles(monkeypatch: pytest.MonkeyPa
         return decode(self, latents, tile)
 
     monkeypatch.setattr(Ldm3d, "decode", narrow)
-    tiled = run(steps=1)[1]
+    tiled = run(**wide)[1]
     assert tiles == [0, 8]
     difference = np.abs(tiled.image.astype(int) - whole.image)
     assert 0 < difference.mean() < 0.2 * whole.image.std()
