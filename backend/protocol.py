@@ -25,6 +25,14 @@ from .depth_meanings import DEPTH_MEANINGS as DEPTH_MEANINGS
 from .depth_meanings import METRIC, DepthMeaning
 from .depth_meanings import radii as radii
 from .errors import BadInput, TooLarge, VersionMismatch
+from .posed_views import (
+    check_around,
+    check_at_one_place,
+    check_different,
+    check_field,
+    check_intrinsics,
+    check_poses,
+)
 
 PROTOCOL_VERSION = 1
 CONTENT_TYPE = "application/x-fieldforge"
@@ -40,6 +48,10 @@ MAX_PROMPT_LENGTH = 1000
 MAX_IMAGE_SIDE = 16_384
 MAX_IMAGE_PIXELS = 120_000_000
 MAX_VIEWS = 64
+MAX_SCENE_VIEWS = 256
+VIEW_SIZES = (32, 1024)
+SCENE_RESOLUTIONS = (0, 128, 256)
+MAX_TEXTURE_SIDE = 8192
 MAX_STROKE_POINTS = 5_000_000
 MAX_STEPS = 1000
 MAX_GUIDANCE = 30.0
@@ -56,6 +68,7 @@ EDGES = ("cut", "sheet")
 ASPECTS = ("strict", "pad", "partial")
 LAYER_KINDS = ("front", "backing", "sky")
 MAX_PICTURE_WIDTH = 512
+VIEW_KINDS = ("image", "depth")
 
 Arrays = dict[str, np.ndarray]
 
@@ -596,6 +609,258 @@ class TextToPanorama(Task):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class ViewsTask(Task):
+    """Pictures of one thing from several cameras.
+
+    model: "" for the best that is here.
+    poses: (V, 4, 4) float32, camera to world (matrix_world), the cameras; or None for a ring around
+    `center` at `elevation` degrees, `radius` away, that begins at azimuth `start` in degrees (0 is
+    Blender's front view, 90 is seen from +X) and has `views` cameras, plus, with `caps`, one from
+    60 degrees above and one from 60 below, last. 0 views, no elevation, 0 radius: the model's own.
+    center, extent: the cube that the thing is in, its middle and its side.
+    intrinsics: (V, 4) float32 fx, fy, cx, cy in pixels of the given pictures, or without such of
+    `size` x `size`; the centre of the first pixel is 0. None: `field` degrees across the picture,
+    0: the model's own.
+    size: pixels of the views that are made, which are square; 0: the model's own.
+    steps, guidance: of the sampler, None: what the model's authors found best.
+    path: make the views one after the other along the given order, each beside the earlier ones;
+    else all at once, as many as memory holds.
+    preview: also tell what forms, by `Progress.picture`: all views in rows.
+    """
+
+    model: str = ""
+    poses: np.ndarray | None = None
+    intrinsics: np.ndarray | None = None
+    views: int = 0
+    elevation: float | None = None
+    radius: float = 0.0
+    start: float = 0.0
+    caps: bool = False
+    center: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    extent: float = 2.0
+    field: float = 0.0
+    size: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    path: bool = False
+    preview: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.center, list):  # as a message holds it
+            object.__setattr__(self, "center", tuple(self.center))
+
+    @property
+    def count(self) -> int:
+        """How many cameras there are; 0: as many as the model makes."""
+        if self.poses is not None:
+            return len(self.poses)
+        return self.views + 2 * self.caps if self.views else 0
+
+    def validate(self) -> None:
+        super().validate()
+        _check_cube(self.center, self.extent)
+        _check_whole("steps", self.steps, 1, MAX_STEPS)
+        if self.guidance is not None and not _is_number(self.guidance, 0, MAX_GUIDANCE):
+            raise BadInput(
+                f"The guidance {self.guidance!r} cannot be used.",
+                f"Use a number from 0 to {MAX_GUIDANCE:g}; 1 to 7.5 is usual.",
+            )
+        for name in ("caps", "path", "preview"):
+            if type(getattr(self, name)) is not bool:
+                raise BadInput(f"{name} is neither yes nor no.", "Send true or false.")
+        least, most = VIEW_SIZES
+        if (
+            type(self.size) is not int
+            or self.size % 8
+            or not (0 == self.size or least <= self.size <= most)
+        ):
+            raise BadInput(
+                f"Views of {self.size!r} pixels cannot be made.",
+                f"Use a multiple of 8 from {least} to {most}, or 0 for the model's own.",
+            )
+        self._check_cameras()
+
+    def _check_cameras(self) -> None:
+        check_field(self.field, may_be_0=True)
+        self._check_ring()
+        poses = self.poses
+        if poses is not None:
+            check_poses(poses, MAX_VIEWS)
+            check_different(poses)
+        elif self.radius:
+            poses = ring_poses(max(self.views, 1), self.elevation or 0.0, self.radius, self.start)
+            poses[:, :3, 3] += self.center
+        if poses is not None:
+            check_around(poses, self.center, self.extent)
+        if self.intrinsics is None:
+            return
+        if self.poses is None:
+            raise BadInput(
+                "Focal lengths were given, but no cameras that they belong to.",
+                "Give the cameras, or one field of view for the ring.",
+            )
+        check_intrinsics(self.intrinsics, len(self.poses))
+
+    def _check_ring(self) -> None:
+        _check_whole("views", self.views, 0, MAX_VIEWS - 2)
+        if self.elevation is not None and not _is_number(self.elevation, -89, 89):
+            raise BadInput(
+                f"The elevation {self.elevation!r} cannot be used.",
+                "Use -89 to 89 degrees above the horizon.",
+            )
+        if not _is_number(self.radius, 0, 1e9):
+            raise BadInput(
+                f"The radius {self.radius!r} of the ring cannot be used.",
+                "Use a distance above 0, or 0 for the model's own.",
+            )
+        if not _is_number(self.start, -360, 360):
+            raise BadInput(
+                f"The ring cannot start at {self.start!r} degrees.", "Use -360 to 360 degrees."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageToViews(ViewsTask):
+    """Views around a thing from one picture of it, or from several (ViewsResult).
+
+    images: (K, H, W, 3) or (K, H, W, 4) uint8 sRGB, straight alpha. The first K poses are theirs;
+    without poses K is 1 and the picture is the one at `start`. prompt: what it is, or "".
+    background: as in ImageToMesh.
+    """
+
+    kind: ClassVar[str] = "image-to-views"
+    images: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
+    prompt: str = ""
+    background: str = "auto"
+
+    def validate(self) -> None:
+        super().validate()
+        _check_stack(self.images, MAX_VIEWS)
+        _check_choice("background", self.background, BACKGROUNDS)
+        if self.prompt:
+            check_prompt(self.prompt, "Write what is to be seen, or nothing.")
+        given = len(self.images)
+        if self.poses is None and given > 1:
+            raise BadInput(
+                f"{given} pictures were given, but not from where they were taken.",
+                "Give a camera for each of them, or one picture only.",
+            )
+        if self.count and self.count <= given:
+            raise BadInput(
+                f"There {'is 1 camera' if self.count == 1 else f'are {self.count} cameras'} and"
+                f" {given} given picture{'s' if given > 1 else ''}: nothing is left to make.",
+                "Add cameras, or give fewer pictures.",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextToViews(ViewsTask):
+    """Views around a thing from words (ViewsResult). prompt: what it shall be, in English."""
+
+    kind: ClassVar[str] = "text-to-views"
+    prompt: str = ""
+
+    def validate(self) -> None:
+        super().validate()
+        check_prompt(self.prompt, "Write what the thing shall be: a wooden chair.")
+        if self.intrinsics is not None and not self.size:
+            raise BadInput(
+                "Focal lengths in pixels were given, but not how many pixels the views have.",
+                "Give the size of the views, or a field of view instead.",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ViewsToScene(Task):
+    """A mesh with a texture from pictures with known cameras.
+
+    model: "" for the best that is here.
+    images: (V, H, W, 3) or (V, H, W, 4) uint8 sRGB; alpha 0 is background.
+    depths: (V, H, W) float32, along the camera's axis in units of the world, 0, inf or NaN where
+    there is nothing; None: a model tells them, or the outlines alone decide.
+    poses, intrinsics, field: as in ViewsTask, in pixels of `images`; one of the last two is needed.
+    background: as in ImageToMesh.
+    center, extent: the cube that the thing is in; extent 0: it is found from the views.
+    resolution: cells along the cube's side, 0: by the size of the pictures.
+    texture: also bake a picture of texture_size x texture_size (0: by the size of the pictures).
+    """
+
+    kind: ClassVar[str] = "views-to-scene"
+    model: str = ""
+    images: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
+    depths: np.ndarray | None = None
+    poses: np.ndarray = field(default_factory=lambda: np.zeros((0, 4, 4), np.float32))
+    intrinsics: np.ndarray | None = None
+    field: float = 0.0
+    background: str = "auto"
+    center: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    extent: float = 0.0
+    resolution: int = 0
+    texture: bool = True
+    texture_size: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.center, list):  # as a message holds it
+            object.__setattr__(self, "center", tuple(self.center))
+
+    def validate(self) -> None:
+        super().validate()
+        _check_stack(self.images, MAX_SCENE_VIEWS)
+        self._check_cameras()
+        _check_choice("background", self.background, BACKGROUNDS)
+        if self.extent:
+            _check_cube(self.center, self.extent)
+            check_around(self.poses, self.center, self.extent)
+        elif type(self.extent) not in (int, float):
+            _check_cube(self.center, self.extent)
+        if type(self.resolution) is not int or self.resolution not in SCENE_RESOLUTIONS:
+            raise BadInput(
+                f"Resolution {self.resolution!r} is not available.", "Choose 128 or 256."
+            )
+        if type(self.texture) is not bool:
+            raise BadInput("texture is neither yes nor no.", "Send true or false.")
+        size = self.texture_size
+        if type(size) is not int or not (size == 0 or 64 <= size <= MAX_TEXTURE_SIDE):
+            raise BadInput(
+                f"A texture of {size!r} pixels cannot be made.",
+                f"Use 64 to {MAX_TEXTURE_SIDE}, or 0.",
+            )
+
+    def _check_cameras(self) -> None:
+        views = len(self.images)
+        check_poses(self.poses, MAX_SCENE_VIEWS)
+        if len(self.poses) != views:
+            raise BadInput(
+                f"There are {views} pictures and {len(self.poses)} cameras.",
+                "Give a camera for each picture, in the same order.",
+            )
+        check_field(self.field, may_be_0=self.intrinsics is not None)
+        if self.intrinsics is not None:
+            check_intrinsics(self.intrinsics, views)
+        if self.depths is not None:
+            self._check_depths()
+        elif views == 1:
+            raise BadInput(
+                "One view without depth shows only one side of the thing.",
+                "Give views from around it, or make them first (image-to-views).",
+            )
+        else:
+            check_at_one_place(self.poses)
+
+    def _check_depths(self) -> None:
+        assert self.depths is not None
+        _check_array("depths", self.depths, self.images.shape[:3], "f")
+        if not (np.isfinite(self.depths) & (self.depths > 0)).any():
+            raise BadInput(
+                "The depths are empty everywhere.", "Turn the cameras so that they see the thing."
+            )
+        if (self.depths < 0).any():
+            raise BadInput(
+                "The depths are negative in places.", "Save them before they are inverted."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class DownloadModel(Task):
     """Fetch the weights of `model`. license: the identifier of the licence that was accepted."""
 
@@ -867,6 +1132,32 @@ def _is_flat(axes: np.ndarray) -> bool:
     return bool(abs(np.linalg.det(axes / lengths)) < 1e-6)
 
 
+def _check_cube(center: object, extent: object) -> None:
+    try:
+        middle = np.array(center, float)
+    except (TypeError, ValueError, OverflowError):
+        middle = np.full(3, np.nan)
+    if not isinstance(center, tuple) or middle.shape != (3,) or not np.isfinite(middle).all():
+        raise BadInput("The middle of the object is no place.", "Give three numbers.")
+    if not _is_number(extent, 1e-9, 1e9):
+        raise BadInput(
+            f"The size {extent!r} of the object cannot be used.", "Give its longest side, above 0."
+        )
+
+
+def _check_stack(images: object, most: int) -> None:
+    """Raise BadInput or TooLarge unless `images` is 1 to `most` pictures of one size."""
+    if not isinstance(images, np.ndarray) or images.ndim != 4 or not len(images):
+        raise BadInput("There are no pictures.", f"Give 1 to {most} pictures of one size.")
+    if len(images) > most:
+        raise TooLarge(
+            f"{len(images):,} pictures are more than the {most} that are accepted.",
+            "Leave some out: every second picture, for example.",
+        )
+    for image in images:
+        check_image(image)
+
+
 def _check_view_numbers(cameras: object, views: int) -> None:
     if cameras is None:
         return
@@ -922,6 +1213,9 @@ TASKS: dict[str, type[Task]] = {
         PanoramaToStereo,
         PanoramaToDepth,
         TextToPanorama,
+        ImageToViews,
+        TextToViews,
+        ViewsToScene,
         DownloadModel,
     )
 }
@@ -929,6 +1223,8 @@ PANORAMAS = tuple(
     kind for kind, task in TASKS.items() if issubclass(task, PanoramaTask | TextToPanorama)
 )
 """The kinds of tasks about panoramas."""
+POSED_VIEWS = (ImageToViews.kind, TextToViews.kind, ViewsToScene.kind)
+"""The kinds of tasks about pictures with cameras."""
 
 
 def encode_task(task: Task) -> bytes:
@@ -1030,6 +1326,20 @@ def camera_poses(
     return turned_up(up_axis) @ poses
 
 
+def ring_poses(
+    views: int, elevation: float, radius: float, start: float = 0.0, *, caps: bool = False
+) -> np.ndarray:
+    """Camera to world, (V, 4, 4) float32, of a ring around the origin of a world with z up.
+
+    Azimuths in degrees from `start` on, all around; 0 looks as Blender's front view. caps: two
+    more, last, from 60 degrees above and 60 below.
+    """
+    angles = [(start + 360.0 * number / views, elevation) for number in range(views)]
+    if caps:
+        angles += [(start, 60.0), (start, -60.0)]
+    return camera_poses(angles, "z", radius).astype(np.float32)
+
+
 def turned_up(up_axis: str) -> np.ndarray:
     """(4, 4) float64: from the cube of the models, whose y axis is up, to a frame with `up_axis`
     up. (x, y, z) becomes (x, -z, y) for "z" and stays for "y"."""
@@ -1080,6 +1390,8 @@ class MeshResult:
     (a similarity unless voxels are no cubes; `vertices` have it applied already).
     latent: (C, 12, 12, 12) float32, C as the model has it, what a generated shape was decoded from,
     so that a region of it can be made anew; None where there was none.
+    uv: (3 F, 2) float32, a place in `texture` per corner of `faces`, in their order, (0, 0) at the
+    lower left; texture: (H, W, 3 or 4) uint8 sRGB, row 0 at the top; both or neither.
     report: seconds per stage, device, model, seed and whatever else the pipeline measured.
     """
 
@@ -1090,6 +1402,8 @@ class MeshResult:
     colors: np.ndarray | None = None
     to_source: np.ndarray = field(default_factory=lambda: np.eye(4))
     latent: np.ndarray | None = None
+    uv: np.ndarray | None = None
+    texture: np.ndarray | None = None
     report: dict[str, Any] = field(default_factory=dict)
 
 
@@ -1230,6 +1544,42 @@ class StereoResult:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class ViewsResult:
+    """Pictures of one thing with their cameras, as in ViewsTask.
+
+    images: (V, H, W, 3) uint8 sRGB; poses: (V, 4, 4) float32; intrinsics: (V, 4) float32, in pixels
+    of these images. given: how many of the first are the given ones. view_kind: "image", or "depth"
+    (near is bright, of no unit). cameras: the numbers of VIEW_CAMERAS where they are such, for
+    ViewsToMesh; else None.
+    """
+
+    kind: ClassVar[str] = "views"
+    name: str = "Fieldforge"
+    images: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
+    poses: np.ndarray = field(default_factory=lambda: np.zeros((0, 4, 4), np.float32))
+    intrinsics: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    given: int = 0
+    view_kind: str = "image"
+    cameras: tuple[int, ...] | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.cameras, list):  # as a message holds them
+            object.__setattr__(self, "cameras", tuple(self.cameras))
+
+    def check(self) -> None:
+        """Raise BadInput unless the arrays fit each other."""
+        _check_stack(self.images, MAX_SCENE_VIEWS)
+        check_poses(self.poses, MAX_SCENE_VIEWS)
+        check_intrinsics(self.intrinsics, len(self.images))
+        if len(self.poses) != len(self.images):
+            raise _malformed("the views and their cameras are not as many")
+        _check_whole("given views", self.given, 0, len(self.images))
+        _check_choice("kind of views", self.view_kind, VIEW_KINDS)
+        _check_view_numbers(self.cameras, len(self.images))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Report:
     """What a task did that has nothing else to show."""
 
@@ -1238,10 +1588,13 @@ class Report:
     report: dict[str, Any] = field(default_factory=dict)
 
 
-Result = MeshResult | MeshSet | PanoramaResult | SphereResult | StereoResult | Report
+Result = MeshResult | MeshSet | PanoramaResult | SphereResult | StereoResult | ViewsResult | Report
 RESULTS: dict[str, type[Any]] = {
     result.kind: result
-    for result in (MeshResult, MeshSet, PanoramaResult, SphereResult, StereoResult, Report)
+    for result in (
+        *(MeshResult, MeshSet, PanoramaResult, SphereResult, StereoResult, ViewsResult),
+        Report,
+    )
 }
 
 
@@ -1272,7 +1625,10 @@ def decode_result(body: bytes) -> Result:
         return _decode_set(arrays, message)
     if kind == SphereResult.kind:
         return _decode_sphere(arrays, message)
-    return _decode(RESULTS[kind], arrays, message)
+    result: Result = _decode(RESULTS[kind], arrays, message)
+    if isinstance(result, ViewsResult):
+        result.check()
+    return result
 
 
 def _encode_set(result: MeshSet) -> bytes:
