@@ -1,0 +1,1 @@
+"""Multi-view diffusion: posed views of shapes, the training of a model of them, its measuring."""
