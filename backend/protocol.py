@@ -672,7 +672,7 @@ class ViewsTask(Task):
         if (
             type(self.size) is not int
             or self.size % 8
-            or not (0 == self.size or least <= self.size <= most)
+            or not (self.size == 0 or least <= self.size <= most)
         ):
             raise BadInput(
                 f"Views of {self.size!r} pixels cannot be made.",
@@ -838,7 +838,7 @@ class ViewsToScene(Task):
         if self.intrinsics is not None:
             check_intrinsics(self.intrinsics, views)
         if self.depths is not None:
-            self._check_depths()
+            self._check_depths(self.depths)
         elif views == 1:
             raise BadInput(
                 "One view without depth shows only one side of the thing.",
@@ -847,14 +847,13 @@ class ViewsToScene(Task):
         else:
             check_at_one_place(self.poses)
 
-    def _check_depths(self) -> None:
-        assert self.depths is not None
-        _check_array("depths", self.depths, self.images.shape[:3], "f")
-        if not (np.isfinite(self.depths) & (self.depths > 0)).any():
+    def _check_depths(self, depths: np.ndarray) -> None:
+        _check_array("depths", depths, self.images.shape[:3], "f")
+        if not (np.isfinite(depths) & (depths > 0)).any():
             raise BadInput(
                 "The depths are empty everywhere.", "Turn the cameras so that they see the thing."
             )
-        if (self.depths < 0).any():
+        if (depths < 0).any():
             raise BadInput(
                 "The depths are negative in places.", "Save them before they are inverted."
             )
