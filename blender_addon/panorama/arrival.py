@@ -22,7 +22,7 @@ from ...backend.protocol import (
 from .textures import Texture, texture_of
 
 METRES = DepthMeaning()
-CHUNK = 1 << 15  # vertices that are worked on at once: they fit the cache of a processor
+CHUNK = 1 << 16  # vertices that are worked on at once: they fit the cache of a processor
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +133,7 @@ def _sphere(result: SphereResult, name: str, options: dict[str, Any]) -> SphereA
 def _layer(layer: SphereLayer, result: SphereResult, name: str, options: dict) -> LayerArrival:
     meaning = METRES if layer.layer == "sky" else result.meaning
     positions = np.empty_like(layer.directions)
-    place(layer.directions, layer.values, meaning, np.empty_like(layer.values), positions)
+    place(layer.directions, layer.values, meaning, positions)
     quads, corners = layer.quads, len(layer.corners)
     starts = np.empty(quads + layer.triangles, np.int32)
     starts[:quads] = np.arange(0, 4 * quads, 4, dtype=np.int32)
@@ -145,18 +145,15 @@ def _layer(layer: SphereLayer, result: SphereResult, name: str, options: dict) -
 
 
 def place(
-    directions: np.ndarray,
-    values: np.ndarray,
-    meaning: DepthMeaning,
-    radius: np.ndarray,
-    positions: np.ndarray,
+    directions: np.ndarray, values: np.ndarray, meaning: DepthMeaning, positions: np.ndarray
 ) -> None:
-    """Write the radii (V,) that values (V,) mean, and positions (V, 3), directions times these."""
+    """Write positions (V, 3): directions (V, 3) times the radii that values (V,) mean."""
+    radius = np.empty(min(CHUNK, len(values)), np.float32)
     for start in range(0, len(values), CHUNK):
         part = slice(start, start + CHUNK)
-        radii(values[part], meaning, out=radius[part])
+        found = radii(values[part], meaning, out=radius[: len(values[part])])
         for axis in range(3):  # along an axis of three numbers, numpy is slow
-            np.multiply(directions[part, axis], radius[part], out=positions[part, axis])
+            np.multiply(directions[part, axis], found, out=positions[part, axis])
 
 
 def _panorama(result: PanoramaResult, name: str, options: dict[str, Any]) -> PanoramaArrival:

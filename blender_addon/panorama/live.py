@@ -7,6 +7,9 @@ positions change. What changed them is a property of the mesh, so one undo step 
 
 from __future__ import annotations
 
+import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import bpy
@@ -17,33 +20,35 @@ from .arrival import place
 
 DIRECTION = "fieldforge_direction"
 VALUE = "fieldforge_depth"
-KEPT_SECONDS = 10.0
+KEPT_SECONDS = 60.0
 LOOKED_AT = 64  # vertices
+PER_THREAD = 1 << 18  # vertices, at least: below, starting a thread takes longer than it saves
+MOST_THREADS = 4
 
 
 @dataclass(eq=False)
 class _Kept:
-    """Arrays of a sphere that is being moved, kept for some seconds: reading them anew, into new
-    memory, takes longer than what is done with them. directions, positions: (V, 3); values, radii:
-    (V,); all float32."""
+    """Arrays of a sphere that is being moved, kept for a minute: reading them anew, into new
+    memory, takes longer than what is done with them. directions, positions: (V, 3); values: (V,);
+    all float32. The values are read for each move, the positions are those of the last one.
+    """
 
     directions: np.ndarray
     values: np.ndarray
     positions: np.ndarray
-    radii: np.ndarray
 
     def still_true(self, mesh: bpy.types.Mesh) -> bool:
-        """Whether the mesh has these directions and values, by all that some vertices tell."""
-        count = len(mesh.vertices)
-        if count != len(self.values):
+        """Whether the vertices are those of the last move, by all that some of them tell.
+
+        The directions are not asked: Blender copies all of an attribute before it shows any of it,
+        and the positions are what is written next anyway.
+        """
+        count = len(self.values)
+        points = _attribute(mesh, "position").data
+        if len(points) != count:
             return False
-        direction, value = (each.data for each in _attributes_of(mesh))
         picks = np.linspace(0, count - 1, LOOKED_AT).astype(int).tolist() if count else []
-        return all(
-            tuple(direction[i].vector) == tuple(self.directions[i].tolist())
-            and value[i].value == self.values[i]
-            for i in picks
-        )
+        return all(tuple(points[i].vector) == tuple(self.positions[i].tolist()) for i in picks)
 
 
 _kept: dict[int, _Kept] = {}
@@ -56,16 +61,15 @@ def _arrays_of(mesh: bpy.types.Mesh) -> _Kept:
     kept = _kept.get(mesh.session_uid)
     if kept is None or not kept.still_true(mesh):
         kept = _kept[mesh.session_uid] = _read(mesh)
+    _attribute(mesh, VALUE).data.foreach_get("value", kept.values)
     return kept
 
 
 def _read(mesh: bpy.types.Mesh) -> _Kept:
     count = len(mesh.vertices)
     directions, values = np.empty((count, 3), np.float32), np.empty(count, np.float32)
-    direction, value = _attributes_of(mesh)
-    direction.data.foreach_get("vector", directions.ravel())
-    value.data.foreach_get("value", values)
-    return _Kept(directions, values, np.empty_like(directions), np.empty_like(values))
+    _attribute(mesh, DIRECTION).data.foreach_get("vector", directions.ravel())
+    return _Kept(directions, values, np.empty_like(directions))
 
 
 def _forget() -> None:
@@ -104,17 +108,23 @@ def why_not_moved(mesh: bpy.types.Mesh) -> str:
         return "The mesh is linked from another file"
     if mesh.shape_keys is not None:
         return "The mesh has shape keys, which keep its vertices where they are"
-    return "" if _attributes_of(mesh) else "The mesh has lost its depth: it was made anew"
+    return "" if _has_depth(mesh) else "The mesh has lost its depth: it was made anew"
 
 
-def _attributes_of(mesh: bpy.types.Mesh):
-    """The directions and the values of a mesh; None when it has lost them."""
-    found = [mesh.attributes.get(name) for name in (DIRECTION, VALUE)]
-    kinds = ("FLOAT_VECTOR", "FLOAT")
-    for attribute, kind in zip(found, kinds, strict=True):
-        if attribute is None or (attribute.domain, attribute.data_type) != ("POINT", kind):
-            return None
-    return found
+def _has_depth(mesh: bpy.types.Mesh) -> bool:
+    """Whether the directions and the values of a mesh are still there."""
+    kinds = {DIRECTION: "FLOAT_VECTOR", VALUE: "FLOAT"}
+    found = {name: _attribute(mesh, name) for name in kinds}
+    return all(
+        each is not None and (each.domain, each.data_type) == ("POINT", kinds[name])
+        for name, each in found.items()
+    )
+
+
+def _attribute(mesh: bpy.types.Mesh, name: str) -> bpy.types.Attribute | None:
+    """By its number: asked by its name, Blender 5 first copies what is in it."""
+    index = mesh.attributes.find(name)
+    return mesh.attributes[index] if index >= 0 else None
 
 
 def move_sphere(front: bpy.types.Mesh, meaning: DepthMeaning) -> None:
@@ -132,6 +142,22 @@ def move_sphere(front: bpy.types.Mesh, meaning: DepthMeaning) -> None:
 def move(mesh: bpy.types.Mesh, meaning: DepthMeaning) -> None:
     """Bring each vertex of `mesh` to its direction times the radius that its value means."""
     kept = _arrays_of(mesh)
-    place(kept.directions, kept.values, meaning, kept.radii, kept.positions)
-    mesh.attributes["position"].data.foreach_set("vector", kept.positions.ravel())
+    _place(kept, meaning)
+    _attribute(mesh, "position").data.foreach_set("vector", kept.positions.ravel())
     mesh.update()
+
+
+def _place(kept: _Kept, meaning: DepthMeaning) -> None:
+    """Write the positions of all vertices, in as many threads as pay off."""
+
+    def share(part: slice) -> None:
+        place(kept.directions[part], kept.values[part], meaning, kept.positions[part])
+
+    count = len(kept.values)
+    threads = max(1, min(count // PER_THREAD, MOST_THREADS, os.cpu_count() or 1))
+    bounds = np.linspace(0, count, threads + 1).astype(int).tolist()
+    parts = [slice(*pair) for pair in itertools.pairwise(bounds)]
+    if threads == 1:
+        return share(parts[0])
+    with ThreadPoolExecutor(threads) as pool:  # of this move: none is left over
+        list(pool.map(share, parts))

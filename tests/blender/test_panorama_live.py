@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import bpy
 import numpy as np
 import pytest
@@ -123,6 +125,31 @@ def test_an_edited_mesh_moves_by_what_it_kept(extension):
     before = local_points(front)
     front.data.fieldforge_sphere.scale = 2.0
     assert np.allclose(local_points(front), before / 2, atol=1e-4)
+
+
+def test_depth_that_a_script_wrote_is_what_moves(extension):
+    """Also between two moves: only directions and places are kept."""
+    front, _ = arrive(spheres.sphere(32))
+    front.data.fieldforge_sphere.scale = 2.0
+    values = np.linspace(0, 1, len(front.data.vertices), dtype=np.float32)
+    front.data.attributes[live.VALUE].data.foreach_set("value", values)
+    front.data.fieldforge_sphere.scale = 1.0
+    assert off(front, expected(32, spheres.INVERSE, values[:-2])) < 1e-5
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_threads_share_the_vertices_without_a_gap(extension, monkeypatch, threads):
+    front, _ = arrive(spheres.sphere(32))
+    alone = []
+    for scale in (2.0, 3.0):
+        front.data.fieldforge_sphere.scale = scale
+        alone.append(local_points(front))
+    monkeypatch.setattr(live, "PER_THREAD", len(alone[0]) // threads)
+    monkeypatch.setattr(live.os, "cpu_count", lambda: 16)
+    for scale, points in zip((2.0, 3.0), alone, strict=True):
+        front.data.fieldforge_sphere.scale = scale
+        assert np.array_equal(local_points(front), points)
+    assert not [each for each in threading.enumerate() if "ThreadPool" in each.name]
 
 
 def test_in_edit_mode_nothing_moves_and_the_panel_says_why(extension):
