@@ -59,10 +59,17 @@ def random_camera(rng: np.random.Generator) -> Camera:
 
 def render(vertices: np.ndarray, faces: np.ndarray, camera: Camera, size: int) -> View:
     """vertices (V, 3) float, faces (F, 3) integer of any winding."""
+    return render_faces(vertices, faces, camera, size)[0]
+
+
+def render_faces(
+    vertices: np.ndarray, faces: np.ndarray, camera: Camera, size: int
+) -> tuple[View, np.ndarray]:
+    """As `render`, and which face each pixel shows: (S, S) int32, -1 where there is none."""
     to_camera = camera.to_camera
     seen = vertices.astype(np.float64) @ to_camera[:3, :3].T + to_camera[:3, 3]
     nearest, index = _nearest_faces(seen, faces, camera.focal * size / 2, size)
-    return View(*_seen_of(seen, faces, nearest, index))
+    return View(*_seen_of(seen, faces, nearest, index)), index
 
 
 @numba.njit(cache=True, nogil=True)
@@ -148,7 +155,7 @@ def shaded(view: View, rng: np.random.Generator, samples: int = 2) -> np.ndarray
     tone = rng.uniform(0.35, 0.95) * (1 + rng.uniform(-0.35, 0.35, 3))
     linear, cover = _lit(view.depth, view.normals, key, tone, samples)
     straight = linear / np.maximum(cover, 1e-6)
-    return np.rint(255 * np.concatenate([_srgb(straight), cover], axis=-1)).astype(np.uint8)
+    return np.rint(255 * np.concatenate([srgb(straight), cover], axis=-1)).astype(np.uint8)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -219,7 +226,7 @@ def _averaged(picture: np.ndarray, samples: int) -> np.ndarray:
     return total / np.float32(samples**2)
 
 
-def _srgb(linear: np.ndarray) -> np.ndarray:
+def srgb(linear: np.ndarray) -> np.ndarray:
     return np.where(
         linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055
     )
