@@ -1546,10 +1546,11 @@ class StereoResult:
 class ViewsResult:
     """Pictures of one thing with their cameras, as in ViewsTask.
 
-    images: (V, H, W, 3) uint8 sRGB; poses: (V, 4, 4) float32; intrinsics: (V, 4) float32, in pixels
-    of these images. given: how many of the first are the given ones. view_kind: "image", or "depth"
-    (near is bright, of no unit). cameras: the numbers of VIEW_CAMERAS where they are such, for
-    ViewsToMesh; else None.
+    images: (V, H, W, 3) uint8 sRGB, or (V, H, W, 4) with straight alpha where the model tells what is
+    background. poses: (V, 4, 4) float32; intrinsics: (V, 4) float32, in pixels of these images.
+    depths: (V, H, W) float32 as in ViewsToScene, 0 where there is nothing, of models that tell it.
+    given: how many of the first are the given ones. view_kind: "image", or "depth" (near is bright,
+    of no unit). cameras: the numbers of VIEW_CAMERAS where they are such, for ViewsToMesh; else None.
     """
 
     kind: ClassVar[str] = "views"
@@ -1557,6 +1558,7 @@ class ViewsResult:
     images: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
     poses: np.ndarray = field(default_factory=lambda: np.zeros((0, 4, 4), np.float32))
     intrinsics: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    depths: np.ndarray | None = None
     given: int = 0
     view_kind: str = "image"
     cameras: tuple[int, ...] | None = None
@@ -1568,7 +1570,13 @@ class ViewsResult:
 
     def check(self) -> None:
         """Raise BadInput unless the arrays fit each other."""
-        _check_stack(self.images, MAX_SCENE_VIEWS)
+        _check_array("views", self.images, (None, None, None, None), "u")
+        height, width, channels = self.images.shape[1:]
+        if self.images.dtype != np.uint8 or channels not in (3, 4):
+            raise _malformed(f"the views are {_times(self.images.shape)} {self.images.dtype}")
+        check_image_size(width, height)
+        if self.depths is not None:
+            _check_array("depths", self.depths, self.images.shape[:3], "f")
         check_poses(self.poses, MAX_SCENE_VIEWS)
         check_intrinsics(self.intrinsics, len(self.images))
         if len(self.poses) != len(self.images):

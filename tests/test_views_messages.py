@@ -93,7 +93,13 @@ def result(**fields: Any) -> ViewsResult:
 
 
 @pytest.mark.parametrize(
-    "views", [result(), result(view_kind="depth", cameras=(3, 6, 10, 26, 49), given=0)], ids=str
+    "views",
+    [
+        result(),
+        result(images=STACK * 0, depths=DEPTHS),  # a view in which nothing is to be seen
+        result(view_kind="depth", cameras=(3, 6, 10, 26, 49), given=0),
+    ],
+    ids=["plain", "clear", "depth"],
 )
 def test_views_come_back_with_their_cameras(views: ViewsResult) -> None:
     found = decode_result(encode_result(views))
@@ -112,6 +118,10 @@ def test_views_come_back_with_their_cameras(views: ViewsResult) -> None:
         {"intrinsics": INTRINSICS[:4]},
         {"intrinsics": INTRINSICS * 0},
         {"images": STACK[..., 0]},
+        {"images": STACK[..., :2]},
+        {"images": STACK.astype(np.uint16)},
+        {"images": STACK[:, :1]},
+        {"depths": DEPTHS[:4]},
         {"given": 6},
         {"given": -1},
         {"view_kind": "normal"},
