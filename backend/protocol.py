@@ -1546,7 +1546,7 @@ class StereoResult:
 class ViewsResult:
     """Pictures of one thing with their cameras, as in ViewsTask.
 
-    images: (V, H, W, 3) uint8 sRGB, or (V, H, W, 4) with straight alpha, of models that tell what is
+    images: (V, H, W, 3) uint8 sRGB, or (V, H, W, 4) with straight alpha where a model tells what is
     background. poses: (V, 4, 4) float32; intrinsics: (V, 4) float32, in pixels of these images.
     depths: (V, H, W) float32 as in ViewsToScene, 0 where there is nothing, of models that tell it.
     given: how many of the first are the given ones. view_kind: "image", or "depth" (near is bright,
