@@ -13,6 +13,7 @@ from backend.models.wala.config import (
     AutoencoderConfig,
     ConditionConfig,
     ImageEncoderConfig,
+    ImaginedConfig,
     JointConfig,
     PointEncoderConfig,
     UVitConfig,
@@ -75,7 +76,7 @@ def config_for(condition: str) -> WalaConfig:
     )
 
 
-def joint_config() -> WalaConfig:
+def joint_config(imagined: ImaginedConfig | None = None) -> WalaConfig:
     """A small model of every condition, whose latents have 16 channels in 4 groups."""
     return WalaConfig(
         autoencoder=AutoencoderConfig(
@@ -103,6 +104,7 @@ def joint_config() -> WalaConfig:
             words=WORDS,
             grid_width=16,
             grid_blocks=1,
+            imagined=imagined,
         ),
     )
 
@@ -159,9 +161,11 @@ def write(folder: Path, condition: str, seed: int = 0, **changes: Any) -> weight
     return weights.write_model(folder / given["id"], **given)
 
 
-def write_joint(folder: Path, seed: int = 0, **changes: Any) -> weights.Installed:
+def write_joint(
+    folder: Path, seed: int = 0, imagined: ImaginedConfig | None = None, **changes: Any
+) -> weights.Installed:
     """The model of every condition in `folder`, for every task."""
-    config = joint_config()
+    config = joint_config(imagined)
     given: dict[str, Any] = {
         "id": "tiny-joint",
         "title": "Tiny joint",

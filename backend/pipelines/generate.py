@@ -154,7 +154,8 @@ def sample(
     noise: Iterator[torch.Tensor],
     region: Region | None = None,
 ) -> Iterator[sampling.Step]:
-    """Steps of all variations from noise to latents, under one condition: `features` (1, ...)."""
+    """Steps of all variations from noise to latents. features: (1, ...), one condition for all, or
+    (variations, ...)."""
     if features is not None:
         features = features.expand(settings.variations, *features.shape[1:])
     denoise = loaded.denoiser(features, settings.guidance)
@@ -174,6 +175,7 @@ class _Generator:
         self.settings = settings_of(task, self.installed)
         self.began = time.perf_counter()
         self.previews: Previewer | None = None
+        self.earlier: np.ndarray | None = None
 
     def run(self) -> Iterator[Progress | Result]:
         yield self.stages.at("Preparing the input", 0.0)
@@ -220,8 +222,13 @@ class _Generator:
     ) -> Generator[Progress, None, torch.Tensor]:
         """Yields progress and previews; returns latents (variations, C, 12, 12, 12) float32."""
         settings, source = self.settings, prepared.source
-        yield self.stages.at("Reading the input", _LOADED)
-        features = None if source is None else loaded.encode(source)
+        features: torch.Tensor | None = None
+        if loaded.imagines(source):
+            yield self.stages.at("Imagining the shape", _LOADED)
+            features = self.imagined(loaded, source, region)
+        else:
+            yield self.stages.at("Reading the input", _LOADED)
+            features = None if source is None else loaded.encode(source)
         noise = noise_of(settings, loaded.model.latent_shape()[1:], self.device)
         if self.task.preview:
             elapsed = time.perf_counter() - self.began
@@ -242,6 +249,20 @@ class _Generator:
             )
         return step.sample
 
+    def imagined(
+        self, loaded: resident.Loaded, source: Source | None, region: Region | None
+    ) -> torch.Tensor:
+        """Features of voxels that fit the words, of each variation others; of a shape of which a
+        region is made anew, its own beyond that region."""
+        assert not isinstance(source, np.ndarray)  # noqa: S101 - `imagines` says so
+        settings = self.settings
+        seeds = range(settings.seed, settings.seed + settings.variations)
+        known = None
+        if region is not None:
+            self.earlier = self.field(loaded, region.latent)
+            known = region.known_voxels(self.earlier)
+        return loaded.imagined(source, seeds, settings.guidance, known)
+
     # ------------------------------------------------------------------------------- surfaces
 
     def meshes(
@@ -253,19 +274,18 @@ class _Generator:
     ) -> Generator[Progress, None, list[MeshResult]]:
         """Yields progress; returns a MeshResult per latent."""
         found = []
-        earlier = None
         share = (1 - _SAMPLED) / len(latents)
         for number, latent in enumerate(latents):
             at = _SAMPLED + share * number
             yield self.stages.at("Decoding", at)
-            if region is not None and earlier is None:
-                earlier = self.field(loaded, region.latent)
+            if region is not None and self.earlier is None:
+                self.earlier = self.field(loaded, region.latent)
                 self.context.check_cancelled()
             began = time.perf_counter()
             field = self.field(loaded, latent)
             loaded.pace["decode"] = time.perf_counter() - began
-            if region is not None and earlier is not None:
-                field = region.blended(earlier, field)
+            if region is not None and self.earlier is not None:
+                field = region.blended(self.earlier, field)
             steps = scaled(self.refined(field, prepared), at + 0.4 * share, 0.3 * share)
             field = yield from self.stages.of(steps)
             yield self.stages.at("Extracting the surface", at + 0.7 * share)

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from ..errors import BadInput
 from ..geometry.transforms import compose, inverse
+from ..geometry.voxels import occupancy_of_sdf
 from ..models.wala.config import LATENT_SIDE
+from ..models.wala.imagined import CELLS, Known, values
 from ..protocol import Generation
 
 CELL = 0.25
@@ -41,6 +44,16 @@ class Region:
         """x_0 (B, C, 12, 12, 12) as predicted, with what stays put in."""
         return torch.where(self.mask, start, self.latent)
 
+    def known_voxels(self, earlier: np.ndarray) -> Known:
+        """Of the field (n, n, n) of the earlier shape: what is solid of cells that do not touch the
+        box or its margin."""
+        solid = torch.from_numpy(occupancy_of_sdf(earlier, 4 * CELLS))[None].float()
+        share = functional.avg_pool3d(solid, 4)[0]
+        at = 2 * (np.arange(CELLS) + 0.5) / CELLS - 1
+        near = self._weight(at[:, None, None], at[None, :, None], at[None, None, :]) > 0
+        device = self.latent.device
+        return Known(values(share).to(device), torch.from_numpy(near).to(device))
+
     def blended(self, earlier: np.ndarray, new: np.ndarray) -> np.ndarray:
         """Fields (n, n, n) over the cube, node i at 2 i / n - 1 -> that of the earlier shape beyond
         the margin, the new one inside the box."""
@@ -56,9 +69,9 @@ class Region:
             field[at] = np.where(weight > 0, mixed, earlier[at])
         return field
 
-    def _weight(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    def _weight(self, x: np.ndarray | float, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """1 in the box, 0 from FEATHER outside of it on, smooth between."""
-        squared = np.zeros(np.broadcast(y, z).shape)
+        squared = np.zeros(np.broadcast(x, y, z).shape)
         for row in self.to_box[:3]:
             along = row[0] * x + row[1] * y + row[2] * z + row[3]
             # A step of 1 along this axis of the box is 1 / |row| in the cube.

@@ -12,7 +12,7 @@ import gc
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from .. import environment, sampling
 from ..errors import BadInput
 from ..geometry import wavelets
 from ..models.wala import acceleration, loading
+from ..models.wala.imagined import SAID, Known
 from ..models.wala.model import RESOLUTION, Wala
 from ..models.wala.preview_decoder import PreviewDecoder
 from ..tensor_files import SIZES, read_header
@@ -75,6 +76,28 @@ class Loaded:
                 {name: self._one(array, exact.get(name)) for name, array in source.items()}
             )
         return self.model.encode(self._one(source))
+
+    def imagines(self, source: np.ndarray | Mapping[str, np.ndarray] | None) -> bool:
+        """Whether, of this source, the model first makes voxels: `imagined` instead of `encode`."""
+        joint = self.model.joint
+        if joint is None or joint.imagined is None or isinstance(source, np.ndarray):
+            return False
+        return source is None or source.keys() <= set(SAID)
+
+    def imagined(
+        self,
+        source: Mapping[str, np.ndarray] | None,
+        seeds: Sequence[int],
+        guidance: float,
+        known: Known | None = None,
+    ) -> torch.Tensor:
+        """What the model is told of voxels that it makes of words, or of nothing: (len(seeds), ...)
+        as of `encode`. known: of those voxels."""
+        joint = self.model.joint
+        assert joint is not None and joint.imagined is not None  # noqa: S101, PT018 - `imagines`
+        said = {name: self._one(array) for name, array in (source or {}).items()}
+        cells = joint.imagined.imagine(said, seeds, guidance, known)
+        return self.model.encode({"voxels": cells.to(self.dtype)})
 
     def _one(self, array: np.ndarray, dtype: torch.dtype | None = None) -> torch.Tensor:
         return torch.from_numpy(array)[None].to(self.device, dtype or self.dtype)

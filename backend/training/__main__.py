@@ -64,6 +64,7 @@ def _add_trainings(actions: Any) -> None:
     for name, words in (
         ("autoencoder", "train the VQ-VAE between wavelet trees and latents"),
         ("seeing", "train what sees, in pictures, where shapes are solid"),
+        ("imagining", "train what makes voxels of words, or of nothing"),
         ("diffusion", "train what makes latents of points, voxels, pictures and words"),
     ):
         action = actions.add_parser(name, help=words)
@@ -163,7 +164,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from ..conditions import sentences
-    from . import autoencoder, dataset, diffusion, seeing
+    from . import autoencoder, dataset, diffusion, imagining, seeing
     from .loops import Plan, team
 
     coding = options.training == "autoencoder"
@@ -195,6 +196,13 @@ def _train(options: argparse.Namespace) -> int:
             joint = diffusion.JOINTS[options.size]
             batch = options.batch or (16 if small else 256)
             run = seeing.fit(options.folder, joint, batch, plan, members, say, output)
+        elif options.training == "imagining":
+            joint = diffusion.JOINTS[options.size]
+            if sentences.available():
+                joint = dataclasses.replace(joint, text=sentences.LENGTH)
+            batch = options.batch or (64 if small else 512)
+            size = imagining.SIZES[options.size]
+            run = imagining.fit(options.folder, joint, size, batch, plan, members, say, output)
         else:
             coder = autoencoder.trained(output / autoencoder.CHECKPOINT)
             joint = diffusion.JOINTS[options.size]

@@ -15,11 +15,11 @@ import torch
 
 from .. import weights
 from ..errors import BadInput
-from ..models.wala.config import JointConfig, UVitConfig, WalaConfig
+from ..models.wala.config import ImaginedConfig, JointConfig, UVitConfig, WalaConfig
 from ..models.wala.model import Wala
 from ..sampling import Diffusion
 from ..weights import Installed
-from . import autoencoder, diffusion, seeing
+from . import autoencoder, diffusion, imagining, seeing
 from .conditions import VIEW_CAMERAS
 from .loops import read_checkpoint
 
@@ -39,7 +39,8 @@ _FLOAT32 = ("autoencoder.quantize.", "autoencoder.basis.")
 
 
 def model_of(folder: Path) -> Wala:
-    """The averaged model of FOLDER/autoencoder.pt and FOLDER/diffusion.pt, on the CPU.
+    """The averaged model of FOLDER/autoencoder.pt and FOLDER/diffusion.pt, on the CPU; and of
+    FOLDER/imagining.pt, if it is there.
 
     Raises BadInput when one of them is missing or of another kind.
     """
@@ -47,6 +48,8 @@ def model_of(folder: Path) -> Wala:
     settings = json.loads(state["settings"])
     coder = autoencoder.trained(folder / autoencoder.CHECKPOINT)
     joint = {**settings["joint"], "words": tuple(settings["joint"]["words"])}
+    joint["imagined"] = None
+    imagined = _imagined(folder, joint)
     config = WalaConfig(
         autoencoder=coder.config,
         denoiser=UVitConfig(**settings["denoiser"]),
@@ -55,9 +58,28 @@ def model_of(folder: Path) -> Wala:
     )
     model = Wala(config)
     averaged = {f"autoencoder.{name}": value for name, value in coder.state_dict().items()}
-    averaged |= state["average"]
+    averaged |= state["average"] | imagined
     model.load_state_dict(averaged)
     return model.eval().requires_grad_(False)
+
+
+def _imagined(folder: Path, joint: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Weights of what imagines, its configuration put into `joint`; none where it was not trained.
+
+    Raises BadInput where it was trained for other words.
+    """
+    path = folder / imagining.CHECKPOINT
+    if not path.exists():
+        return {}
+    settings = json.loads(read_checkpoint(path)["settings"])
+    if [settings["text"], settings["words"]] != [joint["text"], list(joint["words"])]:
+        raise BadInput(
+            f"{path} was trained for other words than the diffusion.",
+            "Train both on the same shapes, with the same reader of sentences.",
+        )
+    joint["imagined"] = ImaginedConfig(**settings["imagined"])
+    weights = imagining.trained(path)
+    return {f"joint.imagined.{name}": value for name, value in weights.items()}
 
 
 def tensors_of(model: Wala, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
@@ -112,10 +134,10 @@ def export(
 def provenance(folder: Path) -> dict[str, Any]:
     """Steps and seconds of the trainings, and their settings."""
     found = {}
-    names = (autoencoder.CHECKPOINT, seeing.CHECKPOINT, diffusion.CHECKPOINT)
-    for name in names:
-        if name == seeing.CHECKPOINT and not (folder / name).exists():
-            continue  # what it learned is in the diffusion, too
+    optional = (seeing.CHECKPOINT, imagining.CHECKPOINT)
+    for name in (autoencoder.CHECKPOINT, diffusion.CHECKPOINT, *optional):
+        if name in optional and not (folder / name).exists():
+            continue  # what seeing learned is in the diffusion, too
         state = read_checkpoint(folder / name)
         found[Path(name).stem] = {**state["numbers"], "settings": json.loads(state["settings"])}
     return found

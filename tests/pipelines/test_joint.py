@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from backend import pipelines, protocol, weights
 from backend.conditions.words import model_words, suggestions
 from backend.errors import BadInput
 from backend.geometry.transforms import apply_to_points, inverse
+from backend.models.wala.config import ImaginedConfig
+from backend.models.wala.imagined import ImaginedVoxels
+from backend.models.wala.model import Wala
 from backend.pipelines import Context, generate, previews, regions, resident
 from backend.pipelines.generate import Settings
 from backend.pipelines.preparation import Prepared, prepare
@@ -297,6 +301,83 @@ def test_a_shape_of_another_model_is_refused_before_any_work(
     with pytest.raises(BadInput, match=r"4 numbers in each cell.* 16") as caught:
         last(task)
     assert "Choose the model that made the shape" in caught.value.remedy
+
+
+# -------------------------------------------------------------------------------------- imagining
+
+
+@pytest.fixture
+def imagining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ImaginedConfig(width=32, depth=1, heads=2)
+    wala_models.write_joint(tmp_path / "imagining", imagined=small)
+    monkeypatch.setenv("FIELDFORGE_WEIGHTS", str(tmp_path / "imagining"))
+
+
+@pytest.mark.usefixtures("solid", "imagining")
+def test_words_become_voxels_first_and_these_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    encode = Wala.encode
+
+    def noted(self: Wala, source: Any) -> torch.Tensor:
+        told.append(source)
+        return encode(self, source)
+
+    monkeypatch.setattr(Wala, "encode", noted)
+    kinds = ("text-to-mesh", "shape", "image-to-mesh")
+    made = {kind: mesh_of(TASKS[kind](seed=5)).latent for kind in kinds}
+    assert [sorted(source) for source in told] == [["voxels"], ["voxels"], ["image"]]
+    text, nothing = (source["voxels"] for source in told[:2])
+    assert text.shape == nothing.shape == (1, 1, 16, 16, 16)
+    assert 0 < text.mean() < 1
+    assert (text != nothing).any()
+    # The same voxels, given by hand, are the same shape.
+    loaded = resident.load(weights.require("tiny-joint"), torch.device("cpu"), 0)
+    features = loaded.encode({"voxels": text[0].numpy()})
+    settings = Settings(3, 1.5, 5, 1, False)
+    noise = generate.noise_of(settings, loaded.model.latent_shape()[1:], torch.device("cpu"))
+    *_, step = generate.sample(loaded, features, settings, noise)
+    np.testing.assert_allclose(step.sample[0].numpy(), made["text-to-mesh"], atol=1e-5)
+
+
+@pytest.mark.usefixtures("solid", "imagining")
+@pytest.mark.parametrize("kind", ["text-to-mesh", "shape"])
+def test_each_variation_is_imagined_by_its_own_seed(kind: str) -> None:
+    several = last(TASKS[kind](seed=5, variations=3, steps=1)).meshes
+    alone = mesh_of(TASKS[kind](seed=6, steps=1)).latent
+    np.testing.assert_allclose(several[1].latent, alone, atol=1e-4)
+    for other in (several[0], several[2]):
+        assert np.abs(other.latent - alone).max() > 1e-3
+
+
+@pytest.mark.usefixtures("imagining")
+def test_beyond_a_region_the_earlier_shape_is_what_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = np.arange(64, dtype=np.float32) / 32 - 1
+    ball = np.sqrt(nodes[:, None, None] ** 2 + nodes[:, None] ** 2 + nodes**2) - np.float32(0.7)
+    monkeypatch.setattr(generate._Generator, "field", lambda *_: ball)
+    given = []
+    imagine = ImaginedVoxels.imagine
+
+    def noted(self: ImaginedVoxels, *rest: Any) -> torch.Tensor:
+        given.append((rest[-1], imagine(self, *rest)))
+        return given[-1][1]
+
+    monkeypatch.setattr(ImaginedVoxels, "imagine", noted)
+    earlier = mesh_of(TASKS["text-to-mesh"](seed=1, up_axis="y"))
+    region = np.diag([0.5, 1, 1, 1.0])
+    region[0, 3] = -0.5  # all below x = 0
+    mesh_of(TASKS["text-to-mesh"](seed=2, up_axis="y", latent=earlier.latent, region=region))
+    assert given[0][0] is None
+    known, voxels = given[1]
+    # The margin is a quarter wide, so cells from x = 0.25 on stay.
+    assert known.anew[:10].all()
+    assert not known.anew[10:].any()
+    centres = 2 * (np.arange(16) + 0.5) / 16 - 1
+    distance = np.sqrt(sum(np.meshgrid(*[centres**2] * 3, indexing="ij")))
+    kept = voxels[0, 0, 10:].numpy().astype(bool)
+    assert kept[distance[10:] < 0.6].all()
+    assert not kept[distance[10:] > 0.8].any()
 
 
 # ------------------------------------------------------------------------- defaults and the memory

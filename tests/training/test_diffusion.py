@@ -11,12 +11,13 @@ from backend.models.wala import loading
 from backend.models.wala.config import (
     AutoencoderConfig,
     CompactConfig,
+    ImaginedConfig,
     JointConfig,
     UVitConfig,
     WalaConfig,
 )
 from backend.models.wala.joint import GRID, PLACED, JointEncoder, point_grid, voxel_grid
-from backend.training import autoencoder, dataset, diffusion, export
+from backend.training import autoencoder, dataset, diffusion, export, imagining
 from backend.training.conditions import Conditions
 from backend.training.diffusion import ConditionSet, Network, Recipe, draw_kinds, draw_symmetry
 from backend.training.loops import Plan, Team, train
@@ -358,6 +359,27 @@ def test_the_export_loads_and_makes_the_same(checkpoints, conditions, tmp_path):
     )
     assert torch.allclose(under, without, atol=1e-5)
     assert (found[0] - without).abs().max() > 1e-3
+
+
+def test_what_imagines_goes_out_with_the_model(checkpoints, tmp_path):
+    for name in (autoencoder.CHECKPOINT, diffusion.CHECKPOINT):
+        (tmp_path / name).symlink_to(checkpoints / name)
+    assert export.model_of(tmp_path).joint.imagined is None
+    small = ImaginedConfig(width=32, depth=1, heads=2)
+    path = tmp_path / imagining.CHECKPOINT
+    run = imagining.begin(small, JOINT.text, JOINT.words, 4, Plan(steps=1), ALONE, path)
+    run.save()
+    words = {"title": "Small", "license": "CC0-1.0", "source": {}, "card": ""}
+    installed = export.export(tmp_path, tmp_path / "small", **words)
+    assert installed.source["imagining"]["settings"]["imagined"]["width"] == 32
+    model = loading.load(installed, torch.device("cpu"), torch.float32)
+    assert model.config.joint.imagined == small
+    for name, tensor in model.joint.imagined.state_dict().items():
+        torch.testing.assert_close(tensor, run.average.weights[name], rtol=1e-3, atol=1e-6)
+    path.unlink()
+    imagining.begin(small, 0, ("other",), 4, Plan(steps=1), ALONE, path).save()
+    with pytest.raises(BadInput, match="other words"):
+        export.model_of(tmp_path)
 
 
 def test_a_model_in_several_files(checkpoints, tmp_path, monkeypatch):

@@ -243,6 +243,17 @@ class ConditionConfig:
 
 
 @dataclass(frozen=True)
+class ImaginedConfig:
+    """What makes voxels of words, or of nothing; see imagined.py. patch: cells along a side of what
+    is one token of the transformer."""
+
+    width: int = 192
+    depth: int = 8
+    heads: int = 4
+    patch: int = 4
+
+
+@dataclass(frozen=True)
 class JointConfig:
     """The encoder of a model that takes any of several conditions; see joint.py.
 
@@ -251,6 +262,7 @@ class JointConfig:
     views: most pictures at a time. text: length of the vector of a sentence, 0 where it takes none.
     words: what single words are known, in the order of their rows; empty likewise.
     grid_width, grid_blocks: of the convolutions that read points and voxels.
+    imagined: of what makes voxels where nothing says where the shape is; None where there is none.
     """
 
     channels: int = 256
@@ -263,6 +275,7 @@ class JointConfig:
     words: tuple[str, ...] = ()
     grid_width: int = 64
     grid_blocks: int = 2
+    imagined: ImaginedConfig | None = None
 
 
 @dataclass(frozen=True)

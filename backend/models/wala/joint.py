@@ -4,7 +4,7 @@ What says where something is (points, voxels) goes through convolutions on the g
 cells, and is added there: `PLACED` tokens, one for each patch of the denoiser, zero where nothing
 is said. Pictures say it, too: what they make their encoder guess of the shape is read as voxels
 are. Their tokens, and those of words, are attended to. What is not given is left out; nothing at
-all is one learned token.
+all is one learned token. Where nothing says where the shape is, `imagined` can make voxels first.
 So a model of this kind is driven as every WaLa is:
 
     features = model.encode({"points": points, "sketch": picture})   # (B, L, C)
@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from .compact import Block
 from .config import LATENT_SIDE, JointConfig
+from .imagined import ImaginedVoxels
 from .pictures import PLACES, PictureEncoder
 from .uvit import Patches
 
@@ -61,6 +62,11 @@ class JointEncoder(nn.Module):
         self.guess_in = CellEncoder(1, config)
         self.text_in = _said(config.text, channels)
         self.words_in = _said(len(config.words), channels)
+        self.imagined = (
+            ImaginedVoxels(config.imagined, config.text, len(config.words))
+            if config.imagined
+            else None
+        )
 
     def forward(self, sources: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """(B, L, C); the order of the names does not matter."""

@@ -1,0 +1,96 @@
+"""Voxels of words, or of nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from backend.models.wala import imagined
+from backend.models.wala.config import ImaginedConfig
+from backend.models.wala.imagined import CELLS, ImaginedVoxels, Known, solid, values
+
+CONFIG = ImaginedConfig(width=32, depth=2, heads=2, patch=4)
+
+
+@pytest.fixture(scope="module")
+def network() -> ImaginedVoxels:
+    """Of chance, its last layers too, which begin as zero."""
+    torch.manual_seed(3)
+    made = ImaginedVoxels(CONFIG, text=7, words=5)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return made.eval()
+
+
+def _said(number: int) -> dict[str, torch.Tensor]:
+    return {"words": torch.eye(5)[number : number + 1]}
+
+
+def test_a_shape_is_a_function_of_its_seed_alone(network: ImaginedVoxels) -> None:
+    together = network.imagine(_said(1), [5, 6, 7], 2.0)
+    assert together.shape == (3, 1, CELLS, CELLS, CELLS)
+    assert set(together.unique().tolist()) == {0.0, 1.0}
+    alone = network.imagine(_said(1), [6], 2.0)
+    assert (alone == together[1:2]).float().mean() > 0.999  # batches differ in their last bits
+    assert (together[0] != together[1]).any()
+    assert torch.equal(together, network.imagine(_said(1), [5, 6, 7], 2.0))
+
+
+def test_what_is_said_counts(network: ImaginedVoxels) -> None:
+    first, second = (network.imagine(_said(number), [5], 3.0) for number in (1, 2))
+    nothing = network.imagine(None, [5], 3.0)
+    spoken = network.imagine({"text": torch.ones(1, 7)}, [5], 3.0)
+    found = [first, second, nothing, spoken]
+    for number, one in enumerate(found):
+        for other in found[:number]:
+            assert (one != other).any()
+    # Without anything said there is nothing to exaggerate.
+    assert torch.equal(nothing, network.imagine({}, [5], 1.0))
+
+
+def test_conditions_that_it_was_not_made_for_are_refused(network: ImaginedVoxels) -> None:
+    with pytest.raises(ValueError, match="not trained on sound"):
+        network.condition({"sound": torch.ones(1, 7)})
+    with pytest.raises(ValueError, match="nothing is said"):
+        network.condition({})
+    with pytest.raises(ValueError, match="not trained on text"):
+        ImaginedVoxels(CONFIG, text=0, words=5).condition({"text": torch.ones(1, 7)})
+
+
+def test_what_is_known_stays(network: ImaginedVoxels) -> None:
+    share = torch.zeros(CELLS, CELLS, CELLS)
+    share[:, :4] = 1
+    anew = torch.zeros(CELLS, CELLS, CELLS, dtype=torch.bool)
+    anew[8:] = True
+    made = network.imagine(_said(1), [5, 6], 2.0, Known(values(share), anew))
+    assert (made[:, 0, :8] == share[:8]).all()
+    assert (made[0, 0, 8:] != made[1, 0, 8:]).any()
+
+
+def test_shares_and_values() -> None:
+    share = torch.tensor([0.0, 0.2, imagined.SOLID, 0.4, imagined.FULL, 1.0])
+    assert values(share).tolist() == pytest.approx([-1, -0.2, 0, 0.6, 1, 1])
+
+
+def test_there_is_always_something_solid() -> None:
+    cells = torch.full((2, 1, CELLS, CELLS, CELLS), -0.9)
+    cells[0, 0, 1, 2, 3] = -0.5
+    cells[1, 0, :2] = 0.5
+    found = solid(cells)
+    assert found[0].sum() == 1
+    assert found[0, 0, 1, 2, 3] == 1
+    assert found[1].sum() == 2 * CELLS**2
+
+
+def test_patches_lie_where_their_cells_lie() -> None:
+    """With layers that pass cells on, what comes out is what went in."""
+    made = ImaginedVoxels(ImaginedConfig(width=64, depth=0, heads=2, patch=4), 0, 1)
+    with torch.no_grad():
+        made.cells_in.weight.copy_(torch.eye(64))
+        made.cells_in.bias.zero_()
+        made.place.zero_()
+        made.cells_out.weight.copy_(torch.eye(64))
+    made.norm = torch.nn.Identity()  # type: ignore[assignment]
+    x = torch.randn(2, 1, CELLS, CELLS, CELLS)
+    found = made(x, torch.tensor([1, 2]), made.nothing(2))
+    torch.testing.assert_close(found, x)
