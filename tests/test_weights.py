@@ -54,7 +54,7 @@ def test_the_registry_names_every_published_model() -> None:
     entries = {
         name: entry
         for name, entry in weights.entries().items()
-        if entry.family in ("wala", "mvdream")
+        if entry.family in ("wala", "mvdream") and entry.repository != "MVDream/MVDream"
     }
     assert {entry.repository for entry in entries.values()} == {
         f"ADSKAILab/WaLa-{name}"
@@ -91,6 +91,7 @@ def test_the_best_steps_and_guidance_of_the_authors_are_the_defaults() -> None:
         "wala-shape-1b": (None, 1000),
         "mvdream-depth6": (1.5, 10),
         "mvdream-rgb4": (1.3, 5),
+        "mvdream-sd21": (10.0, 50),
         "ldm3d-pano": (7.0, 50),
         "ldm3d-4c": (5.0, 50),
         "ldm3d": (5.0, 50),

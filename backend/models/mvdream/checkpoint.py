@@ -71,12 +71,23 @@ def contents(
 def config_of(entry: Entry) -> MVDreamConfig:
     """The configuration of a published text model.
 
-    `arguments` of the registry: view_steps, view_guidance and suffix, where they differ from ours.
+    `arguments` of the registry: view_steps, view_guidance and suffix, where they differ from ours;
+    spacing of the steps; beta_end, where a file without a schedule was trained with another; and,
+    for views that have no numbers, their ring: its elevation and where it starts, in degrees.
     """
-    config = MVDreamConfig(tuple(VIEW_CAMERAS[index] for index in entry.cameras))
-    known = {"view_steps": "steps", "view_guidance": "guidance", "suffix": "suffix"}
-    chosen = {known[name]: value for name, value in entry.arguments.items()}
-    return dataclasses.replace(config, **chosen)
+    given = dict(entry.arguments)
+    last = given.pop("beta_end", None)
+    start, elevation = (float(given.pop(name, 0.0)) for name in ("start", "elevation"))
+    views = tuple(VIEW_CAMERAS[index] for index in entry.cameras)
+    if not views:
+        turn = 360.0 / max(entry.views, 1)
+        views = tuple(((start + turn * k) % 360.0, elevation) for k in range(entry.views))
+    known = {"view_steps": "steps", "view_guidance": "guidance"}
+    chosen = {known.get(name, name): value for name, value in given.items()}
+    config = dataclasses.replace(MVDreamConfig(views), **chosen)
+    if last is None:
+        return config
+    return dataclasses.replace(config, diffusion=dataclasses.replace(config.diffusion, last=last))
 
 
 def published_names(names: Iterable[str], config: MVDreamConfig) -> dict[str, str]:

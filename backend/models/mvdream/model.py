@@ -43,13 +43,18 @@ class MVDream(nn.Module):
         return self.text_encoder(input_ids=numbers, position_ids=positions).last_hidden_state
 
     def denoise(
-        self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        context: torch.Tensor,
+        poses: np.ndarray | None = None,
     ) -> torch.Tensor:
         """The prediction at x_t = `x` (B V, 4, h, w), as float32; timesteps (B V,).
 
-        The V views of a shape follow each other. context: their text, (B V, L, C).
+        The V views of a shape follow each other. context: their text, (B V, L, C). poses: as in
+        `cameras`.
         """
-        cameras = self.cameras()
+        cameras = self.cameras(poses)
         views = len(cameras)
         predicted = self.unet(
             x.to(self.dtype),
@@ -60,10 +65,17 @@ class MVDream(nn.Module):
         )
         return predicted.sample.float()
 
-    def cameras(self) -> torch.Tensor:
-        """(V, 16): camera to world, row by row, one unit away, z up."""
-        poses = torch.from_numpy(camera_poses(self.config.views, up_axis="z"))
-        return poses.flatten(1).to(self.device, self.dtype)
+    def cameras(self, poses: np.ndarray | None = None) -> torch.Tensor:
+        """(V, 16): camera to world, row by row, one unit away, z up.
+
+        poses: (V, 4, 4) of cameras around the origin, from any distance; None: the model's own.
+        """
+        if poses is None:
+            own = camera_poses(self.config.views, up_axis="z")
+        else:
+            own = np.array(poses, np.float64)
+            own[:, :3, 3] /= np.linalg.norm(own[:, :3, 3], axis=1, keepdims=True)
+        return torch.from_numpy(own).flatten(1).to(self.device, self.dtype)
 
     def pictures(self, latents: torch.Tensor) -> np.ndarray:
         """Latents (V, 4, h, w) -> (V, H, W, 3) uint8, row 0 at the top."""
@@ -78,11 +90,11 @@ class MVDream(nn.Module):
 
     # -------------------------------------------------------------------------------- sampling
 
-    def latent_shape(self) -> tuple[int, int, int, int]:
-        """(V, 4, h, w)."""
+    def latent_shape(self, views: int = 0) -> tuple[int, int, int, int]:
+        """(V, 4, h, w), of as many views as the model has cameras unless given."""
         config = self.config
         side = config.side // config.autoencoder.factor
-        return (len(config.views), config.autoencoder.latent_channels, side, side)
+        return (views or len(config.views), config.autoencoder.latent_channels, side, side)
 
     def sample(
         self,
@@ -90,17 +102,25 @@ class MVDream(nn.Module):
         noise: torch.Tensor,
         steps: int | None = None,
         guidance: float | None = None,
+        poses: np.ndarray | None = None,
     ) -> Iterator[sampling.Step]:
         """Steps from `noise` to latents, both of `latent_shape`, of what the prompt says.
 
-        steps, guidance: of the configuration unless given.
+        steps, guidance: of the configuration unless given. poses: of `cameras`, one for each view
+        of the noise; None: the model's own.
         """
         config = self.config
-        views = len(config.views)
+        views = len(noise)
+
+        def denoise(
+            x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor
+        ) -> torch.Tensor:
+            return self.denoise(x, timesteps, context, poses)
+
         context, null = (self.encode(text).repeat(views, 1, 1) for text in (prompt, ""))
         scale = config.guidance if guidance is None else guidance
         return sampling.ddim(
-            sampling.guided(self.denoise, context, null, scale),
+            sampling.guided(denoise, context, null, scale),
             config.diffusion.spaced(steps or config.steps, config.spacing),
             noise.to(self.device),
             config.diffusion.prediction,
@@ -148,10 +168,10 @@ def full_prompt(prompt: str, suffix: str, as_published: bool = False) -> str:
     return text if "3d" in text or "3D" in text else text + suffix
 
 
-def first_noise(model: MVDream, seed: int) -> torch.Tensor:
-    """x_T of a seed, the same on every device."""
+def first_noise(model: MVDream, seed: int, views: int = 0) -> torch.Tensor:
+    """x_T of a seed, the same on every device. views: as in `latent_shape`."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(model.latent_shape(), generator=generator)
+    return torch.randn(model.latent_shape(views), generator=generator)
 
 
 def grey(pictures: np.ndarray) -> np.ndarray:

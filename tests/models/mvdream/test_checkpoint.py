@@ -159,3 +159,26 @@ def test_the_registry_says_what_a_checkpoint_does_not(name: str, views: int) -> 
     assert config.diffusion.last == 0.02
     assert config.unet.widths == (320, 640, 1280, 1280)
     assert config.autoencoder.factor == 8
+
+
+def test_the_first_mvdream_has_a_ring_of_its_own(small: MVDream) -> None:
+    entry = weights.entries()["mvdream-sd21"]
+    config = checkpoint.config_of(entry)
+    assert config.views == ((90.0, 15.0), (180.0, 15.0), (270.0, 15.0), (0.0, 15.0))
+    assert (config.steps, config.guidance, config.spacing) == (50, 10, "leading")
+    assert config.diffusion.last == 0.012
+    assert config.unet.widths == (320, 640, 1280, 1280)
+    assert (entry.tasks, entry.needs) == (("text-to-views",), ())
+
+
+def test_the_first_mvdream_becomes_a_model(
+    tmp_path: Path, small: MVDream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = _file(tmp_path, _mvdream(small), lightning=False)
+    monkeypatch.setattr(checkpoint, "config_of", lambda _entry: small.config)
+    installed = conversion.convert(opened.path, model_id="mvdream-sd21", store=tmp_path)
+    assert (installed.family, installed.views, installed.cameras) == ("mvdream", 4, ())
+    assert installed.config["diffusion"]["last"] == 0.012
+    model = loading.load(installed, torch.device("cpu"), torch.float32)
+    for name, tensor in small.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from backend.errors import BadInput
 from backend.models.mvdream import loading
 from backend.models.mvdream.config import MVDreamConfig, UNetConfig
 from backend.models.mvdream.model import MVDream, first_noise, full_prompt, grey
+from backend.protocol import camera_poses
 from tests import mvdream_models
 
 CPU = torch.device("cpu")
@@ -109,6 +111,26 @@ def test_views_know_of_each_other_and_of_their_cameras(small: MVDream) -> None:
     turned.load_state_dict(small.state_dict())
     turned.requires_grad_(False)
     assert (turned.denoise(x, timesteps, context) - before).abs().max() > 1e-4
+
+
+def test_cameras_may_stand_anywhere_around(small: MVDream) -> None:
+    own = camera_poses(small.config.views, "z", 3.5)
+    assert torch.allclose(small.cameras(own), small.cameras(), atol=1e-6)
+    noise = first_noise(small, 0)
+
+    def painted(**chosen: Any) -> torch.Tensor:
+        *_, last = small.sample("a cup", noise, 2, **chosen)
+        return last.sample
+
+    torch.testing.assert_close(painted(poses=own), painted(), rtol=1e-3, atol=1e-3)
+    turned = camera_poses([(azimuth + 90, up) for azimuth, up in small.config.views], "z", 1)
+    assert not torch.allclose(painted(poses=turned), painted(), rtol=1e-2)
+
+
+def test_there_may_be_more_views_than_the_model_has_cameras(small: MVDream) -> None:
+    poses = camera_poses([(45.0 * k, 15.0) for k in range(8)], "z", 2)
+    *_, last = small.sample("a cup", first_noise(small, 0, 8), 1, poses=poses)
+    assert last.sample.shape == (8, 4, 8, 8) == small.latent_shape(8)
 
 
 def test_shapes_of_a_batch_do_not_mix(small: MVDream) -> None:
