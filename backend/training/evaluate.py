@@ -24,6 +24,7 @@ from .. import weights
 from ..bench import reconstruction
 from ..bench_tables import table
 from ..errors import BadInput, FieldforgeError
+from ..models.wala import loading
 from ..pipelines import Context, resident, run
 from ..protocol import MeshResult
 from ..server import version
@@ -95,6 +96,7 @@ class _Bench:
         self.models = tuple(models)
         self.learned = {name: weights.require(name) for name in models if name != FIT}
         self.marks = {name: _mark_of(entry) for name, entry in self.learned.items()}
+        self.marks_of_sets = {name: _mark_of(entry, "") for name, entry in self.learned.items()}
         self.rows = _known(self.target / "rows.jsonl")
         self._galleries: dict[str, Gallery] = {}
         self._marks_of_inputs: dict[tuple[str, str], str] = {}
@@ -251,7 +253,8 @@ class _Bench:
                     continue
                 words = [""] * samples if kind == "unconditional" else [c.words for c in chosen]
                 kept = self.target / f"{kind}-{model}"
-                made = free_generation.make(words, model, self.device, kept, self.marks[model])
+                mark = self.marks_of_sets[model]
+                made = free_generation.make(words, model, self.device, kept, mark)
                 rows.append(sets.row(f"{kind}, {model}", made))
                 contact_sheets.save(
                     _sheet_of_sets(made.tiles, words, chosen), self.target / f"{kind}-{model}.png"
@@ -271,6 +274,7 @@ class _Bench:
         (self.target / "tables.txt").write_text(text + "\n", encoding="utf-8")
 
 
+_IMAGINED = "joint.imagined."
 _EMPTY: Surface = (np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32))
 
 
@@ -279,10 +283,17 @@ def _word(kind: str) -> str:
     return "points" if kind.endswith("points") else kind
 
 
-def _mark_of(entry: weights.Installed) -> str:
-    """The same for the same weights and description only."""
-    description = (entry.folder / weights.DESCRIPTION).read_bytes()
-    return hashlib.sha256(description).hexdigest()[:16]
+def _mark_of(entry: weights.Installed, without: str = _IMAGINED) -> str:
+    """The same for the same weights and settings only. without: beginning of the names of weights
+    that do not count; those of what imagines are asked only where nothing is given."""
+    config = {**entry.config, "joint": {**(entry.config.get("joint") or {}), "imagined": None}}
+    settings = json.dumps([config, entry.steps, entry.guidance], sort_keys=True)
+    digest = hashlib.sha256(settings.encode())
+    for name, tensor in sorted(loading.mapped(entry), key=lambda pair: pair[0]):
+        if not without or not name.startswith(without):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _poisson(points: np.ndarray, normals: np.ndarray | None) -> list[Surface]:

@@ -11,12 +11,15 @@ from PIL import Image
 
 from backend.errors import BadInput
 from backend.geometry.transforms import apply_to_points
+from backend.models.wala import loading
+from backend.models.wala.config import ImaginedConfig
 from backend.protocol import MeshResult, check_points
 from backend.training import cases, conditions, contact_sheets, evaluate, packed, trees
 from backend.training.conditions import Amounts, Conditions
 from backend.training.metrics import score
 from backend.training.packed import Shape
 from backend.training.prepare import key_of
+from tests import wala_models
 
 quiet = lambda stage, share: None  # noqa: E731
 
@@ -164,14 +167,29 @@ def test_methods_that_learn_nothing_find_the_ball(folder, case):
         assert bench.row(case, kind, method)["IoU"] > least
 
 
+def test_what_imagines_counts_only_where_nothing_is_given(tmp_path):
+    """So what was measured of inputs stays when words are trained anew."""
+    small = ImaginedConfig(width=32, depth=1, heads=2)
+    plain = wala_models.write_joint(tmp_path / "plain")
+    more = wala_models.write_joint(tmp_path / "more", imagined=small)
+    other = wala_models.write_joint(tmp_path / "other", seed=1)
+    assert plain.config != more.config
+    tensors = dict(loading.mapped(more))
+    for name, tensor in loading.mapped(plain):
+        if not torch.equal(tensor, tensors[name]):  # drawn after what imagines
+            tensors[name] = tensor
+    again = wala_models.write_joint(tmp_path / "again", imagined=small, tensors=tensors)
+    marks = [evaluate._mark_of(entry) for entry in (plain, again, other)]
+    assert marks[0] == marks[1] != marks[2]
+    sets = [evaluate._mark_of(entry, "") for entry in (plain, again, more)]
+    assert len(set(sets)) == 3
+    warmer = wala_models.write_joint(tmp_path / "warmer", guidance=2.0)
+    assert evaluate._mark_of(warmer) != marks[0]
+
+
 def test_models_are_asked_for_what_they_can_do(folder, case, monkeypatch):
-    entry = type("Entry", (), {})()
-    entry.config, entry.tasks = (
-        {"joint": {"views": 6}},
-        ("points-to-mesh", "image-to-mesh", "shape"),
-    )
-    entry.folder, entry.title, entry.source = folder, "Small", {}
-    (folder / "model.json").write_text("{}")
+    tasks = ("points-to-mesh", "image-to-mesh", "shape")
+    entry = wala_models.write_joint(folder / "models", id="small", tasks=tasks)
     monkeypatch.setattr(evaluate.weights, "require", lambda name: entry)
     bench = evaluate._Bench(folder, ["wavelet-fit", "small"], "cpu")
     assert bench.methods("tree") == (evaluate.CEILING, "small")
@@ -192,7 +210,7 @@ def test_models_are_asked_for_what_they_can_do(folder, case, monkeypatch):
     assert bench.row(case, "noisy points", "small")["seconds"] == 7
     assert bench.row(case, "noisy points", "small, refined")["IoU"] > 0.97
     before = bench.mark(case, "noisy points", "small")
-    (folder / "model.json").write_text('{"other": "weights"}')
+    entry = wala_models.write_joint(folder / "models", seed=1, id="small", tasks=tasks)
     other = evaluate._Bench(folder, ["wavelet-fit", "small"], "cpu")
     assert other.mark(case, "noisy points", "small") != before
     assert other.mark(case, "noisy points", "wavelet-fit") == bench.mark(
