@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -67,3 +68,8 @@ def _module(name: str):
 if __name__ == "__main__":
     words = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else sys.argv[1:]
     main(words)
+    if bpy.app.version < (4, 3) and not bpy.app.binary_path:
+        # As a module, 4.2 clears up after Python has ended where properties have callbacks: that
+        # crashes, though the file is written.
+        sys.stdout.flush()
+        os._exit(0)
