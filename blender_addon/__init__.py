@@ -21,9 +21,13 @@ from .panorama import panel as panorama_panel
 from .panorama import settings as panorama_settings
 from .panorama import stereo
 from .sources import drop
+from .views import overlay, rerolls, transforms_files
+from .views import panel as views_panel
+from .views import settings as views_settings
 
 CLASSES = (
     *panorama_settings.CLASSES,
+    *views_settings.CLASSES,
     properties.FieldforgeSettings,
     generated.FieldforgeResult,
     preferences.FieldforgePreferences,
@@ -35,6 +39,9 @@ CLASSES = (
     *stereo.CLASSES,
     *panorama_panel.CLASSES,
     *variations.CLASSES,
+    *rerolls.CLASSES,
+    *transforms_files.CLASSES,
+    *views_panel.CLASSES,
 )
 
 
@@ -61,6 +68,8 @@ def register() -> None:
     properties.register()
     generated.register()
     panorama_settings.register()
+    views_settings.register()
+    overlay.register()
     preferences.register()
     session.begin()
     capture.register()
@@ -81,6 +90,8 @@ def unregister() -> None:
     capture.unregister()
     session.end()
     preferences.unregister()
+    overlay.unregister()
+    views_settings.unregister()
     panorama_settings.unregister()
     generated.unregister()
     properties.unregister()

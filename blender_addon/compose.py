@@ -24,6 +24,7 @@ from ..backend.protocol import (
     Task,
     VoxelsToMesh,
 )
+from .panorama.textures import Texture, texture_of
 from .rasterizer import CHUNK, runs
 
 GRID_TOLERANCE = 0.1
@@ -451,7 +452,8 @@ class PlacedMesh:
     """A mesh in the local space of its object, in the arrays that Blender keeps.
 
     vertices: (V, 3) float32; triangles: (F, 3) int32; edges: (E, 2) int32; corner_edges: (F, 3)
-    int32, the edge from each corner to the next; colors: (V, 4) float32 sRGB or None.
+    int32, the edge from each corner to the next; colors: (V, 4) float32 sRGB or None; uv: (3 F, 2)
+    float32, a place in `texture` for each corner, or None.
     """
 
     vertices: np.ndarray
@@ -459,23 +461,29 @@ class PlacedMesh:
     edges: np.ndarray
     corner_edges: np.ndarray
     colors: np.ndarray | None = None
+    uv: np.ndarray | None = None
+    texture: Texture | None = None
 
 
 def place(result: MeshResult, placement: Placement) -> PlacedMesh:
     """Put a result into the local space of its source. Raises BadInput when it is malformed."""
     vertices, faces, colors = result.vertices, result.faces, result.colors
     _check_mesh(vertices, faces, colors)
+    _check_texture(result)
     inverse = np.linalg.inv(placement.linear)
     local = np.zeros(vertices.shape, np.float32)
     for chunk in _chunks(len(vertices)):
         local[chunk] = (vertices[chunk].astype(np.float64) + placement.centre) @ inverse.T
-    triangles = faces.astype(np.int32)
+    triangles, uv, texture = faces.astype(np.int32), None, None
+    if result.uv is not None and result.texture is not None:
+        uv, texture = result.uv.astype(np.float32), texture_of(result.texture)
     if np.linalg.det(placement.linear) < 0:
         triangles = triangles[:, ::-1]
+        uv = None if uv is None else uv.reshape(-1, 3, 2)[:, ::-1].reshape(-1, 2)
     if colors is not None:
         colors = colors.astype(np.float32) / 255
     triangles = np.ascontiguousarray(triangles)
-    return PlacedMesh(local, triangles, *edges_of(triangles, len(local)), colors)
+    return PlacedMesh(local, triangles, *edges_of(triangles, len(local)), colors, uv, texture)
 
 
 def edges_of(triangles: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -489,6 +497,26 @@ def edges_of(triangles: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]
     keys, corner_edges = np.unique(low * count + high, return_inverse=True)
     edges = np.stack([keys // count, keys % count], axis=1).astype(np.int32)
     return edges, corner_edges.astype(np.int32).reshape(-1, 3)
+
+
+def _check_texture(result: MeshResult) -> None:
+    uv, texture = result.uv, result.texture
+    if uv is None and texture is None:
+        return
+    fits = (
+        uv is not None
+        and texture is not None
+        and uv.shape == (3 * len(result.faces), 2)
+        and texture.dtype == np.uint8
+        and texture.ndim == 3
+        and texture.shape[2] in (3, 4)
+        and min(texture.shape) > 0
+    )
+    if not fits:
+        raise BadInput(
+            "The texture that came back does not fit its mesh.",
+            "Import it again from the history; if it stays so, repair the backend in Preferences.",
+        )
 
 
 def _check_mesh(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray | None) -> None:

@@ -23,6 +23,7 @@ from .arrival import Arrival
 from .compose import PlacedMesh, Placement
 from .importing import Destination
 from .panorama.arrival import Arrived, FormingPicture
+from .views.arrival import ViewsArrival
 
 if TYPE_CHECKING:
     from .capture import Origin
@@ -83,7 +84,7 @@ class Job:
     file_serial: int = -1
     watch: bool = False
     forming: list[PlacedMesh | FormingPicture | None] = field(default_factory=list, repr=False)
-    placed: list[Arrival] | Arrived | None = field(default=None, repr=False)
+    placed: list[Arrival] | Arrived | ViewsArrival | None = field(default=None, repr=False)
     unwanted: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @property

@@ -12,8 +12,10 @@ from mathutils import Matrix
 
 from .arrival import extent_along_x, row_offsets
 from .compose import PlacedMesh
+from .panorama.images import image_from
 
 COLOR_NAME = "Color"
+UV_NAME = "UVMap"
 MATERIAL_NAME = "Fieldforge Colors"
 VARIATIONS = "fieldforge_variations"
 SOLID = {"MESH", "POINTCLOUD", "CURVE", "CURVES", "SURFACE", "META", "VOLUME"}
@@ -26,6 +28,7 @@ class Destination:
     layout: of several: "ROW" or "COLLECTION"; "BESIDE": also a single one goes beside its source.
     replaces: the result becomes the mesh of the source.
     panorama: how results about panoramas are put into the file (`panorama.source.import_options`).
+    views: how views are (`views.options.import_options`).
     """
 
     name: str
@@ -36,6 +39,7 @@ class Destination:
     layout: str = "ROW"
     replaces: bool = False
     panorama: dict[str, Any] = field(default_factory=dict)
+    views: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +55,9 @@ def mesh_from_arrays(name: str, placed: PlacedMesh) -> bpy.types.Mesh:
     handed over whole."""
     mesh = bpy.data.meshes.new(name)
     fill_mesh(mesh, placed)
-    if placed.colors is not None:
+    if placed.texture is not None:
+        mesh.materials.append(texture_material(image_from(placed.texture, name), name))
+    elif placed.colors is not None:
         mesh.materials.append(color_material())
     return mesh
 
@@ -68,6 +74,8 @@ def fill_mesh(mesh: bpy.types.Mesh, placed: PlacedMesh) -> None:
     _set(mesh, ".corner_vert", "value", placed.triangles)
     _set(mesh, ".corner_edge", "value", placed.corner_edges)
     mesh.polygons.foreach_set("loop_start", np.arange(0, 3 * count, 3, dtype=np.int32))
+    if placed.uv is not None:
+        mesh.uv_layers.new(name=UV_NAME, do_init=False).uv.foreach_set("vector", placed.uv.ravel())
     mesh.update()
     mesh.shade_smooth()
     if placed.colors is not None:
@@ -82,16 +90,30 @@ def color_material() -> bpy.types.Material:
     if found is not None:
         return found
     material = bpy.data.materials.new(MATERIAL_NAME)
+    _painted(material, "ShaderNodeVertexColor").layer_name = COLOR_NAME
+    return material
+
+
+def texture_material(image: bpy.types.Image, name: str) -> bpy.types.Material:
+    """Shows an image where the UV map of its mesh puts it; one for each result."""
+    material = bpy.data.materials.new(name)
+    picture = _painted(material, "ShaderNodeTexImage")
+    picture.image = image
+    material.node_tree.nodes.active = picture  # what Solid shows where it shows textures
+    return material
+
+
+def _painted(material: bpy.types.Material, kind: str) -> bpy.types.Node:
+    """The node of a rough material that gives it its colour, a new one of this kind."""
     if material.node_tree is None:  # before Blender 5.0
         material.use_nodes = True
     nodes = material.node_tree.nodes
     shader = next(node for node in nodes if node.type == "BSDF_PRINCIPLED")
     shader.inputs["Roughness"].default_value = 0.7
-    color = nodes.new("ShaderNodeVertexColor")
-    color.layer_name = COLOR_NAME
-    color.location = (shader.location.x - 220, shader.location.y)
+    color = nodes.new(kind)
+    color.location = (shader.location.x - 320, shader.location.y)
     material.node_tree.links.new(color.outputs["Color"], shader.inputs["Base Color"])
-    return material
+    return color
 
 
 def _set(mesh, attribute: str, prop: str, values: np.ndarray) -> None:

@@ -47,6 +47,9 @@ from .history import HistoryFile, Job, history_file, read_history
 from .importing import Destination, add_meshes, push_undo, replace_mesh, world_extent
 from .panorama.arrival import Arrived, arrived, forming_picture, where_it_is
 from .panorama.scene import add as add_panorama
+from .views.arrival import ViewsArrival, views_arrived
+from .views.scene import add as add_views
+from .views.scene import making_of
 
 log = logging.getLogger(__name__)
 
@@ -208,6 +211,26 @@ class Jobs:
         }
         settings = self._settings()
         self._in_background(self._in_thread_repeat, job, making.job_id, changes, settings)
+        return job
+
+    def repeat(
+        self, job_id: str, kind: str, making: Job, destination: Destination, watch: bool
+    ) -> Job:
+        """The task of an earlier job once more, with a new seed. making: how it was made."""
+        job = dataclasses.replace(
+            making,
+            kind=kind,
+            seed=new_seed(),
+            sampled=True,
+            destination=destination,
+            state="connecting",
+            file=bpy.data.filepath,
+            file_serial=self._file_serial,
+            watch=watch,
+        )
+        self.jobs.insert(0, job)
+        changes = {"seed": job.seed, "preview": watch}
+        self._in_background(self._in_thread_repeat, job, job_id, changes, self._settings())
         return job
 
     def run_again(self, job: Job) -> Job:
@@ -409,7 +432,7 @@ class Jobs:
         for item in created:
             if job.origin is not None:
                 remember_result(item, job.origin)
-        if isinstance(placed, Arrived):
+        if isinstance(placed, Arrived | ViewsArrival):
             self._note_sampling(job, placed.report)
             job.stage, job.faces = where_it_is(placed), placed.faces
         else:
@@ -427,10 +450,16 @@ class Jobs:
             job.guidance = told.get("guidance", job.guidance)
 
     def _put_into_scene(
-        self, job: Job, arrivals: list[Arrival] | Arrived, source: bpy.types.Object | None
+        self,
+        job: Job,
+        arrivals: list[Arrival] | Arrived | ViewsArrival,
+        source: bpy.types.Object | None,
     ) -> list[bpy.types.ID]:
         if isinstance(arrivals, Arrived):
             return add_panorama(arrivals, job.destination)
+        if isinstance(arrivals, ViewsArrival):
+            frame = job.placement.matrix_world
+            return add_views(arrivals, job.destination, frame, making_of(job))
         local = to_local(job.placement)
         if job.destination.replaces and source is not None:
             replace_mesh(source, arrivals[0].mesh)
@@ -594,8 +623,10 @@ class Jobs:
     def _in_thread_arrived(self, job: Job, body: bytes, placement: Placement) -> None:
         """Prepare what came for the scene. The bytes are let go of before that is changed."""
         result = decode_result(body)
-        placed: list[Arrival] | Arrived | None
+        placed: list[Arrival] | Arrived | ViewsArrival | None
         placed = arrived(result, job.destination.name, job.destination.panorama)
+        if placed is None:
+            placed = views_arrived(result, job.destination.name, job.destination.views)
         if placed is None:
             placed = arrivals_of(result, placement, job.seed)
         self._update(job, state="placing", stage="", placed=placed)

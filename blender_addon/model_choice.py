@@ -12,6 +12,7 @@ from ..backend.protocol import (
 )
 from . import bundled, session
 from .sources import TASKS
+from .views.source import is_views, kind_of
 
 BUILT_IN = {  # what needs no weights, and is there before the backend was asked
     PointsToMesh.kind: PointsToMesh.model,
@@ -27,7 +28,7 @@ _depth_items: list[tuple[str, str, str, int]] = []
 
 
 def task_kind(settings) -> str:
-    return TASKS[settings.source]
+    return kind_of(settings) if is_views(settings) else TASKS[settings.source]
 
 
 def models_for(settings) -> list[dict]:

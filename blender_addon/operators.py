@@ -8,13 +8,15 @@ from bpy.props import StringProperty
 
 from ..backend.errors import FieldforgeError
 from . import backend_process, model_choice, preferences, session, sources
-from .compose import Choices
+from .compose import Capture, Choices
 from .history import Job
 from .importing import Destination
 from .model_choice import chosen_model, task_kind
 from .panorama.source import import_options, is_panorama
 from .preferences import Checks
 from .properties import sampling_choices
+from .views.options import import_options as views_options
+from .views.options import result_name
 
 
 def disabled_reason(context) -> tuple[str, str] | None:
@@ -56,7 +58,7 @@ class FIELDFORGE_OT_generate(bpy.types.Operator):
         jobs.generate(
             captured,
             Choices(model["id"], int(settings.resolution), **sampling_choices(settings, model)),
-            _destination(context, captured.name),
+            _destination(context, captured),
             source=sources.source_object(context),
             kind=task_kind(settings),
             origin=sources.origin(context),
@@ -65,21 +67,22 @@ class FIELDFORGE_OT_generate(bpy.types.Operator):
         return {"FINISHED"}
 
 
-def _destination(context, name: str) -> Destination:
-    settings = context.scene.fieldforge
+def _destination(context, captured: Capture) -> Destination:
+    settings, name = context.scene.fieldforge, captured.name
     items = sources.source_objects(context)
     beside = items[0].users_collection if items else [context.collection]
     inside = {context.scene.collection, *context.scene.collection.children_recursive}
     collection = next((item for item in beside if item in inside), None)
     around = is_panorama(settings)
     return Destination(
-        name=name if around else f"{name} mesh",
+        name=name if around else result_name(settings, name),
         matrix_world=np.array(items[0].matrix_world, np.float64) if items else np.eye(4),
         scene=context.scene.name,
         collection=collection.name if collection else "",
         hide=[item.name for item in items] if settings.hide_source else [],
         layout=settings.layout,
         panorama=import_options(settings) if around else {},
+        views=views_options(settings, captured),
     )
 
 

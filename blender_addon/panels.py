@@ -12,6 +12,8 @@ from .panorama import panel as panorama
 from .panorama.source import is_panorama
 from .sampling import draw_sampling
 from .sources.panel import draw_source, has_objects
+from .views import panel as posed_views
+from .views.source import is_views
 from .wrapping import paragraph
 
 SHOWN_HISTORY = 10
@@ -131,14 +133,16 @@ def draw_choices(layout, context) -> None:
     column = layout.column()
     column.use_property_split = True
     column.prop(settings, "model")
-    around = is_panorama(settings)
+    around, posed = is_panorama(settings), is_views(settings)
     if not session.jobs().connection.models and not sources.of_points_or_voxels(settings):
         column.operator("fieldforge.list_models", icon="LINKED")
     if around:
         panorama.draw_choices(column, settings, context)
+    elif posed:
+        posed_views.draw_choices(column, settings, context)
     elif not model.get("samples"):
         column.row().prop(settings, "resolution", expand=True)
-    if model.get("samples") or not around:
+    if model.get("samples") or not (around or posed):
         draw_sampling(column, settings, model, context)
     if has_objects(settings):
         column.prop(settings, "hide_source")

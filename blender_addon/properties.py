@@ -27,6 +27,8 @@ from .panorama.settings import PanoramaSettings
 from .panorama.source import is_panorama
 from .sources import of_points_or_voxels
 from .sources.settings import SOURCES, SourceSettings
+from .views.settings import ViewsSettings
+from .views.source import is_views
 
 MAX_VARIATIONS = 16
 
@@ -61,6 +63,11 @@ def _own_sampling_changed(self, context) -> None:
         self.guidance = model.get("guidance") or self.guidance
 
 
+def has_one_result(settings) -> bool:
+    """Whether several variations make no sense: of a panorama, and of several views."""
+    return is_panorama(settings) or is_views(settings)
+
+
 def sampling_choices(settings, model: dict) -> dict:
     """Fields of `compose.Choices` that only a model which samples has."""
     if not model.get("samples"):
@@ -68,7 +75,7 @@ def sampling_choices(settings, model: dict) -> dict:
     own = settings.own_sampling
     return {
         "seed": settings.seed,
-        "variations": 1 if is_panorama(settings) else settings.variations,
+        "variations": 1 if has_one_result(settings) else settings.variations,
         "steps": settings.steps if own else None,
         "guidance": round(settings.guidance, 4) if own else None,
         "preview": settings.watch,
@@ -76,7 +83,7 @@ def sampling_choices(settings, model: dict) -> dict:
     }
 
 
-class FieldforgeSettings(SourceSettings, PanoramaSettings, bpy.types.PropertyGroup):
+class FieldforgeSettings(SourceSettings, PanoramaSettings, ViewsSettings, bpy.types.PropertyGroup):
     object_from: EnumProperty(
         name="Object From",
         items=[

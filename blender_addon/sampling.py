@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from . import models
-from .panorama.source import is_panorama
-from .properties import REFINABLE, task_kind
+from .properties import REFINABLE, has_one_result, task_kind
 from .wrapping import paragraph
 
 
@@ -13,14 +12,14 @@ def draw_sampling(layout, settings, model: dict, context) -> None:
     column = layout.column(align=True)
     column.enabled = bool(model.get("samples"))
     column.prop(settings, "seed")
-    around = is_panorama(settings)
-    if not around:
+    single = has_one_result(settings)
+    if not single:
         column.prop(settings, "variations")
     if not model.get("samples"):
         words = f"{models.title_of(model)} finds one surface: a seed makes no difference."
         paragraph(layout, [words], context, icon="INFO")
         return
-    if settings.variations > 1 and not around:
+    if settings.variations > 1 and not single:
         layout.row().prop(settings, "layout", expand=True)
     layout.prop(settings, "own_sampling")
     if settings.own_sampling:

@@ -24,6 +24,7 @@ from ..capture import Facts, Origin
 from ..compose import Capture
 from ..panorama import source as panorama
 from ..pictures import ShapeCapture, TextCapture
+from ..views import source as posed_views
 from . import cameras, images, sketches, surfaces, viewport, views
 
 TASKS = {
@@ -37,6 +38,7 @@ TASKS = {
     "TEXT": TextToMesh.kind,
     "SHAPE": Shape.kind,
     **panorama.KINDS,
+    **posed_views.KINDS,
 }
 FROM_OBJECTS = {"DEPTH", "VIEWS"}
 
@@ -66,6 +68,8 @@ def facts(context, model: dict) -> Facts:
             return _text_facts(settings)
         case kind if kind in panorama.KINDS:
             return panorama.facts(context, model)
+        case kind if kind in posed_views.KINDS:
+            return posed_views.facts(context, model)
         case _:
             return Facts("A shape of the model's own choice")
 
@@ -101,6 +105,8 @@ def capture(context, model: dict) -> Capture:
             return TextCapture(panorama.short_name(words), words, cameras.at_cursor(context))
         case kind if kind in panorama.KINDS:
             return panorama.capture(context, model)
+        case kind if kind in posed_views.KINDS:
+            return posed_views.capture(context, model)
         case _:
             return ShapeCapture("Shape", cameras.at_cursor(context))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..panorama import panel as panorama
+from ..views import panel as posed_views
 from ..wrapping import paragraph
 from . import facts
 from .settings import MOST_CAMERAS
@@ -20,6 +21,9 @@ _ICONS = {
     "PANORAMA": "WORLD",
     "PANORAMA_TEXT": "TEXT",
     "STEREO": "CAMERA_STEREO",
+    "IMAGE_VIEWS": "OUTLINER_OB_CAMERA",
+    "TEXT_VIEWS": "OUTLINER_OB_CAMERA",
+    "SCENE_VIEWS": "OUTLINER_OB_MESH",
 }
 
 
@@ -142,4 +146,7 @@ _FIELDS = {
     "PANORAMA": (panorama.picture_fields, panorama.picture_options),
     "PANORAMA_TEXT": (panorama.text_fields, panorama.text_options),
     "STEREO": (panorama.picture_fields, panorama.picture_options),
+    "IMAGE_VIEWS": (posed_views.picture_fields, posed_views.camera_options),
+    "TEXT_VIEWS": (posed_views.text_fields, posed_views.camera_options),
+    "SCENE_VIEWS": (posed_views.scene_fields, posed_views.scene_options),
 }

@@ -26,6 +26,27 @@ SOURCES = [
     ("PANORAMA", "Panorama", "Surroundings from a 360-degree picture", "WORLD", 9),
     ("PANORAMA_TEXT", "Text to Panorama", "Surroundings that fit words", "OUTLINER_OB_FONT", 10),
     ("STEREO", "Stereo Pair", "A 360-degree picture for each eye", "CAMERA_STEREO", 11),
+    (
+        "IMAGE_VIEWS",
+        "Image to Views",
+        "A thing from all sides, from a picture",
+        "OUTLINER_OB_CAMERA",
+        12,
+    ),
+    (
+        "TEXT_VIEWS",
+        "Text to Views",
+        "A thing from all sides that fits words",
+        "OUTLINER_DATA_CAMERA",
+        13,
+    ),
+    (
+        "SCENE_VIEWS",
+        "Mesh from Views",
+        "A mesh with a texture of pictures with cameras",
+        "OUTLINER_OB_MESH",
+        14,
+    ),
 ]
 GREASE_PENCIL_TYPES = {"GREASEPENCIL", "GPENCIL"}  # since Blender 4.3, before
 

@@ -1,0 +1,164 @@
+"""Views along the timeline: markers, an image sequence, a moving camera. Main thread only."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+
+import bpy
+import numpy as np
+from mathutils import Matrix
+
+from ..panorama.textures import Texture
+from .arrival import ViewsArrival, file_name, new_folder
+from .cameras import frame_of, frustum_of, show_behind
+from .paths import between
+
+ROUND_TRIP = 1.6  # of the usual step from view to view: up to here the last leads to the first
+
+
+def add_clip(
+    scene: bpy.types.Scene,
+    collection: bpy.types.Collection,
+    cameras: list[bpy.types.Object],
+    rig: bpy.types.Object,
+    arrived: ViewsArrival,
+    options: dict,
+) -> None:
+    """What `Destination.views` asks for of the image sequence and the turntable."""
+    sequence = None
+    if arrived.folder is not None:
+        sequence = image_sequence(arrived.folder, f"{collection.name} sequence", len(cameras))
+        collection.fieldforge_views.sequence = sequence
+    if not options.get("clip"):
+        return
+    hold = max(1, int(options.get("hold", 1)))
+    begin = bind_markers(scene, cameras, hold)
+    moving = moving_camera(scene, arrived, hold, begin, f"{collection.name} turntable")
+    moving.parent = rig
+    collection.objects.link(moving)
+    if sequence is not None:
+        place = frustum_of(moving.data, arrived.intrinsics[0], arrived.size, frame_of(scene))
+        background = show_behind(moving.data, sequence, place)
+        _flip(background, moving.data, len(cameras), hold, begin)
+
+
+def image_sequence(folder: Path, name: str, count: int) -> bpy.types.Image:
+    """An image of the numbered files of a folder: frame k of it shows view k."""
+    first = folder / file_name(1)
+    image = bpy.data.images.load(str(first), check_existing=False)
+    image.name, image.source = name, "SEQUENCE"
+    if bpy.data.filepath:
+        image.filepath = bpy.path.relpath(str(first))
+    image.use_fake_user = True
+    return image
+
+
+def bind_markers(scene: bpy.types.Scene, cameras: list[bpy.types.Object], hold: int) -> int:
+    """Have the timeline switch from camera to camera, after what it does already; the first frame.
+
+    Playing then goes around the views alone: the range of the preview is set, not that of renders.
+    """
+    bound = [marker.frame for marker in scene.timeline_markers if marker.camera is not None]
+    begin = max([scene.frame_start - 1, *(frame + hold - 1 for frame in bound)]) + 1
+    for index, camera in enumerate(cameras):
+        marker = scene.timeline_markers.new(camera.name, frame=begin + index * hold)
+        marker.camera = camera
+    scene.use_preview_range = True
+    scene.frame_preview_start = begin
+    scene.frame_preview_end = begin + len(cameras) * hold - 1
+    return begin
+
+
+def moving_camera(
+    scene: bpy.types.Scene, arrived: ViewsArrival, hold: int, begin: int, name: str
+) -> bpy.types.Object:
+    """A camera with a key in every frame, from view to view."""
+    data = bpy.data.cameras.new(name)
+    frustum_of(data, arrived.intrinsics[0], arrived.size, frame_of(scene))
+    data.clip_start = min(data.clip_start, 0.01 * float(np.linalg.norm(arrived.poses[0][:3, 3])))
+    camera = bpy.data.objects.new(name, data)
+    camera.rotation_mode = "QUATERNION"
+    poses = between(arrived.poses, hold, closed=is_round(arrived.poses))
+    values = np.zeros((7, len(poses)))
+    last = None
+    for index, pose in enumerate(poses):
+        turn = Matrix(pose[:3, :3].tolist()).to_quaternion()
+        if last is not None and turn.dot(last) < 0:
+            turn.negate()
+        last = turn
+        values[:, index] = [*pose[:3, 3], *turn]
+    frames = begin + np.arange(len(poses))
+    camera.matrix_basis = Matrix(poses[0].tolist())
+    curves = _curves_of(camera, name)
+    for (path, index), column in zip(_channels(), values, strict=True):
+        _fill(curves.new(path, index=index), frames, column, "LINEAR")
+    return camera
+
+
+def is_round(poses: np.ndarray) -> bool:
+    """Whether the last camera is about as far from the first as each is from the next."""
+    steps = np.linalg.norm(np.roll(poses, -1, axis=0)[:, :3, 3] - poses[:, :3, 3], axis=1)
+    return len(poses) > 2 and bool(steps[-1] <= ROUND_TRIP * np.median(steps[:-1]))
+
+
+def _channels():
+    return [
+        *(("location", index) for index in range(3)),
+        *(("rotation_quaternion", index) for index in range(4)),
+    ]
+
+
+def _flip(background, data: bpy.types.Camera, count: int, hold: int, begin: int) -> None:
+    """Show the next file of the sequence when the next view begins."""
+    user = background.image_user
+    user.frame_duration, user.frame_start, user.use_auto_refresh = 1, begin, True
+    curve = _curves_of(data, data.name).new("background_images[0].image_user.frame_offset")
+    frames = begin + np.arange(count) * hold
+    _fill(curve, frames, np.arange(count), "CONSTANT")
+
+
+def _curves_of(owner: bpy.types.ID, name: str):
+    """The F-curves of a new action of `owner`; since Blender 4.4 actions have slots and layers."""
+    action = bpy.data.actions.new(name)
+    owner.animation_data_create().action = action
+    if not hasattr(action, "slots"):
+        return action.fcurves
+    slot = action.slots.new(owner.id_type, owner.name)
+    owner.animation_data.action_slot = slot
+    strip = action.layers.new("Layer").strips.new(type="KEYFRAME")
+    return strip.channelbag(slot, ensure=True).fcurves
+
+
+def _fill(curve: bpy.types.FCurve, frames: np.ndarray, values: np.ndarray, way: str) -> None:
+    points = curve.keyframe_points
+    points.add(len(frames))
+    points.foreach_set("co", np.stack([frames, values], axis=1).astype(np.float32).ravel())
+    for point in points:
+        point.interpolation = way
+    curve.update()
+
+
+def show_new_pictures(collection: bpy.types.Collection, renewed: dict[int, Texture]) -> None:
+    """Have the sequence show pictures that were made anew, by number. It gets a folder of its own,
+    so that undo brings the earlier ones back."""
+    sequence = collection.fieldforge_views.sequence
+    files = sequence_files(sequence) if sequence is not None else []
+    if not files:
+        return
+    folder = new_folder(files[0].parent.parent, files[0].parent.name)
+    for number, file in enumerate(files, 1):
+        if number in renewed:
+            (folder / file.name).write_bytes(renewed[number].data)
+        else:
+            shutil.copyfile(file, folder / file.name)
+    path = str(folder / files[0].name)
+    sequence.filepath = bpy.path.relpath(path) if bpy.data.filepath else path
+
+
+def sequence_files(image: bpy.types.Image) -> list[Path]:
+    """The files of an image sequence that are there, in order."""
+    first = Path(bpy.path.abspath(image.filepath))
+    files = (first.parent / file_name(number) for number in itertools.count(1))
+    return list(itertools.takewhile(Path.exists, files))

@@ -1,0 +1,105 @@
+"""Cameras that are going to be made, shown in the viewport before they are there.
+
+They are drawn, not made: nothing of them is in the file or in its undo steps.
+"""
+
+from __future__ import annotations
+
+import bpy
+import numpy as np
+
+from ...backend.errors import BadInput
+from .. import session
+from ..model_choice import chosen_model
+from .planning import Plan, plan_of
+from .source import MAKE_VIEWS, known_views
+
+SIZE = 0.16  # of a camera, in its distance to the middle
+KNOWN, NEW = (1.0, 0.62, 0.15, 1.0), (0.35, 0.7, 1.0, 1.0)
+WIDTH = 1.5
+
+_handle = None
+
+
+def wants_cameras(settings) -> bool:
+    """Whether the chosen source puts cameras into the scene."""
+    rebuilds = settings.source == "SCENE_VIEWS" and settings.scene_from == "OBJECTS"
+    return settings.show_cameras and (settings.source in MAKE_VIEWS or rebuilds)
+
+
+def lines_of(plan: Plan) -> np.ndarray:
+    """(V, 18, 3) float32: the ends of the lines that each camera is drawn with, in the world."""
+    half = plan.side / 2
+    fx, fy, cx, cy = plan.intrinsics.T
+    distance = np.linalg.norm(plan.poses[:, :3, 3] - plan.middle, axis=1)
+    depth = SIZE * distance
+    corners = []
+    for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1), (-0.4, 1.15), (0.4, 1.15), (0, 1.6)):
+        right = (half - 0.5 - cx + x * half) / fx
+        up = (cy - half + 0.5 + y * half) / fy
+        corners.append(np.stack([right, up, -np.ones(len(fx))], axis=1) * depth[:, None])
+    eye = np.zeros_like(corners[0])
+    rectangle = [(corners[k], corners[(k + 1) % 4]) for k in range(4)]
+    arrow = [(corners[4], corners[6]), (corners[6], corners[5])]
+    pairs = [*((eye, corner) for corner in corners[:3]), *rectangle, *arrow]
+    ends = np.stack([end for pair in pairs for end in pair], axis=1)
+    turned = np.einsum("vij,vkj->vki", plan.poses[:, :3, :3], ends)
+    return (turned + plan.poses[:, None, :3, 3]).astype(np.float32)
+
+
+def _draw() -> None:
+    """Called by Blender for every 3D view."""
+    context = bpy.context
+    space = context.space_data
+    settings = context.scene.fieldforge
+    if not wants_cameras(settings) or not getattr(space.overlay, "show_overlays", False):
+        return
+    if session.jobs().active:
+        return
+    try:
+        plan = plan_of(context, chosen_model(settings))
+    except BadInput:
+        return
+    if plan.names:  # they are there already
+        return
+    lines = lines_of(plan)
+    known = known_views(settings)
+    _draw_lines(lines[known:], NEW)
+    _draw_lines(lines[:known], KNOWN)
+
+
+def _draw_lines(lines: np.ndarray, color: tuple[float, ...]) -> None:
+    if not len(lines):
+        return
+    import gpu
+
+    shape = gpu.types.GPUVertFormat()
+    shape.attr_add(id="pos", comp_type="F32", len=3, fetch_mode="FLOAT")
+    ends = lines.reshape(-1, 3)
+    buffer = gpu.types.GPUVertBuf(shape, len(ends))
+    buffer.attr_fill("pos", np.ascontiguousarray(ends))
+    batch = gpu.types.GPUBatch(type="LINES", buf=buffer)
+    shader = gpu.shader.from_builtin("POLYLINE_UNIFORM_COLOR")
+    shader.uniform_float("color", color)
+    shader.uniform_float("viewportSize", gpu.state.viewport_get()[2:])
+    shader.uniform_float("lineWidth", WIDTH)
+    gpu.state.depth_test_set("LESS_EQUAL")
+    gpu.state.blend_set("ALPHA")
+    try:
+        batch.draw(shader)
+    finally:
+        gpu.state.depth_test_set("NONE")
+        gpu.state.blend_set("NONE")
+
+
+def register() -> None:
+    global _handle
+    if not bpy.app.background:
+        _handle = bpy.types.SpaceView3D.draw_handler_add(_draw, (), "WINDOW", "POST_VIEW")
+
+
+def unregister() -> None:
+    global _handle
+    if _handle is not None:
+        bpy.types.SpaceView3D.draw_handler_remove(_handle, "WINDOW")
+    _handle = None
