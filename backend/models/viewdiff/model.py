@@ -1,0 +1,190 @@
+"""The denoiser: diffusers' U-Net, augmented."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from .attention import CrossFrameAttention, TextAttention, ViewContext
+from .block import ViewBlock
+from .cameras import Cameras, conditions
+from .config import ViewDiffConfig
+from .projection import Projection
+
+# Networks are made here from sizes alone; this package shall not even try to tell of it.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+NEW_LAYERS = (
+    *("attn1.processor.", "attn2.processor.", "norm_cf.", "unproj_reproj_layer.", "combination."),
+    *("norm_views.", "attn_views."),
+)
+"""Beginnings, after a transformer block's own, of the names of what is not the plain U-Net's."""
+
+
+class ViewDiff(nn.Module):
+    """Predicts what the schedule's prediction_type says, for all views of a scene at once.
+
+    unet: a UNet2DConditionModel to build on, which is changed in place and keeps its weights; else
+    one is made of config.unet, with weights by chance. published: see Projection; for tests alone.
+    """
+
+    def __init__(self, config: ViewDiffConfig, unet: Any = None, published: bool = False) -> None:
+        super().__init__()
+        from diffusers import UNet2DConditionModel
+
+        self.config = config
+        self.published = published
+        self.unet = unet if unet is not None else UNet2DConditionModel(**config.unet)
+        self.context = augment(self.unet, config, published)
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.conv_in.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.conv_in.weight.dtype
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        text: torch.Tensor | None,
+        cameras: Cameras,
+        *,
+        novel: int = 0,
+    ) -> torch.Tensor:
+        """(B, V, C, h, w) -> the same shape.
+
+        timesteps: (B, V) or whatever becomes that, 0 for views that are given. text: (B, V, L, D),
+        or (B, 1, L, D) for the same words for all views; None for no words at all (a zero).
+        novel: in training, how many views, the last, are not carried into space.
+        Gradients of one call must be computed before the next, where blocks are computed again for
+        them (gradient checkpointing).
+        """
+        batch = latents.shape[:2]
+        timesteps = torch.as_tensor(timesteps, device=latents.device).expand(batch)
+        cameras = cameras.to(latents.device)
+        if text is None:
+            width = self.unet.config.cross_attention_dim
+            text = latents.new_zeros(1, 1, 1, width)
+        text = text.to(latents).expand(*batch, -1, -1)
+        self._tell(cameras, timesteps, novel)
+        predicted = self.unet(latents.flatten(0, 1), timesteps.flatten(), text.flatten(0, 1))
+        return predicted.sample.unflatten(0, batch)
+
+    def _tell(self, cameras: Cameras, timesteps: torch.Tensor, novel: int) -> None:
+        if timesteps.shape != cameras.world2cam.shape[:2]:
+            have = tuple(cameras.world2cam.shape[:2])
+            raise ValueError(f"{tuple(timesteps.shape)} pictures have {have} cameras")
+        context, config = self.context, self.config
+        context.views = cameras.views
+        context.conditions = conditions(cameras, config.reference, config.intensity).flatten(0, 1)
+        context.cameras = cameras if self.published else cameras.centred()
+        context.timesteps = timesteps
+        context.novel = novel
+
+    def new_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Those that the plain U-Net does not have, by name."""
+        return ((name, value) for name, value in self.named_parameters() if is_new(name))
+
+    def renderer_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Those of the volume renderers, which are trained at a rate of their own."""
+        return (pair for pair in self.named_parameters() if ".volume_renderer." in pair[0])
+
+
+def is_new(name: str) -> bool:
+    """Whether a weight of that name is not one of the plain U-Net."""
+    _, _, rest = name.partition(".transformer_blocks.")
+    return rest.partition(".")[2].startswith(NEW_LAYERS)
+
+
+def augment(unet: Any, config: ViewDiffConfig, published: bool = False) -> ViewContext:
+    """Change a UNet2DConditionModel in place: its weights stay, new layers do as little as their
+    kind lets them. Returns the context that must be told the views before every call.
+
+    Raises ValueError for a network that has no place for them.
+    """
+    context = ViewContext()
+    unet.time_embedding.register_forward_hook(context.take_time)
+    chosen = _places_of_projection(unet, config)
+    found = 0
+    for place, part in _parts_with_attention(unet):
+        for transformer in part.attentions:
+            for number, block in enumerate(transformer.transformer_blocks):
+                projection = None
+                if place in chosen:
+                    projection = _projection(unet, block.dim, config, published)
+                made = _block(unet, block, context, config, projection)
+                transformer.register_forward_pre_hook(made.take_size)
+                transformer.transformer_blocks[number] = made
+                found += 1
+    if not found:
+        raise ValueError("the U-Net has no attention, so its views cannot know of each other")
+    return context
+
+
+def _parts_with_attention(unet: Any) -> Iterator[tuple[tuple[str, int], Any]]:
+    """From the outside in and out again: (kind, which of its kind) and the block of the U-Net."""
+    for kind in ("down", "mid", "up"):
+        blocks = [unet.mid_block] if kind == "mid" else getattr(unet, f"{kind}_blocks")
+        for number, part in enumerate(blocks):
+            if part is not None and getattr(part, "attentions", None):
+                yield (kind, number), part
+
+
+def _places_of_projection(unet: Any, config: ViewDiffConfig) -> set[tuple[str, int]]:
+    """The first ones of each kind, counted from the bottleneck."""
+    places = [place for place, _ in _parts_with_attention(unet)]
+    down = [place for place in places if place[0] == "down"][::-1][: config.projection_down]
+    up = [place for place in places if place[0] == "up"][: config.projection_up]
+    middle = [place for place in places if place[0] == "mid" and config.projection_mid]
+    return {*down, *middle, *up}
+
+
+def _projection(unet: Any, width: int, config: ViewDiffConfig, published: bool) -> Projection:
+    finest = min(unet.config.block_out_channels)
+    grid = max(2, config.projection.grid * finest // width)
+    return Projection(width, grid, _embedding(unet), config.projection, published)
+
+
+def _block(
+    unet: Any, block: Any, context: ViewContext, config: ViewDiffConfig, projection: Any
+) -> ViewBlock:
+    from diffusers.models.attention_processor import Attention
+
+    told = {"conditions": config.conditions, "rank": config.rank}
+    known = told | {"time_channels": config.time_channels, "embedding": _embedding(unet)}
+    separate = None
+    if config.attention == "separate":
+        heads, width = block.attn1.heads, block.dim
+        separate = Attention(width, heads=heads, dim_head=width // heads)
+        nn.init.zeros_(separate.to_out[0].weight)
+        nn.init.zeros_(separate.to_out[0].bias)
+        processor = CrossFrameAttention(
+            separate, context, **known, own_frame=False, other_frames=config.other_frames
+        )
+        separate.set_processor(processor)
+    else:
+        processor = CrossFrameAttention(
+            block.attn1,
+            context,
+            **known,
+            own_frame=config.own_frame,
+            other_frames=config.other_frames,
+        )
+        block.attn1.set_processor(processor)
+    if config.text_corrections:
+        block.attn2.set_processor(TextAttention(block.attn2, context, **told))
+    return ViewBlock(
+        block, context, separate=separate, projection=projection, combine=config.combine
+    )
+
+
+def _embedding(unet: Any) -> int:
+    """Channels of the embedding of timesteps."""
+    return unet.time_embedding.linear_2.out_features

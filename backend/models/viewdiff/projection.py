@@ -1,0 +1,198 @@
+"""A layer that carries features from all views of a scene into space, and back to each of them.
+
+Features are compressed, unprojected into a grid, brought together, refined by a network in 3D, and
+rendered from every view. All of it is float32, whatever the network around it computes in.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from . import unprojection
+from .cameras import Cameras, at_size
+from .config import ProjectionConfig
+from .rendering import VolumeRenderer
+from .volume import ResidualBlock, VolumeUNet
+
+
+class Projection(nn.Module):
+    """forward(features (B, V, C, h, w), ...) -> the same shape.
+
+    Rays leave the centre of the box out of account: give cameras of a world in which it is 0.
+    channels: C. grid: voxels along a side. embedding: channels of the time, T.
+    published: axes and contraction as in the published code, for tests alone.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        grid: int,
+        embedding: int,
+        config: ProjectionConfig,
+        published: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.grid = grid
+        self.published = published
+        inner = config.channels
+        single = config.compress == "single"
+        self.proj_in_2d = (
+            nn.Conv2d(channels, inner, 1)
+            if single
+            else nn.Sequential(
+                _Rectified(channels, channels, 3),
+                _Rectified(channels, inner, 3),
+                nn.Conv2d(inner, inner, 1),
+            )
+        )
+        if config.aggregator == "ibrnet":
+            time = embedding if config.time else None
+            self.ibrnet_aggregator = unprojection.RayAggregator(inner, time)
+        if config.layers == 1:
+            self.blocks_3d = nn.ModuleList([ResidualBlock(inner, inner, embedding)])
+        else:
+            self.blocks_3d = VolumeUNet(inner, (config.layers - 1) // 2)
+        if config.view_dependent:
+            self.linear_ray = nn.Linear(3, inner)
+        self.volume_renderer = VolumeRenderer(
+            inner,
+            config.samples,
+            config.background_share if config.background else None,
+            config.disparity_at_infinity,
+        )
+        whole = config.background
+        self.proj_out_2d_fg = _expansion(inner, channels, config.expand)
+        self.proj_out_2d_bg = _expansion(inner, channels, config.expand if whole else "single")
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        cameras: Cameras,
+        timesteps: torch.Tensor,
+        time: torch.Tensor | None = None,
+        novel: int = 0,
+    ) -> torch.Tensor:
+        """timesteps: (B, V); time: their embedding (B, V, T). novel: how many views, the last, are
+        seen from the grid but not carried into it."""
+        with torch.autocast(features.device.type, enabled=False):
+            outcome, _, _ = self.carry(
+                features.float(), cameras, timesteps, None if time is None else time.float(), novel
+            )
+        return outcome.to(features.dtype)
+
+    def carry(
+        self,
+        features: torch.Tensor,
+        cameras: Cameras,
+        timesteps: torch.Tensor,
+        time: torch.Tensor | None = None,
+        novel: int = 0,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As forward, in float32; also how much is in the way of each cell and its depth, in units
+        of half the box's longest side, both (B, V, 1, h, w)."""
+        size = features.shape[-2], features.shape[-1]
+        intrinsics = at_size(cameras.intrinsics, cameras.size, size)
+        origins, directions = unprojection.rays(cameras.world2cam, intrinsics, size, cameras.bbox)
+        seen = features[:, : features.shape[1] - novel]
+        volume = self._volume(seen, directions, intrinsics, cameras, timesteps, time)
+        rendered, mask, depth = self._render(volume, origins, directions, cameras, size)
+        mask_of_cells = mask.flatten(0, 1)
+        expanded = mask_of_cells * self.proj_out_2d_fg(rendered) + (
+            1 - mask_of_cells
+        ) * self.proj_out_2d_bg(rendered)
+        return expanded.view(features.shape), mask, depth
+
+    def compressed(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, V, C, h, w) -> (B, V, c, h, w)."""
+        return self.proj_in_2d(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+
+    def _volume(
+        self,
+        features: torch.Tensor,
+        directions: torch.Tensor,
+        intrinsics: torch.Tensor,
+        cameras: Cameras,
+        timesteps: torch.Tensor,
+        time: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The grid, (B, c, G, G, G) in the order y, x, z. features: of the views that it is of."""
+        views = features.shape[1]
+        inner = self.compressed(features)
+        if self.config.aggregator == "ibrnet":
+            rays = directions[:, :views].mT.unflatten(-1, features.shape[-2:])
+            inner = torch.cat([inner, rays], dim=2)
+        share = self.config.background_share if self.config.background else None
+        points, reached = unprojection.voxel_centres(self.grid, cameras.bbox, share, self.published)
+        found, valid, depth = unprojection.unproject(
+            inner, cameras.world2cam[:, :views], intrinsics[:, :views], points
+        )
+        found = found * reached[:, None]
+        together = self._together(found, valid, depth, None if time is None else time[:, :views])
+        volume = together.mT.unflatten(-1, (self.grid,) * 3)
+        if isinstance(self.blocks_3d, VolumeUNet):
+            return self.blocks_3d(volume, timesteps[:, -1])
+        return self.blocks_3d[0](volume, None if time is None else time[:, -1])
+
+    def _together(
+        self,
+        found: torch.Tensor,
+        valid: torch.Tensor,
+        depth: torch.Tensor,
+        time: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """(B, V, M, c + 3 or c) of the views -> (B, M, c) of the scene."""
+        if self.config.aggregator == "ibrnet":
+            return self.ibrnet_aggregator(found, valid, depth, time)
+        return unprojection.mean_of_views(found, valid)
+
+    def _render(
+        self,
+        volume: torch.Tensor,
+        origins: torch.Tensor,
+        directions: torch.Tensor,
+        cameras: Cameras,
+        size: tuple[int, int],
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Features (B V, c, h, w), mask and depth (B, V, 1, h, w)."""
+        if self.config.background:
+            near, far = unprojection.around_camera(origins)
+        else:
+            scale = 2 / unprojection.longest_side(cameras.bbox)
+            box = cameras.bbox * scale[:, None, None]
+            near, far = unprojection.through_box(origins, directions, box)
+        # The renderer reads z, y, x; the published code gave it y, x, z as they are.
+        order = (0, 2, 3, 4, 1) if self.published else (0, 4, 2, 3, 1)
+        origins, directions, near, far = (x.flatten(1, 2) for x in (origins, directions, near, far))
+        if self.config.view_dependent:
+            told = self.linear_ray(directions)
+        else:
+            told = directions.new_zeros(*directions.shape[:2], self.config.channels)
+        features, mask, depth = self.volume_renderer(
+            volume.permute(order), origins, directions, told, near, far
+        )
+        views = cameras.views
+        rendered = features.unflatten(1, (views, *size)).flatten(0, 1).permute(0, 3, 1, 2)
+        shape = (len(mask), views, 1, *size)
+        return rendered, mask.reshape(shape), depth.reshape(shape)
+
+
+class _Rectified(nn.Module):
+    def __init__(self, inputs: int, outputs: int, side: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, side, padding=side // 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.conv(x))
+
+
+def _expansion(inner: int, channels: int, kind: str) -> nn.Module:
+    """Undoes the range 0 to 1 that rendered features have."""
+    if kind == "single":
+        return nn.Conv2d(inner, channels, 1)
+    return nn.Sequential(
+        _Rectified(inner, inner, 1),
+        _Rectified(inner, channels, 1),
+        nn.Conv2d(channels, channels, 1),
+    )
