@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
+TEST_INTENSITY = (0.5, 0.0)
+"""Mean and variance that are told of views that are not there yet."""
+
 
 @dataclass(frozen=True)
 class Cameras:
@@ -100,9 +103,10 @@ def conditions(
 
     Zenith angle, sine and cosine of the azimuth, and distance of the camera; focal lengths and
     principal point as shares of the picture; mean and variance. reference: "first", angles and
-    distance are from those of the first view of each scene. "absolute", they are from those the
-    published code has for a camera at the origin, where signs of zeros decide: pi, -pi, 0. So the
-    angle is less by pi, and sine and cosine have the other sign.
+    distance are from those of the first view of each scene; "front", the azimuth alone is.
+    "absolute", they are from those that the published code has for a camera at the origin, where
+    signs of zeros decide: pi, -pi, 0. So the angle is less by pi, and sine and cosine have the
+    other sign.
     """
     x, y, z = centres(cameras.world2cam.float()).unbind(-1)
     theta = torch.atan2(torch.hypot(x, y), z)
@@ -112,6 +116,8 @@ def conditions(
         theta = theta - theta[:, :1]
         phi = phi - phi[:, :1]
         radius = radius - radius[:, :1]
+    elif reference == "front":
+        phi = phi - phi[:, :1]
     else:
         theta, phi = theta - math.pi, phi + math.pi
     pose = torch.stack([theta, phi.sin(), phi.cos(), radius], dim=-1)

