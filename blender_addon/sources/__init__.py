@@ -125,7 +125,8 @@ def source_objects(context) -> list[bpy.types.Object]:
     settings = context.scene.fieldforge
     if of_points_or_voxels(settings):
         return objects.source_objects(context)
-    if settings.source in FROM_OBJECTS and settings.seen_objects == "SELECTED":
+    from_objects = settings.source in FROM_OBJECTS or posed_views.is_rebuilt(settings)
+    if from_objects and settings.seen_objects == "SELECTED":
         return surfaces.chosen(context)
     if settings.source == "SKETCH" and settings.sketch_from == "OBJECT":
         item = sketches.chosen(context)
@@ -138,4 +139,6 @@ def origin(context) -> Origin:
     settings = context.scene.fieldforge
     if settings.source == "SKETCH":
         return objects.origin_of(context, [])
+    if settings.source == "SCENE_VIEWS" and settings.scene_from == "CAMERAS":
+        return objects.origin_of(context, posed_views.chosen_cameras(context))
     return objects.origin_of(context, source_objects(context))

@@ -50,6 +50,8 @@ def has_objects(settings) -> bool:
             return True
         case "DEPTH" | "VIEWS":
             return settings.seen_objects == "SELECTED"
+        case "SCENE_VIEWS":
+            return posed_views.is_rebuilt(settings) and settings.seen_objects == "SELECTED"
         case _:
             return settings.source == "SKETCH" and settings.sketch_from == "OBJECT"
 

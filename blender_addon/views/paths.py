@@ -156,7 +156,9 @@ def nurbs(
     if closed:
         points = np.vstack([points, points[: order - 1]])
     knots = _knots(len(points) + order, order, closed, to_ends)
-    t = np.linspace(knots[order - 1], knots[len(points)], steps * count, endpoint=not closed)
+    ends = np.unique(knots[order - 1 : len(points) + 1])  # of the pieces: there it may have corners
+    t = (ends[:-1, None] + np.diff(ends)[:, None] * np.arange(steps) / steps).ravel()
+    t = t if closed else np.append(t, ends[-1])
     values = _basis(t, knots, order) @ (points[:, [3]] * np.c_[points[:, :3], np.ones(len(points))])
     return values[:, :3] / values[:, 3:]
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...backend.errors import BadInput
 from ...backend.protocol import VIEW_DISTANCE, VIEW_FIELD, ring_poses
+from ..capture import originals
 from ..pictures import LONGEST_SIDE
 from ..sources.cameras import viewport
 from ..sources.surfaces import chosen, may_have_surface
@@ -213,7 +214,7 @@ def chosen_cameras(context) -> list[bpy.types.Object]:
         return in_order(settings.cameras_of.all_objects)
     active = context.view_layer.objects.active
     home = home_of_views(active)
-    selected = [item for item in context.selected_objects if item.type == "CAMERA"]
+    selected = [item for item in originals(context) if item.type == "CAMERA"]
     if home is not None and len(selected) < 2:
         return in_order(home.objects)
     ordered = in_order(selected)

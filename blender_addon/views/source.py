@@ -58,6 +58,11 @@ def kind_of(settings) -> str:
     return KINDS[settings.source]
 
 
+def is_rebuilt(settings) -> bool:
+    """Whether a mesh is made of what cameras see of objects."""
+    return settings.source == "SCENE_VIEWS" and settings.scene_from == "OBJECTS"
+
+
 def by_model(settings) -> bool:
     return settings.scene_from == "CAMERAS" and settings.mesh_by == "MODEL"
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
+import posed
 import spheres
 from fieldforge.backend import protocol
 from fieldforge.backend.errors import FieldforgeError, NotAuthorized, NotFound
@@ -70,9 +71,9 @@ def result_of(task: protocol.Task, empty: frozenset[int] = frozenset()) -> proto
     seed is the first number of the latent. empty: seeds that give no surface."""
     if isinstance(task, protocol.DownloadModel):
         return protocol.Report(name=task.name, report={"bytes": 1})
-    around = spheres.result_of(task)
-    if around is not None:
-        return around
+    special = spheres.result_of(task) or posed.result_of(task)
+    if special is not None:
+        return special
     mesh = mesh_of(task)
     if task.model == "wavelet-fit":
         return mesh
