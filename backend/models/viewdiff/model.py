@@ -69,6 +69,8 @@ class ViewDiff(nn.Module):
         batch = latents.shape[:2]
         timesteps = torch.as_tensor(timesteps, device=latents.device).expand(batch)
         cameras = cameras.to(latents.device)
+        if self.config.reference == "front":
+            cameras = cameras.in_front()  # the grid is always seen from the same side first
         if text is None:
             width = self.unet.config.cross_attention_dim
             text = latents.new_zeros(1, 1, 1, width)
