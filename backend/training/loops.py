@@ -36,6 +36,7 @@ class Plan:
     steps: of the whole run; 0: as many as `total_minutes` hold, measured over its first steps.
     minutes: of this call; it saves and returns when they are over. 0: no limit.
     rate: of learning at its highest; warm_up: steps to it. average: decay of the weights' average.
+    constant: the rate stays at its highest. clip: the most that a gradient's norm may be.
     """
 
     steps: int
@@ -45,6 +46,8 @@ class Plan:
     warm_up: int = CALIBRATION
     average: float = 0.999
     seed: int = 0
+    constant: bool = False
+    clip: float = 1.0
 
     def __post_init__(self) -> None:
         if self.steps <= 0 and self.total_minutes <= 0:
@@ -53,6 +56,8 @@ class Plan:
     def rate_at(self, step: int, steps: int) -> float:
         """A linear rise, then half a cosine down to a hundredth. steps: 0 while not known."""
         rise = min(1.0, (step + 1) / self.warm_up)
+        if self.constant:
+            return self.rate * rise
         done = min(1.0, step / steps) if steps else 0.0
         return self.rate * rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
@@ -277,7 +282,7 @@ def train(
         run.optimizer.zero_grad(set_to_none=True)
         shown = work(run)
         members.average(run.module)
-        norm = nn.utils.clip_grad_norm_(run.module.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(run.module.parameters(), run.plan.clip)
         run.optimizer.step()
         run.average.update(run.module, run.step)
         run.step += 1

@@ -1,9 +1,9 @@
 """Renderings of scenes on disk: made a shard at a time, so that a run that stops goes on.
 
 FOLDER/SIDE-64-00000.rgba.npy     (N, 24, S, S, 4) uint8 sRGB, straight alpha
-FOLDER/SIDE-64-00000.depth.npy    (N, 24, S, S) uint16: DEPTH_LEVELS per unit of the world, 0: nothing
+FOLDER/SIDE-64-00000.depth.npy    (N, 24, S, S) uint16, DEPTH_LEVELS per unit of the world; 0 none
 FOLDER/SIDE-64-00000.cameras.npy  (N, 24, 20) float32: poses row by row, then intrinsics
-FOLDER/SIDE-64-00000.json         what they are of; written last: a shard without it is not there
+FOLDER/SIDE-64-00000.json         what they are of; written last: without it, it is not there
 """
 
 from __future__ import annotations
@@ -47,9 +47,17 @@ class Renderings:
     def __len__(self) -> int:
         return len(self.names)
 
-    @property
-    def views(self) -> int:
+    def views(self, number: int) -> int:
         return scenes.VIEWS
+
+    def poses(self, number: int) -> np.ndarray:
+        shard, place = self._place(number)
+        return np.asarray(self.cameras[shard][place][:, :16]).reshape(-1, 4, 4)
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """Shard, and which of its scenes."""
+        shard = int(np.searchsorted(self.starts, number, side="right")) - 1
+        return shard, number - self.starts[shard]
 
     @property
     def has_depth(self) -> bool:
@@ -60,8 +68,7 @@ class Renderings:
 
     def scene(self, number: int, views: Sequence[int] | None = None) -> PosedImages:
         """Scene `number`, those of its views only, in that order."""
-        shard = int(np.searchsorted(self.starts, number, side="right")) - 1
-        place = number - self.starts[shard]
+        shard, place = self._place(number)
         chosen = list(range(scenes.VIEWS) if views is None else views)
         cameras = self.cameras[shard][place][chosen]
         return PosedImages(

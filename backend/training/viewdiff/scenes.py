@@ -49,7 +49,7 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """vertices: (V, 3) float32, z up; faces: (F, 3) int32; look: its colours; light: of the world."""
+    """vertices: (V, 3) float32, z up; faces: (F, 3) int32; look: of them; light: of the world."""
 
     vertices: np.ndarray
     faces: np.ndarray

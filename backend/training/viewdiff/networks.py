@@ -1,0 +1,108 @@
+"""The networks of our own multi-view model, in sizes for a processor, a card, and tests.
+
+Not Stable Diffusion's: pixels in blocks of two by two, alpha and depth beside the colours, no
+words. Attention and the layers through space are where pictures have 16 x 16 places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...models.viewdiff.config import ProjectionConfig, ViewDiffConfig, unet_settings
+from ...models.viewdiff.model import ViewDiff
+from ...models.viewdiff.pixels import PixelLatents
+
+SCHEDULE: Mapping[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+}
+"""Pictures of few pixels keep their outlines through much noise: the cosine schedule has more of
+it than Stable Diffusion's, and at its end nothing of the picture is left. There a prediction of the
+noise says nothing of the picture; one of v does."""
+
+HALF_BOX = 1.3
+"""Of the box that features are carried into, in units of half the cube of the shapes, which may
+stand in it turned anyhow."""
+
+OPACITY_AT_FIRST = -1.0
+"""Of the renderers' bias: at the published -5 nearly nothing of the grid is seen at first, which a
+network that begins from nothing takes long to find out."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """size: pixels. channels: of the U-Net, finest first. grid: voxels along a side of the layers
+    through space. samples: along a ray. layers: in 3D. views: of a scene at once."""
+
+    size: int
+    channels: tuple[int, ...]
+    blocks: int
+    rank: int
+    grid: int
+    samples: int
+    layers: int
+    views: int
+    patch: int = 2
+    layout: str = "rgbad"
+
+
+SIZES = {
+    "tiny": Size(16, (16, 32, 32), 1, 4, 4, 6, 1, 3),
+    "cpu": Size(64, (64, 128, 192), 1, 16, 16, 32, 1, 4),
+    "gpu": Size(64, (96, 192, 320), 2, 16, 24, 48, 3, 6),
+}
+
+
+def latents(size: Size) -> PixelLatents:
+    """How its pictures become latents."""
+    return PixelLatents(size.patch, size.layout)
+
+
+def config(size: Size, projection: bool = True) -> ViewDiffConfig:
+    """projection: without it, views know of each other by attention alone."""
+    finest, where = size.channels[0], size.channels[1]
+    return ViewDiffConfig(
+        unet=unet_settings(
+            size.channels,
+            [level == 1 for level in range(len(size.channels))],
+            size=size.size // size.patch,
+            picture_channels=latents(size).channels,
+            blocks=size.blocks,
+            words=16,
+        ),
+        schedule=SCHEDULE,
+        base="",
+        image_size=size.size,
+        rank=size.rank,
+        reference="front",
+        intensity=False,
+        text_corrections=False,
+        projection_down=int(projection),
+        projection_mid=False,
+        projection_up=int(projection),
+        projection=ProjectionConfig(
+            grid=size.grid * where // finest,
+            samples=size.samples,
+            layers=size.layers,
+            background=False,
+        ),
+        combine="add",
+        trained_views=size.views,
+        pixels=latents(size).to_dict(),
+        half_box=HALF_BOX,
+    )
+
+
+def network(size: Size, projection: bool = True) -> ViewDiff:
+    """At its beginning, by torch's chance."""
+    made = ViewDiff(config(size, projection))
+    with torch.no_grad():
+        for name, value in made.renderer_parameters():
+            if name.endswith("bias_opacity"):
+                value.fill_(OPACITY_AT_FIRST)
+    return made
