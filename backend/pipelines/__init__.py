@@ -19,9 +19,11 @@ from .. import weights
 from ..errors import BadInput, Cancelled, NotInstalled
 from ..protocol import (
     PANORAMAS,
+    POSED_VIEWS,
     TASKS,
     DownloadModel,
     Generation,
+    ImageToViews,
     PanoramaToDepth,
     PanoramaToSphere,
     PanoramaToStereo,
@@ -31,6 +33,7 @@ from ..protocol import (
     Task,
     TextToMesh,
     TextToPanorama,
+    TextToViews,
     ViewsToMesh,
     VoxelsToMesh,
 )
@@ -116,7 +119,12 @@ _SHARED_FIELDS = (
 GENERATIONS = tuple(kind for kind, task in TASKS.items() if issubclass(task, Generation))
 _GENERATE = "backend.pipelines.generate:generate"
 _DOWNLOAD = "backend.pipelines.download_model:download_model"
-FAMILIES_WITH_WEIGHTS = ("wala", "mvdream", "ldm3d", "panorama-depth")
+FAMILIES_WITH_WEIGHTS = (
+    *("wala", "mvdream", "ldm3d", "panorama-depth", "viewdiff", "stable-diffusion"),
+)
+_NEEDLESS = ((TextToViews.kind, "mvdream"),)
+"""(task, family) that goes without what the model otherwise needs: painting views takes no model of
+shapes."""
 
 PIPELINES: dict[tuple[str, str], str] = {
     (PointsToMesh.kind, "wavelet-fit"): "backend.pipelines.points_to_mesh:points_to_mesh",
@@ -127,6 +135,9 @@ PIPELINES: dict[tuple[str, str], str] = {
     (PanoramaToStereo.kind, "depth-sphere"): "backend.pipelines.panorama_to_stereo:to_stereo",
     (PanoramaToDepth.kind, "panorama-depth"): "backend.pipelines.panorama_to_depth:to_depth",
     (TextToPanorama.kind, "ldm3d"): "backend.pipelines.text_to_panorama:text_to_panorama",
+    (ImageToViews.kind, "viewdiff"): "backend.pipelines.image_to_views:image_to_views",
+    (TextToViews.kind, "viewdiff"): "backend.pipelines.text_to_views:text_to_views",
+    (TextToViews.kind, "mvdream"): "backend.pipelines.text_to_views:with_mvdream",
     **{(DownloadModel.kind, family): _DOWNLOAD for family in FAMILIES_WITH_WEIGHTS},
 }
 """(task, family of the model) -> "module:function"."""
@@ -143,7 +154,7 @@ def models() -> tuple[Model, ...]:
         if own.id not in listed:
             listed[own.id] = _listed(own, all(name in here for name in own.needs))
     defaults: dict[str, list[str]] = {}
-    for kind in (*GENERATIONS, *PANORAMAS):
+    for kind in (*GENERATIONS, *PANORAMAS, *POSED_VIEWS):
         best = _best(_able(listed, kind), kind, here)
         if best is not None and best.ready:
             defaults.setdefault(best.id, []).append(kind)
@@ -183,7 +194,8 @@ def model_for(task: Task) -> Model:
             f"Choose {' or '.join(able)}." if able else "Update the backend.",
         )
     if task.kind != DownloadModel.kind and not model.ready:
-        _require(model)
+        needless = (task.kind, model.family) in _NEEDLESS
+        _require(dataclasses.replace(model, needs=()) if needless else model)
     return model
 
 
@@ -218,6 +230,8 @@ def _require(model: Model) -> None:
     """Raise NotInstalled, naming all that is missing."""
     here = weights.installed()
     missing = [name for name in (model.id, *model.needs) if name not in here]
+    if not missing:
+        return
     if len(missing) == 1:
         weights.require(missing[0])
     commands = "; ".join(f"python3 -m backend models download {name}" for name in missing)

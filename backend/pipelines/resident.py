@@ -36,6 +36,7 @@ from . import Context, memory
 if TYPE_CHECKING:
     from ..models.ldm3d.model import Ldm3d
     from ..models.mvdream.model import MVDream
+    from ..models.viewdiff.painter import ViewPainter
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -145,7 +146,19 @@ class LoadedPanorama:
     used_at: float = 0.0
 
 
-Kept = TypeVar("Kept", Loaded, LoadedText, LoadedPanorama)
+@dataclass(eq=False)
+class LoadedViews:
+    """A model that paints views, in memory. dtype: of its denoiser."""
+
+    model: ViewPainter
+    installed: Installed
+    device: torch.device
+    dtype: torch.dtype
+    nbytes: int
+    used_at: float = 0.0
+
+
+Kept = TypeVar("Kept", Loaded, LoadedText, LoadedPanorama, LoadedViews)
 _models: dict[Key, Any] = {}
 
 
@@ -189,6 +202,11 @@ def load_panorama_model(
     return _kept(installed, device, precision(device, _TEXT), working_bytes, _read_panorama_model)
 
 
+def load_views_model(installed: Installed, device: torch.device, working_bytes: int) -> LoadedViews:
+    """As `load`, of a model that paints views of pictures or words."""
+    return _kept(installed, device, precision(device, _TEXT), working_bytes, _read_views_model)
+
+
 def _read(installed: Installed, device: torch.device, dtype: torch.dtype, nbytes: int) -> Loaded:
     model = loading.load(installed, device, dtype)
     acceleration.to_channels_last(model.autoencoder)
@@ -213,6 +231,14 @@ def _read_panorama_model(
     from ..models.ldm3d.loading import load as read  # here: its libraries take seconds to import
 
     return LoadedPanorama(read(installed, device, dtype), installed, device, dtype, nbytes)
+
+
+def _read_views_model(
+    installed: Installed, device: torch.device, dtype: torch.dtype, nbytes: int
+) -> LoadedViews:
+    from ..models.viewdiff.painter_files import load as read  # here: its libraries take seconds
+
+    return LoadedViews(read(installed, device, dtype), installed, device, dtype, nbytes)
 
 
 def _kept(

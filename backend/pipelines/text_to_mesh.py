@@ -151,12 +151,13 @@ def painting_layers(model: MVDream) -> Iterator[torch.nn.Module]:
     yield from model.autoencoder.decoder.up_blocks
 
 
-def working_bytes(config: MVDreamConfig) -> int:
-    """Roughly what painting needs besides the weights, in float32."""
+def working_bytes(config: MVDreamConfig, views: int = 0) -> int:
+    """Roughly what painting needs besides the weights, in float32. views: the model's own unless
+    given."""
     cells = (config.side // config.autoencoder.factor) ** 2
-    batch = 2 * len(config.views)
+    views = views or len(config.views)
     # What waits for the way up, and a block at full resolution with its attention.
-    denoising = 4 * batch * cells * (24 + 4 * len(config.views)) * config.unet.channels
+    denoising = 4 * 2 * views * cells * (24 + 4 * views) * config.unet.channels
     decoding = 4 * 6 * config.side**2 * 2 * config.autoencoder.widths[0]
     return denoising + decoding
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -219,7 +219,7 @@ def _latents(
         left = (time.perf_counter() - began) / done * (step.count - done)
         stage = stages.at("Painting the panorama", 0.0).stage
         yield Progress(
-            f"{stage}, step {done} of {step.count}{_in_words(left)}",
+            f"{stage}, step {done} of {step.count}{in_words(left)}",
             _LOADED + (_PAINTED - _LOADED) * done / step.count,
             picture=picture,
         )
@@ -236,7 +236,7 @@ def check_numbers(latents: torch.Tensor) -> None:
         )
 
 
-def _in_words(seconds: float) -> str:
+def in_words(seconds: float) -> str:
     """How long it still takes, for the end of a stage."""
     if seconds < 1:
         return ""
@@ -312,10 +312,19 @@ def working_bytes(installed: Installed, wishes: Wishes) -> Needed:
 # ---------------------------------------------------------------------------------------- previews
 
 
+class Shows(Protocol):
+    """What can make a small picture of an x_0. factor: pixels along a side of its cells."""
+
+    @property
+    def factor(self) -> int: ...
+
+    def small_picture(self, start: torch.Tensor, most_cells: int) -> np.ndarray: ...
+
+
 class Previewer:
     """Small pictures of what forms: the x_0 of a step, averaged over cells and decoded."""
 
-    def __init__(self, model: Ldm3d, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, model: Shows, clock: Callable[[], float] = time.perf_counter) -> None:
         self._model = model
         self._clock = clock
         self._began = clock()

@@ -76,10 +76,10 @@ def load(installed: Installed, device: torch.device, dtype: torch.dtype) -> Ldm3
     an autoencoder without depth.
     """
     config = config_of(installed)
-    unet = _network(installed, "unet", device, dtype)
-    vae = _network(installed, "vae", device, torch.float32)
-    text_encoder = _network(installed, "text_encoder", device, dtype)
-    tokenizer = _tokenizer(installed)
+    unet = network(installed, "unet", device, dtype)
+    vae = network(installed, "vae", device, torch.float32)
+    text_encoder = network(installed, "text_encoder", device, dtype)
+    tokenizer = tokenizer_of(installed)
     model = Ldm3d(config, unet, vae, text_encoder, tokenizer, _schedule(installed))
     _check(installed, model)
     try:
@@ -121,12 +121,13 @@ def _check(installed: Installed, model: Ldm3d) -> None:
 # ------------------------------------------------------------------------------------- the networks
 
 
-def _network(installed: Installed, part: str, device: torch.device, dtype: torch.dtype) -> Any:
+def network(installed: Installed, part: str, device: torch.device, dtype: torch.dtype) -> Any:
+    """One of PARTS on `device` for inference. Raises BadInput."""
     settings = _settings(installed, f"{part}/config.json")
     try:
         with torch.device("meta"):
-            network = _MAKERS[part](settings)
-        own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+            made = _MAKERS[part](settings)
+        own = {name: tuple(tensor.shape) for name, tensor in made.state_dict().items()}
         have = _named_as(own, dict(_stored(installed, part)))
     except (TypeError, ValueError, ArithmeticError, RuntimeError, KeyError) as error:
         raise unfit(installed, f"{part}: {type(error).__name__}: {error}") from None
@@ -137,8 +138,8 @@ def _network(installed: Installed, part: str, device: torch.device, dtype: torch
         name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
         for name, tensor in have.items()
     }
-    network.load_state_dict(placed, strict=True, assign=True)
-    return network.eval().requires_grad_(False)
+    made.load_state_dict(placed, strict=True, assign=True)
+    return made.eval().requires_grad_(False)
 
 
 def _unet(settings: Mapping[str, Any]) -> Any:
@@ -205,7 +206,8 @@ def _named_as(own: Mapping[str, tuple[int, ...]], tensors: Tensors) -> Tensors:
 # ----------------------------------------------------------------------------- words and schedules
 
 
-def _tokenizer(installed: Installed) -> Any:
+def tokenizer_of(installed: Installed) -> Any:
+    """Of the part tokenizer. Raises BadInput."""
     from transformers import CLIPTokenizer
 
     folder = installed.folder / "tokenizer"

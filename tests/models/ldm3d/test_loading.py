@@ -168,7 +168,7 @@ def test_a_tokeniser_as_it_was_published_reads_as_clip_does(tmp_path):
     }
     special = {**plain, "pad_token": "<|endoftext|>"}
     (folder / "special_tokens_map.json").write_text(json.dumps(special))
-    tokenizer = loading._tokenizer(types.SimpleNamespace(folder=tmp_path, id="x"))
+    tokenizer = loading.tokenizer_of(types.SimpleNamespace(folder=tmp_path, id="x"))
     assert (len(tokenizer), tokenizer.model_max_length) == (49408, 77)
     read = words.read(tokenizer, "a photo of a cat", 77)
     wanted = [49406, 320, 1125, 539, 320, 2368, 49407]
