@@ -82,6 +82,27 @@ class Cameras:
         world2cam[..., :3, 3] = world2cam[..., :3, 3] + moved
         return dataclasses.replace(self, world2cam=world2cam, bbox=self.bbox - centre[:, None])
 
+    def in_front(self) -> Cameras:
+        """The world turned about the upright axis through the middle of each box until the first
+        view of each scene is where Blender's front view is, towards -y."""
+        middle = self.bbox.float().mean(dim=1)
+        first = centres(self.world2cam[:, 0].float()) - middle
+        length = torch.hypot(first[:, 0], first[:, 1])
+        above = length < 1e-6 * first.norm(dim=-1)  # straight from above: as it is
+        length = torch.where(above, torch.ones_like(length), length)
+        sine = torch.where(above, torch.zeros_like(length), first[:, 0] / length)
+        cosine = torch.where(above, torch.ones_like(length), -first[:, 1] / length)
+        zero, one = torch.zeros_like(sine), torch.ones_like(sine)
+        # From the turned world to this one.
+        back = torch.stack([cosine, -sine, zero, sine, cosine, zero, zero, zero, one], dim=-1)
+        back = back.unflatten(-1, (3, 3))
+        away = middle - (back @ middle[..., None])[..., 0]
+        rotation = self.world2cam[..., :3, :3]
+        world2cam = self.world2cam.clone()
+        world2cam[..., :3, :3] = rotation @ back[:, None]
+        world2cam[..., :3, 3] += (rotation @ away[:, None, :, None])[..., 0]
+        return dataclasses.replace(self, world2cam=world2cam)
+
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Cameras:
         tensors = {
             name: change(getattr(self, name))
