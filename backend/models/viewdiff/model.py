@@ -38,7 +38,9 @@ class ViewDiff(nn.Module):
 
         self.config = config
         self.published = published
-        self.unet = unet if unet is not None else UNet2DConditionModel(**config.unet)
+        self.unet = (
+            unet if unet is not None else UNet2DConditionModel.from_config(dict(config.unet))
+        )
         self.context = augment(self.unet, config, published)
 
     @property
