@@ -1,9 +1,9 @@
 """Cameras: Blender's and OpenCV's, lenses, rays, and what a camera sees of points.
 
 A pose is the camera-to-world matrix (4, 4) with Blender's camera axes (x right, y up, looking along
--z), which is Blender's matrix_world. `world2cam` is the other way round, with OpenCV's axes (x right,
-y down, looking along z). Intrinsics are fx, fy, cx, cy in pixels, and the centre of the first pixel
-is at 0, 0. Arithmetic is float64; leading axes are batches.
+-z), which is Blender's matrix_world. `world2cam` is the other way round, with OpenCV's axes (x
+right, y down, looking along z). Intrinsics are fx, fy, cx, cy in pixels, and the centre of the
+first pixel is at 0, 0. Arithmetic is float64; leading axes are batches.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def project(
 def look_at(
     eyes: np.ndarray, target: np.ndarray | tuple[float, float, float] = (0.0, 0.0, 0.0)
 ) -> np.ndarray:
-    """Poses (..., 4, 4) float64 at `eyes` (..., 3), looking at `target`, their pictures upright in a
-    world with z up; looking straight up or down, the top of the picture is +y.
+    """Poses (..., 4, 4) float64 at `eyes` (..., 3), looking at `target`, their pictures upright in
+    a world with z up; looking straight up or down, the top of the picture is +y.
 
     Raises ValueError for an eye at the target.
     """
@@ -134,7 +134,7 @@ def look_at(
     return found
 
 
-# ------------------------------------------------------------------------------ ViewDiff's own rings
+# ----------------------------------------------------------------------------- ViewDiff's own rings
 
 
 def published_ring(
