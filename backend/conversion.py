@@ -53,6 +53,7 @@ def convert(
 ) -> Installed:
     """Write the model that `path` holds into `store`/<id>; memory: about one piece of a tensor.
 
+    path: a checkpoint, or the folder that the published training of ViewDiff saved.
     model_id: of the registry, or a new one for a model of one's own; None: the one of the registry
     that takes the same. args: its args.json; None: the one beside it, if there is one.
     ema: running averages instead of the last weights. dtype: a key of DTYPES, None keeps each.
@@ -60,6 +61,10 @@ def convert(
     report(fraction) is called meanwhile; what it raises ends the conversion and leaves nothing.
     Raises BadInput (nothing of the file is run), NotFound, StorageFailed.
     """
+    if path.is_dir():
+        from .models.viewdiff import runs  # here: torch takes a second to import
+
+        return runs.install(path, model_id or path.name.lower(), store=store, report=report)
     if not path.is_file():
         raise NotFound(f"There is no file {path}.", "Check its name.")
     checkpoint = Checkpoint(path)

@@ -139,7 +139,7 @@ def convert(options: argparse.Namespace) -> int:
         return 0
     print(f"{model.id}: {model.bytes / 1e9:.2f} GB in {model.folder}")
     for name, value in model.source.get("assumed", {}).items():
-        print(f"  assumed, for want of args.json: {name} = {value}")
+        print(f"  assumed, since no file tells it: {name} = {value}")
     return 0
 
 

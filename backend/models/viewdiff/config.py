@@ -120,6 +120,8 @@ class ViewDiffConfig:
     around the origin in which things are, half a side. trained_views: how many views of a scene it
     saw at once.
     pixels: settings of pixels.PixelLatents, of a network that works on pictures themselves.
+    as_published: its layers through space were trained with the axes and the contraction of the
+    published code, which are wrong; only such weights are used with them.
     """
 
     unet: Mapping[str, Any] = field(default_factory=_stable_diffusion_unet)
@@ -143,6 +145,7 @@ class ViewDiffConfig:
     half_box: float = 1.0
     trained_views: int = 5
     pixels: Mapping[str, Any] | None = None
+    as_published: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("reference", self.reference, REFERENCES)

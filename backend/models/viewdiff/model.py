@@ -29,19 +29,18 @@ class ViewDiff(nn.Module):
     """Predicts what the schedule's prediction_type says, for all views of a scene at once.
 
     unet: a UNet2DConditionModel to build on, which is changed in place and keeps its weights; else
-    one is made of config.unet, with weights by chance. published: see Projection; for tests alone.
+    one is made of config.unet, with weights by chance.
     """
 
-    def __init__(self, config: ViewDiffConfig, unet: Any = None, published: bool = False) -> None:
+    def __init__(self, config: ViewDiffConfig, unet: Any = None) -> None:
         super().__init__()
         from diffusers import UNet2DConditionModel
 
         self.config = config
-        self.published = published
         self.unet = (
             unet if unet is not None else UNet2DConditionModel.from_config(dict(config.unet))
         )
-        self.context = augment(self.unet, config, published)
+        self.context = augment(self.unet, config)
 
     @property
     def device(self) -> torch.device:
@@ -88,7 +87,7 @@ class ViewDiff(nn.Module):
         context, config = self.context, self.config
         context.views = cameras.views
         context.conditions = conditions(cameras, config.reference, config.intensity).flatten(0, 1)
-        context.cameras = cameras if self.published else cameras.centred()
+        context.cameras = cameras if config.as_published else cameras.centred()
         context.timesteps = timesteps
         context.novel = novel
 
@@ -107,7 +106,7 @@ def is_new(name: str) -> bool:
     return rest.partition(".")[2].startswith(NEW_LAYERS)
 
 
-def augment(unet: Any, config: ViewDiffConfig, published: bool = False) -> ViewContext:
+def augment(unet: Any, config: ViewDiffConfig) -> ViewContext:
     """Change a UNet2DConditionModel in place: its weights stay, new layers do as little as their
     kind lets them. Returns the context that must be told the views before every call.
 
@@ -122,7 +121,7 @@ def augment(unet: Any, config: ViewDiffConfig, published: bool = False) -> ViewC
             for number, block in enumerate(transformer.transformer_blocks):
                 projection = None
                 if place in chosen:
-                    projection = _projection(unet, block.dim, config, published)
+                    projection = _projection(unet, block.dim, config)
                 made = _block(unet, block, context, config, projection)
                 transformer.register_forward_pre_hook(made.take_size)
                 transformer.transformer_blocks[number] = made
@@ -150,10 +149,10 @@ def _places_of_projection(unet: Any, config: ViewDiffConfig) -> set[tuple[str, i
     return {*down, *middle, *up}
 
 
-def _projection(unet: Any, width: int, config: ViewDiffConfig, published: bool) -> Projection:
+def _projection(unet: Any, width: int, config: ViewDiffConfig) -> Projection:
     finest = min(unet.config.block_out_channels)
     grid = max(2, config.projection.grid * finest // width)
-    return Projection(width, grid, _embedding(unet), config.projection, published)
+    return Projection(width, grid, _embedding(unet), config.projection, config.as_published)
 
 
 def _block(

@@ -21,7 +21,7 @@ class Projection(nn.Module):
 
     Rays leave the centre of the box out of account: give cameras of a world in which it is 0.
     channels: C. grid: voxels along a side. embedding: channels of the time, T.
-    published: axes and contraction as in the published code, for tests alone.
+    published: axes and contraction as in the published code, which are wrong.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ coordinate as the norm). Voxels are numbered [y, x, z], as in the published code
 of its networks in 3D depend on it. Lists of voxels have that order, and features last.
 
 `published=True` does as the published code, whose contraction is wrong where the largest coordinate
-is negative. It is there for tests alone.
+is negative.
 """
 
 from __future__ import annotations
