@@ -42,6 +42,9 @@ TASKS = {
     "panorama-to-stereo": "a panorama for each eye, from one and its depth (.png)",
     "panorama-to-depth": "the depth of a panorama, told by a model (.exr .npy .npz .png)",
     "text-to-panorama": "surroundings from words (.glb .blend .npz), or the picture (.png)",
+    "image-to-views": "views around a thing from a picture, or from views with cameras (FOLDER)",
+    "text-to-views": "views around a thing from words (FOLDER)",
+    "views-to-scene": "a mesh with a texture from views with cameras (FOLDER, transforms.json)",
 }
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -144,6 +147,7 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--device", choices=("auto", "cpu", "cuda"))
     _add_generation(run.add_argument_group("models that generate"))
     _add_panorama(run.add_argument_group("panoramas"))
+    _add_views(run.add_argument_group("views with cameras"))
     run.add_argument("--json", action="store_true", help="print one JSON line at the end")
     run.add_argument("--server", metavar="URL", help="let a running backend do it")
     run.add_argument("--token", metavar="T", help="its token (or FIELDFORGE_TOKEN)")
@@ -232,6 +236,36 @@ def _add_panorama(group: Any) -> None:
             metavar="N",
             help=f"{side} of the picture that words become; the {other} follows",
         )
+
+
+def _add_views(group: Any) -> None:
+    group.add_argument("--views", type=int, default=0, metavar="N", help="of the ring")
+    group.add_argument("--elevation", type=float, metavar="DEGREES", help="of the ring")
+    group.add_argument(
+        "--distance", type=float, default=0.0, metavar="D", help="of the cameras; else the model's"
+    )
+    group.add_argument(
+        "--start", type=float, default=0.0, metavar="DEGREES", help="of the first; 0 is the front"
+    )
+    group.add_argument("--caps", action="store_true", help="add one from above, one from below")
+    group.add_argument(
+        "--poses", type=Path, metavar="FILE", help="cameras to make, a transforms.json; no ring"
+    )
+    group.add_argument(
+        "--field", type=float, default=0.0, metavar="DEGREES", help="across, of cameras without"
+    )
+    group.add_argument(
+        "--size", type=int, default=0, metavar="N", help="pixels of the views; else the model's"
+    )
+    group.add_argument(
+        "--path", action="store_true", help="one view after the other, along the order of cameras"
+    )
+    group.add_argument("--center", default="0,0,0", metavar="X,Y,Z", help="of the thing")
+    group.add_argument(
+        "--extent", type=float, metavar="S", help="side of the box around the thing (2; found)"
+    )
+    group.add_argument("--texture-size", type=int, default=0, metavar="N", help="pixels")
+    group.add_argument("--no-texture", action="store_true", help="colours at vertices only")
 
 
 def _add_serve(commands: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from . import device as devices
-from . import environment, panorama_commands, pipelines
+from . import environment, panorama_commands, pipelines, views_commands
 from .blender_process import preview
 from .errors import BadInput, InternalError, NotFound, StorageFailed
 from .protocol import (
@@ -45,6 +45,8 @@ def run(options: argparse.Namespace) -> int:
     """`run TASK INPUT -o OUTPUT`."""
     if options.task in PANORAMAS:
         return run_panorama(options)
+    if options.task in views_commands.MADE:
+        return run_views(options)
     write = writer_for(options.output)
     outputs = outputs_of(options)
     _check_place(options)
@@ -78,6 +80,20 @@ def run_panorama(options: argparse.Namespace) -> int:
         bar.report("Writing", 1.0)
         panorama_commands.write(partials, result, bar.report)
     panorama_commands.tell(outputs, result, report, as_json=options.json)
+    return 0
+
+
+def run_views(options: argparse.Namespace) -> int:
+    """`run TASK INPUT -o FOLDER` of tasks that make views."""
+    views_commands.check_output(options)
+    _check_place(options)
+    with ProgressBar() as bar:
+        bar.report("Reading", 0.0)
+        task = read_task(options)
+        result, report = work(task, options, bar.report)
+        bar.report("Writing", 1.0)
+        views_commands.write(options.output, result, report)
+    views_commands.tell(options.output, result, report, as_json=options.json)
     return 0
 
 
@@ -168,6 +184,7 @@ GENERATION_FACTS = (
     *("steps", "guidance", "variations", "precision", "as_published", "notes"),
     *("previews", "preview_seconds", "preview_share"),
     *("width", "edges", "missing", "depth_model", "interocular", "holes"),
+    *("views", "given", "size", "batches", "prompt"),
 )
 
 

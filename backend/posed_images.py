@@ -107,6 +107,25 @@ def read_transforms(
     )
 
 
+def read_cameras(
+    path: str | Path, width: int, height: int, *, field: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Only the cameras of a transforms.json, (V, 4, 4) and (V, 4) float32, as of pictures of width
+    x height; there need not be any. field: as in `read_transforms`. Raises NotFound, BadInput.
+    """
+    path = Path(path)
+    path = path / NAME if path.is_dir() else path
+    content = _read_json(path)
+    frames = content["frames"]
+    _check_model(path, content, frames)
+    poses = np.stack([_pose(path, frame, place) for place, frame in enumerate(frames)])
+    lenses = [
+        _intrinsics({**content, **frame}, width, height, field, f"{path.name}, frame {place + 1}")
+        for place, frame in enumerate(frames)
+    ]
+    return poses, np.stack(lenses)
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise NotFound(

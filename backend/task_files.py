@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from . import pipelines
+from . import pipelines, views_commands
 from .errors import BadInput, NotFound
 from .protocol import (
     MAX_NAME_LENGTH,
     DepthMeaning,
     DepthToMesh,
     ImageToMesh,
+    ImageToViews,
     PanoramaToDepth,
     PanoramaToSphere,
     PanoramaToStereo,
@@ -30,7 +31,9 @@ from .protocol import (
     Task,
     TextToMesh,
     TextToPanorama,
+    TextToViews,
     ViewsToMesh,
+    ViewsToScene,
     VoxelsToMesh,
     is_latent,
 )
@@ -270,6 +273,11 @@ def read_panorama_text(options: argparse.Namespace, fields: Fields) -> TextToPan
     )
 
 
+def read_text_to_views(options: argparse.Namespace, fields: Fields) -> Task:
+    """See `views_commands.read_text_to_views`."""
+    return views_commands.read_text_to_views(options, _words(options), fields)
+
+
 READERS: dict[str, Callable[[argparse.Namespace, Fields], Task]] = {
     PointsToMesh.kind: read_points,
     VoxelsToMesh.kind: read_voxels,
@@ -283,6 +291,9 @@ READERS: dict[str, Callable[[argparse.Namespace, Fields], Task]] = {
     PanoramaToStereo.kind: read_panorama,
     PanoramaToDepth.kind: read_panorama,
     TextToPanorama.kind: read_panorama_text,
+    ImageToViews.kind: views_commands.read_image_to_views,
+    TextToViews.kind: read_text_to_views,
+    ViewsToScene.kind: views_commands.read_views_to_scene,
 }
 
 

@@ -238,7 +238,7 @@ def _on(pictures: np.ndarray, ground: Sequence[int] | None) -> np.ndarray:
     if ground is None:
         return pictures[..., :3]
     alpha = pictures[..., 3:].astype(np.float32) / 255
-    colours = pictures[..., :3] * alpha + np.float32(ground) * (1 - alpha)
+    colours = pictures[..., :3] * alpha + np.array(ground, np.float32) * (1 - alpha)
     return np.rint(colours).astype(np.uint8)
 
 
