@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import environment
 from ..errors import BadInput, FieldforgeError
-from . import panorama_commands
+from . import panorama_commands, views_commands
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(action=_evaluate)
     _add_trainings(actions)
     panorama_commands.add_to(actions)
+    views_commands.add_to(actions)
     return parser
 
 

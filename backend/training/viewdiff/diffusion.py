@@ -42,17 +42,19 @@ class Recipe:
     """scenes: in a step of one process; parts: batches that a step is computed in, one after the
     other, of so many scenes each. views: of a scene.
 
-    given: how often the first, the second ... view of a scene is given. novel: how often the last
-    view is not carried into space. usual: how often the first view is from where things are mostly
-    pictured. in_order: how often views are neighbours in the order of the scene, 1 to 4 apart.
-    dropped: how often a view's words are left out. mirrored: how often a scene is in the mirror.
-    renderer_pace: how much faster the volume renderers learn.
+    given: how often the first, the second ... view of a scene is given. deep: how often the second
+    and later ones come with their depth, as views do that the model made before. novel: how often
+    the last view is not carried into space. usual: how often the first view is from where things
+    are mostly pictured. in_order: how often views are neighbours in the order of the scene, 1 to 4
+    apart. dropped: how often a view's words are left out. mirrored: how often a scene is in the
+    mirror. renderer_pace: how much faster the volume renderers learn.
     """
 
     scenes: int
     views: int
     parts: int = 1
     given: tuple[float, ...] = (0.25, 0.25)
+    deep: float = 0.0
     novel: float = 1.0
     usual: float = 0.0
     in_order: float = 0.5
@@ -62,11 +64,12 @@ class Recipe:
 
 
 OWN = {
-    "tiny": Recipe(2, 3, given=(0.9, 0.3), novel=0.5, usual=0.8, in_order=0, mirrored=0.5),
-    "cpu": Recipe(2, 4, given=(0.9, 0.3), novel=0.5, usual=0.8, in_order=0, mirrored=0.5,
+    "tiny": Recipe(2, 3, given=(0.9, 0.3), deep=0.5, novel=0.5, usual=0.8, in_order=0,
+                   mirrored=0.5),
+    "cpu": Recipe(2, 4, given=(0.9, 0.3), deep=0.5, novel=0.5, usual=0.8, in_order=0, mirrored=0.5,
                   renderer_pace=3.0),
-    "gpu": Recipe(32, 6, given=(0.9, 0.4, 0.2), novel=0.5, usual=0.8, in_order=0, mirrored=0.5,
-                  renderer_pace=3.0),
+    "gpu": Recipe(32, 6, given=(0.9, 0.4, 0.2), deep=0.5, novel=0.5, usual=0.8, in_order=0,
+                  mirrored=0.5, renderer_pace=3.0),
 }  # fmt: skip
 """Of our own model, by the name of its size: it is for pictures, so one is given nearly always."""
 
@@ -285,12 +288,16 @@ def step(
     starts = parts.codec.encode(posed, draws)
     given = torch.from_numpy(_given(recipe, rng)).to(device)
     novel = int(rng.random() < recipe.novel)
+    deep = rng.random(given.shape) < recipe.deep
+    deep[:, 0] = False
+    told_of = torch.from_numpy(deep).to(device)[..., None, None, None]
+    known = torch.where(told_of, starts, parts.codec.as_given(starts))
     told = intensities(posed) if parts.config.intensity else None
     cameras = cameras_of(posed, parts.config, told).to(device)
     words = None
     if parts.words is not None:
         words = _told(parts.words, captions, recipe, rng).to(device)
-    loss = loss_of(parts, levels, starts, given, cameras, words, draws, novel)
+    loss = loss_of(parts, levels, starts, known, given, cameras, words, draws, novel)
     (loss * share).backward()
     return {"loss": loss.detach()}
 
@@ -321,14 +328,15 @@ def loss_of(
     parts: Parts,
     levels: torch.Tensor,
     starts: torch.Tensor,
+    known: torch.Tensor,
     given: torch.Tensor,
     cameras: Cameras,
     words: torch.Tensor | None,
     draws: torch.Generator,
     novel: int = 0,
 ) -> torch.Tensor:
-    """The mean square error of the views that are not given. starts: (B, V, C, h, w); given: (B, V)
-    bool; words: (B, V, L, D) or None."""
+    """The mean square error of the views that are not given. starts, and known: what they are where
+    they are given, (B, V, C, h, w); given: (B, V) bool; words: (B, V, L, D) or None."""
     device = starts.device
     times = torch.randint(len(levels), (len(starts), 1), generator=draws, device=device)
     times = torch.where(given, 0, times.expand(given.shape))
@@ -336,7 +344,7 @@ def loss_of(
     level = levels[times][..., None, None, None]
     noised = level.sqrt() * starts + (1 - level).sqrt() * noise
     place = given[..., None, None, None]
-    noised = torch.where(place, parts.codec.as_given(starts), noised)
+    noised = torch.where(place, known, noised)
     target = target_of(parts.config.schedule, starts, noise, level)
     with autocast(device):
         predicted = parts.model(noised, times, words, cameras, novel=novel)
@@ -398,7 +406,7 @@ def step_of_prior(
         words = parts.words([prior.captions[k] for k in chosen])[:, None].to(device)
     given = torch.zeros(len(chosen), 1, dtype=torch.bool, device=device)
     draws = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
-    loss = loss_of(parts, levels, starts, given, cameras, words, draws)
+    loss = loss_of(parts, levels, starts, starts, given, cameras, words, draws)
     (loss * prior.weight * share).backward()
     return {"prior": loss.detach()}
 

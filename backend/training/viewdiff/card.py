@@ -1,0 +1,131 @@
+"""What goes with our own model of views: how it was made, how good it is, whose works it saw."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...bench_tables import table
+from ...weights import Installed
+from .. import model_card
+from ..packed import Shape
+from .scenes import VIEWS, Record
+
+_LIMITS = """\
+- Small: 64 pixels, and trained for hours on processors. What one picture does not show is guessed,
+  and blurred or plain where the guess is bad.
+- It has seen furniture, household things, some people and plants, and simple solids, in plain
+  light, alone. Of other things it makes something that looks like those.
+- Thin parts vary between views or get lost. Writing, faces and fine patterns are not kept.
+- It knows no words, and takes no account of what is behind a thing.
+"""
+
+_MEANINGS = {
+    "psnr": "decibels of the pictures on white",
+    "psnr of the thing": "the same where the true or the made view shows the thing",
+    "outline overlap": "intersection over union of outlines",
+    "reprojection": "decibels between neighbouring views at the same place of the true surface",
+    "reprojection of the truth": "the same of the true views: what is to be had",
+    "depth error": "mean, the thing being 1.8 long",
+    "solid of outlines": "intersection over union of the solid within all outlines and the shape",
+    "solid of depth": "the same with the depth that the model tells",
+    "solid of true views": "the same of the true views with true depth: what is to be had",
+}
+
+
+def write(
+    installed: Installed,
+    records: Sequence[Record],
+    measured: Mapping[str, float],
+    without: Mapping[str, float] | None,
+    target: Path,
+    hardware: str,
+) -> list[Path]:
+    """README.md and ATTRIBUTION.md in `target`. Raises BadInput for a licence that is not known.
+
+    without: what was measured of a model without layers through space, trained as long.
+    """
+    shapes = list({record.shape.id: record.shape for record in records}.values())
+    files = {
+        "README.md": card(installed, shapes, measured, without, hardware),
+        "ATTRIBUTION.md": attribution(shapes),
+    }
+    for name, text in files.items():
+        (target / name).write_text(text, encoding="utf-8")
+    return [target / name for name in files]
+
+
+def attribution(shapes: Sequence[Shape]) -> str:
+    """Markdown: every shape with its maker and licence. Raises BadInput for an unknown licence."""
+    found = model_card.attribution(shapes)
+    # Of the other model's card, whose pictures were first seen by a published network.
+    return "# What these weights were made of\n\n" + found[found.index("# Shapes") :]
+
+
+def card(
+    installed: Installed,
+    shapes: Sequence[Shape],
+    measured: Mapping[str, float],
+    without: Mapping[str, float] | None,
+    hardware: str,
+) -> str:
+    """Markdown."""
+    return "\n\n".join(
+        [
+            f"# {installed.title}",
+            "Views around a thing, with what is background and with depth, from one picture of it"
+            " (or several, with their cameras): a multi-view diffusion after ViewDiff (Höllein et"
+            " al. 2024) on pixels, 64 x 64, made and trained by the Fieldforge project from"
+            " nothing, to work offline and on a processor. Nothing of the published code or of"
+            " Stable Diffusion is in it.",
+            "Licence of the weights: CC-BY 4.0. `ATTRIBUTION.md` names the makers of the shapes.",
+            _data(shapes),
+            _training(installed.source, hardware),
+            _quality(measured, without),
+            f"## Limits\n\n{_LIMITS}",
+        ]
+    )
+
+
+def _data(shapes: Sequence[Shape]) -> str:
+    licences = Counter(model_card.licence_of(shape) for shape in shapes)
+    rows = [{"licence": name, "shapes": count} for name, count in sorted(licences.items())]
+    return (
+        f"## Data\n\n{len(shapes)} shapes of the training side, each from {VIEWS} cameras on three"
+        " rings and anywhere, with their own colours, simple light, alpha and exact depth; those"
+        " of furniture also stretched and recoloured. They are those of the Debian package"
+        " sweethome3d-furniture 1.8, and solids that the project makes from numbers.\n\n```\n"
+        + table(rows)
+        + "\n```"
+    )
+
+
+def _training(source: Mapping[str, Any], hardware: str) -> str:
+    entry = source["training"]
+    recipe = entry["recipe"]
+    return (
+        f"## Training\n\n{hardware}\n\n"
+        f"{entry['step']} steps of {recipe['scenes'] * recipe['parts']} scenes of"
+        f" {recipe['views']} views in {entry['processes']} processes,"
+        f" {entry['seconds'] / 3600:.2f} hours, rate {entry['rate']:g}, seed {entry['seed']}."
+    )
+
+
+def _quality(measured: Mapping[str, float], without: Mapping[str, float] | None) -> str:
+    rows = []
+    for name, meaning in _MEANINGS.items():
+        if name in measured:
+            row = {"measure": name, "value": round(measured[name], 3)}
+            if without:
+                row["no layers in space"] = round(without.get(name, float("nan")), 3)
+            rows.append({**row, "meaning": meaning})
+    also = " Beside it, a model of attention alone, trained as long on the same." if without else ""
+    return (
+        f"## Quality\n\n{measured['shapes']:.0f} shapes that training never saw; one picture is"
+        " given, and nine views are made: seven on its ring, one from above, one from below."
+        f"{also} Means; `samples.png` shows the first shapes, not chosen.\n\n```\n"
+        + table(rows)
+        + "\n```"
+    )

@@ -1,0 +1,328 @@
+"""`python3 -m backend.training views ...`: from shapes to a model of views around them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from .. import environment
+from ..errors import BadInput
+
+EVALUATION = "views-evaluation.json"
+SHEET = "samples.png"
+_SHAPES, _COLOURS, _RENDERS = "shapes.ffs", "shapes.ffc", "renders"
+
+
+def add_to(actions: Any) -> None:
+    """Their parsers, to the subparsers of `backend.training`."""
+    views = actions.add_parser("views", help="posed views of shapes, and a model that paints such")
+    actions = views.add_subparsers(required=True)
+    _add_data(actions)
+    _add_trainings(actions)
+    _add_results(actions)
+
+
+def _folder(action: argparse.ArgumentParser) -> None:
+    action.add_argument("-f", "--folder", type=Path, default=environment.home() / "views")
+    action.add_argument(
+        "--shapes", type=Path, help=f"what `prepare` made; {_SHAPES} in FOLDER if left out"
+    )
+    action.add_argument("--size", choices=("tiny", "cpu", "gpu"), default="cpu")
+
+
+def _add_data(actions: Any) -> None:
+    colours = actions.add_parser("colours", help="the colours of the shapes, from the catalogues")
+    _folder(colours)
+    colours.add_argument(
+        "--furniture", type=Path, help="the folder of the catalogues; beside the shapes if left out"
+    )
+    colours.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    colours.set_defaults(action=_colours)
+    render = actions.add_parser("render", help="render the shapes; goes on where it was")
+    _folder(render)
+    render.add_argument("--side", choices=("train", "validation", "test"), default="train")
+    render.add_argument("--pixels", type=int, default=0, help="64 if left out")
+    render.add_argument("--variants", type=int, default=3, help="looks of each shape")
+    render.add_argument("--generated", type=int, default=1200, help="shapes of the project's own")
+    render.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    render.set_defaults(action=_render)
+    write = actions.add_parser("write", help="a scene as a folder with transforms.json")
+    _folder(write)
+    write.add_argument("--side", choices=("train", "validation", "test"), default="train")
+    write.add_argument("--pixels", type=int, default=0, help="64 if left out")
+    write.add_argument("number", type=int, help="of the scene")
+    write.add_argument("target", type=Path)
+    write.set_defaults(action=_write)
+
+
+def _add_trainings(actions: Any) -> None:
+    for name, words in (
+        ("train", "train a model of our own, from nothing"),
+        ("fine-tune", "go on with an installed Stable Diffusion, with the published recipe"),
+    ):
+        action = actions.add_parser(name, help=words)
+        _folder(action)
+        action.add_argument("-o", "--output", type=Path, help="of checkpoints; FOLDER if left out")
+        data = action.add_mutually_exclusive_group()
+        data.add_argument(
+            "--scenes", type=Path, help="folders with a transforms.json each, instead of renderings"
+        )
+        data.add_argument(
+            "--co3d", nargs=2, metavar=("FOLDER", "CATEGORY"), help="a category of CO3D, instead"
+        )
+        action.add_argument("--pixels", type=int, default=0, help="of pictures; the model's own")
+        action.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+        action.add_argument("--batch", type=int, help="scenes in a step of one process")
+        action.add_argument("--views", type=int, help="of a scene at once")
+        action.add_argument("--steps", type=int, default=0, help="of the whole training")
+        action.add_argument(
+            "--total-minutes", type=float, default=0, help="of the whole training, without --steps"
+        )
+        action.add_argument("--minutes", type=float, default=0, help="of this call; it goes on")
+        action.add_argument("--rate", type=float, help="of learning, at its highest")
+        action.add_argument("--seed", type=int, default=0)
+        action.add_argument("--most", type=int, help="so many scenes only")
+        if name == "train":
+            action.add_argument(
+                "--without-projection", action="store_true", help="attention alone, to compare"
+            )
+        else:
+            action.add_argument("--model", required=True, help="the id of an installed one, or its"
+                                " folder as diffusers keeps it")  # fmt: skip
+            action.add_argument("--prior", type=int, default=0, metavar="N",
+                                help="N pictures that it makes first, to forget less")  # fmt: skip
+            action.add_argument("--save", type=Path, help="a folder, named as the model's id")
+        action.set_defaults(action=_train if name == "train" else _fine_tune)
+
+
+def _add_results(actions: Any) -> None:
+    export = actions.add_parser("export", help="write the averaged weights as a model")
+    _folder(export)
+    export.add_argument("-o", "--output", type=Path, help="of checkpoints; FOLDER if left out")
+    export.add_argument("target", type=Path, help="a folder, named as the model's id")
+    export.add_argument("--title", default="Fieldforge views")
+    export.add_argument("--steps", type=int, default=20, help="of sampling where nobody says")
+    export.set_defaults(action=_export)
+    evaluate = actions.add_parser("evaluate", help="measure a model; a sheet of samples; its card")
+    _folder(evaluate)
+    evaluate.add_argument("target", type=Path, help="the folder of the model, or a checkpoint")
+    evaluate.add_argument("--side", choices=("validation", "test"), default="test")
+    evaluate.add_argument("--most", type=int, default=40, help="shapes")
+    evaluate.add_argument("--samples", type=int, default=8, help="shapes on the sheet")
+    evaluate.add_argument("--steps", type=int, default=20)
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--generated", type=int, default=1200)
+    evaluate.add_argument("--without", type=Path, help="what evaluating a model that was trained"
+                          " --without-projection wrote, for the card")  # fmt: skip
+    evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    evaluate.add_argument("--hardware", default="", help="a sentence for the model's card")
+    evaluate.set_defaults(action=_evaluate)
+
+
+# -------------------------------------------------------------------------------------------- data
+
+
+def _shapes(options: argparse.Namespace) -> Path:
+    path: Path = options.shapes or options.folder / _SHAPES
+    if not path.exists():
+        raise BadInput(f"{path} is missing.", "Make it with `prepare --until shapes`.")
+    return path
+
+
+def _pixels(options: argparse.Namespace) -> int:
+    from .viewdiff.networks import SIZES
+
+    return options.pixels or SIZES[options.size].size
+
+
+def _colours(options: argparse.Namespace) -> int:
+    from ..terminal import ProgressBar
+    from .viewdiff import colours
+
+    shapes = _shapes(options)
+    place = options.furniture or shapes.parent / "furniture"
+    catalogues = sorted(place.glob("*.sh3f"))
+    if not catalogues:
+        raise BadInput(f"{place} has no catalogues (.sh3f).", "Give them with --furniture.")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    target = options.folder / _COLOURS
+    with ProgressBar(always=True) as bar:
+        colours.write(shapes, catalogues, target, options.workers, bar.report)
+    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _render(options: argparse.Namespace) -> int:
+    from ..terminal import ProgressBar
+    from .viewdiff import renderings
+
+    size, place = _pixels(options), options.folder / _RENDERS
+    with ProgressBar(always=True) as bar:
+        renderings.make(
+            _shapes(options),
+            options.folder / _COLOURS,
+            place,
+            options.side,
+            size,
+            options.workers,
+            bar.report,
+            variants=options.variants,
+            generated_shapes=options.generated,
+        )
+    print(f"{len(renderings.load(place, options.side, size))} {options.side} scenes")
+    return 0
+
+
+def _write(options: argparse.Namespace) -> int:
+    from ..posed_images import write_transforms
+    from .viewdiff import renderings
+
+    found = renderings.load(options.folder / _RENDERS, options.side, _pixels(options))
+    if not 0 <= options.number < len(found):
+        raise BadInput(f"There are {len(found)} scenes.", f"Choose 0 to {len(found) - 1}.")
+    print(write_transforms(options.target, found.scene(options.number)))
+    return 0
+
+
+def _source(options: argparse.Namespace, size: int) -> Any:
+    """Scenes of `size` pixels that are asked for."""
+    from .viewdiff import renderings, sources
+
+    if options.scenes:
+        return sources.Folders(options.scenes, size)
+    if options.co3d:
+        folder, category = options.co3d
+        return sources.Co3d(Path(folder), category, size)
+    return renderings.load(options.folder / _RENDERS, "train", size, options.most)
+
+
+# --------------------------------------------------------------------------------------- trainings
+
+
+def _plan(options: argparse.Namespace, rate: float, **more: Any) -> Any:
+    from .loops import Plan
+
+    return Plan(
+        steps=options.steps,
+        total_minutes=options.total_minutes,
+        minutes=options.minutes,
+        rate=options.rate or rate,
+        seed=options.seed,
+        **more,
+    )
+
+
+def _recipe(options: argparse.Namespace, recipe: Any) -> Any:
+    changes = {"scenes": options.batch, "views": options.views}
+    return dataclasses.replace(recipe, **{k: v for k, v in changes.items() if v})
+
+
+def _train(options: argparse.Namespace) -> int:
+    from .loops import team
+    from .viewdiff import diffusion
+    from .viewdiff.networks import SIZES
+
+    size = SIZES[options.size]
+    source = _source(options, options.pixels or size.size)
+    recipe = _recipe(options, diffusion.OWN[options.size])
+    plan = _plan(options, 6e-4)
+    with team(options.device) as members:
+
+        def say(line: str) -> None:
+            if members.leads:
+                print(line, flush=True)
+
+        parts = diffusion.fresh(
+            options.size, members.device, not options.without_projection, options.seed
+        )
+        path = (options.output or options.folder) / diffusion.CHECKPOINT
+        say(f"{len(source)} scenes, {sum(p.numel() for p in parts.model.parameters()):,} weights")
+        run = diffusion.fit(parts, source, recipe, plan, members, say, path)
+        say(f"{run.path}: step {run.step} of {run.steps or '?'}, {run.seconds:.0f} s")
+    return 0
+
+
+def _fine_tune(options: argparse.Namespace) -> int:
+    from .loops import team
+    from .viewdiff import diffusion, stable_diffusion
+
+    plan = _plan(options, 5e-5, constant=True, clip=5e-3)
+    with team(options.device) as members:
+
+        def say(line: str) -> None:
+            if members.leads:
+                print(line, flush=True)
+
+        parts, base = stable_diffusion.start(options.model, members.device, options.seed)
+        size = options.pixels or parts.config.image_size
+        if size != parts.config.image_size:
+            raise BadInput(
+                f"The model is built for {parts.config.image_size} pixels.", "Leave out --pixels."
+            )
+        source = _source(options, size)
+        recipe = _recipe(options, diffusion.PUBLISHED)
+        path = (options.output or options.folder) / stable_diffusion.CHECKPOINT
+        prior = None
+        if options.prior:
+            prior = stable_diffusion.priors(base, parts, source, options.prior, options.seed, say)
+        run = diffusion.fit(parts, source, recipe, plan, members, say, path, prior=prior)
+        say(f"{run.path}: step {run.step} of {run.steps or '?'}, {run.seconds:.0f} s")
+        if options.save and members.leads and run.steps and run.step >= run.steps:
+            installed = stable_diffusion.save(run, base, parts, options.save)
+            say(f"{installed.folder}: installed as {installed.id}")
+    return 0
+
+
+# ------------------------------------------------------------------------------------------ results
+
+
+def _export(options: argparse.Namespace) -> int:
+    from .viewdiff import diffusion, export
+
+    checkpoint = (options.output or options.folder) / diffusion.CHECKPOINT
+    installed = export.export(checkpoint, options.target, title=options.title, steps=options.steps)
+    size = sum(path.stat().st_size for path in installed.files) / 1e6
+    print(f"{installed.folder}: {size:.1f} MB. Now: views evaluate {installed.folder}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    import torch
+
+    from .. import device, weights
+    from ..models.viewdiff.painter import ViewPainter
+    from ..models.viewdiff.painter_files import load
+    from ..terminal import ProgressBar
+    from .viewdiff import card, diffusion, evaluate, export
+    from .viewdiff.scenes import Catalogue
+
+    place = torch.device(device.pick(options.device))
+    installed = None
+    if options.target.is_dir():
+        installed = weights.read_model(options.target)
+        painter = load(installed, place, torch.float32)
+        output = options.folder
+    else:
+        model, _ = diffusion.trained(options.target)
+        painter = ViewPainter(export.painter_config(model.config), model.to(place))
+        output = options.target.parent
+    catalogue = Catalogue(_shapes(options), options.folder / _COLOURS, options.generated)
+    records = catalogue.records(options.side)[: options.most]
+    made = evaluate.tests(catalogue, records, painter.config)
+    with ProgressBar(always=True) as bar:
+        means, views = evaluate.evaluate(painter, made, options.steps, options.seed, bar.report)
+    target = options.target if installed else output
+    shown = slice(0, options.samples)
+    evaluate.sheet(made[shown], views[shown], target / SHEET)
+    (output / EVALUATION).write_text(json.dumps(means, indent=1), "utf-8")
+    if installed:
+        without = json.loads(options.without.read_text("utf-8")) if options.without else None
+        trained = catalogue.records("train")
+        for path in card.write(installed, trained, means, without, target, options.hardware):
+            print(path)
+    print(json.dumps(means, indent=1))
+    return 0
