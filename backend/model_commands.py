@@ -138,8 +138,9 @@ def convert(options: argparse.Namespace) -> int:
         print(json.dumps(record))
         return 0
     print(f"{model.id}: {model.bytes / 1e9:.2f} GB in {model.folder}")
+    why = "for want of args.json" if "checkpoint" in model.source else "since no file tells it"
     for name, value in model.source.get("assumed", {}).items():
-        print(f"  assumed, since no file tells it: {name} = {value}")
+        print(f"  assumed, {why}: {name} = {value}")
     return 0
 
 
