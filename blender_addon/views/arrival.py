@@ -19,7 +19,7 @@ DIGITS = 4
 class ViewsArrival:
     """textures: a picture per view; poses: (V, 4, 4), intrinsics: (V, 4) float64; given: how many
     of the first were given; folder: where the pictures are files as well, numbered from 1 on, or
-    None."""
+    None; depths: a picture per view of how far everything is, or none."""
 
     textures: list[Texture]
     poses: np.ndarray
@@ -27,6 +27,7 @@ class ViewsArrival:
     given: int
     view_kind: str
     folder: Path | None
+    depths: list[Texture] = field(default_factory=list)
     report: dict[str, Any] = field(default_factory=dict)
     faces: int = 0
 
@@ -43,7 +44,7 @@ def views_arrived(result: Result, name: str, options: dict[str, Any]) -> ViewsAr
     if not isinstance(result, ViewsResult):
         return None
     result.check()
-    textures = [texture_of(image[..., :3]) for image in result.images]
+    textures = [texture_of(image) for image in result.images]
     folder = _written(Path(options["folder"]), name, textures) if options.get("folder") else None
     return ViewsArrival(
         textures,
@@ -52,8 +53,16 @@ def views_arrived(result: Result, name: str, options: dict[str, Any]) -> ViewsAr
         result.given,
         result.view_kind,
         folder,
+        _depths(result),
         result.report,
     )
+
+
+def _depths(result: ViewsResult) -> list[Texture]:
+    if result.depths is None:
+        return []
+    known = np.isfinite(result.depths) & (result.depths > 0)
+    return [texture_of(depth) for depth in np.where(known, result.depths, 0).astype(np.float32)]
 
 
 def file_name(number: int) -> str:

@@ -198,11 +198,13 @@ def _shares(old: int, new: int) -> np.ndarray:
 @dataclass(frozen=True, eq=False)
 class SeenPicture:
     """A picture and the camera it was taken with. pose: (4, 4) world; intrinsics: (4,) in pixels of
-    the picture."""
+    the picture; depth: (h, w) float32 along the camera's axis in units of the world, 0 where there
+    is nothing, row 0 at the top; None where it is not known."""
 
     picture: ImageCapture
     pose: np.ndarray
     intrinsics: np.ndarray
+    depth: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,10 +240,24 @@ class SceneRequest(PictureCapture):
             images=images,
             poses=moved(poses, self.middle),
             intrinsics=intrinsics.astype(np.float32),
+            depths=self._depths(*images.shape[1:3]),
             background=self.background,
             **self.fields,
         )
         return task, placement_at(self.middle)
+
+    def _depths(self, height: int, width: int) -> np.ndarray | None:
+        """(V, height, width) float32 where some are known; between two depths lies nothing."""
+        found = [view.depth for view in self.views if view.depth is not None]
+        if not any(depth.any() for depth in found):
+            return None
+        result = np.zeros((len(self.views), height, width), np.float32)
+        for index, view in enumerate(self.views):
+            if view.depth is not None:
+                rows = (np.arange(height) + 0.5) * view.depth.shape[0] / height
+                columns = (np.arange(width) + 0.5) * view.depth.shape[1] / width
+                result[index] = view.depth[rows.astype(int)][:, columns.astype(int)]
+        return result
 
     def _intrinsics(self) -> np.ndarray:
         """(V, 4) of the reduced pictures."""

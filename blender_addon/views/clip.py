@@ -60,8 +60,7 @@ def bind_markers(scene: bpy.types.Scene, cameras: list[bpy.types.Object], hold: 
 
     Playing then goes around the views alone: the range of the preview is set, not that of renders.
     """
-    bound = [marker.frame for marker in scene.timeline_markers if marker.camera is not None]
-    begin = max([scene.frame_start - 1, *(frame + hold - 1 for frame in bound)]) + 1
+    begin = max(scene.frame_start, _end_of_markers(scene))
     for index, camera in enumerate(cameras):
         marker = scene.timeline_markers.new(camera.name, frame=begin + index * hold)
         marker.camera = camera
@@ -69,6 +68,15 @@ def bind_markers(scene: bpy.types.Scene, cameras: list[bpy.types.Object], hold: 
     scene.frame_preview_start = begin
     scene.frame_preview_end = begin + len(cameras) * hold - 1
     return begin
+
+
+def _end_of_markers(scene: bpy.types.Scene) -> int:
+    """The frame after the last camera that the timeline switches to; it stays as long as the one
+    before did."""
+    frames = sorted(marker.frame for marker in scene.timeline_markers if marker.camera is not None)
+    if not frames:
+        return scene.frame_start
+    return frames[-1] + (max(1, frames[-1] - frames[-2]) if len(frames) > 1 else 1)
 
 
 def moving_camera(

@@ -9,7 +9,7 @@ from .cameras import in_order
 from .options import folder_of_views
 from .planning import home_of_views
 from .rerolls import disabled_reason
-from .source import MAKE_VIEWS, by_model, has_own_cameras
+from .source import MAKE_VIEWS, by_model, uses_own_cameras
 
 # --------------------------------------------------------------------------------------- the source
 
@@ -44,9 +44,6 @@ def camera_options(box, settings, found, model) -> None:
         box.prop(settings, "background", text="")
     if settings.source == "IMAGE_VIEWS":
         column.prop(settings, "views_words")
-    if settings.source == "TEXT_VIEWS" and has_own_cameras(model):
-        _draw_middle(column, settings)
-        return
     if settings.source == "IMAGE_VIEWS" and settings.views_picture == "VIEWPORT":
         column.prop(settings, "ring_count")
         _draw_middle(column, settings)
@@ -55,7 +52,7 @@ def camera_options(box, settings, found, model) -> None:
     if settings.source == "IMAGE_VIEWS" and settings.views_picture == "OBJECTS":
         column.prop(settings, "known_views")
         column.prop(settings, "textured_views")
-    _draw_cameras(box, settings)
+    _draw_cameras(box, settings, by_itself=uses_own_cameras(settings, model))
     if not (settings.source == "IMAGE_VIEWS" and settings.views_picture == "OBJECTS"):
         _draw_middle(column, settings)
 
@@ -66,21 +63,24 @@ def _draw_middle(column, settings) -> None:
         column.prop(settings, "result_size")
 
 
-def _draw_cameras(box, settings) -> None:
+def _draw_cameras(box, settings, by_itself: bool = False) -> None:
+    """by_itself: the model makes views of its own number and places."""
     box.row().prop(settings, "cameras_from", expand=True)
     column = box.column()
     column.use_property_split = True
     if settings.cameras_from == "SCENE":
         column.prop(settings, "cameras_of", text="Of")
         return
-    column.prop(settings, "ring_count")
+    if not by_itself:
+        column.prop(settings, "ring_count")
     if settings.cameras_from == "PATH":
         column.prop(settings, "path_curve")
         column.row().prop(settings, "path_look", expand=True)
         column.prop(settings, "views_field")
     else:
-        column.prop(settings, "ring_start")
-        column.prop(settings, "ring_caps")
+        if not by_itself:
+            column.prop(settings, "ring_start")
+            column.prop(settings, "ring_caps")
         column.prop(settings, "own_ring")
         if settings.own_ring:
             column.prop(settings, "ring_elevation")

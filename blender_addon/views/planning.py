@@ -13,6 +13,7 @@ from ...backend.errors import BadInput
 from ...backend.protocol import VIEW_DISTANCE, VIEW_FIELD, ring_poses
 from ..capture import originals
 from ..pictures import LONGEST_SIDE
+from ..sources import offscreen
 from ..sources.cameras import viewport
 from ..sources.surfaces import chosen, may_have_surface
 from .cameras import frame_of, in_order, lens_of_camera, pose_of
@@ -22,6 +23,7 @@ from .lenses import intrinsics_of_square
 from .paths import along
 
 ELEVATION = 20.0  # degrees, of a model that says nothing of its ring
+NEAREST = 1.75  # in half cubes: from there on no camera of a ring is in the cube
 DRAWN_SIDE = 512  # pixels of views of objects and of the viewport, of a model that says nothing
 
 
@@ -64,11 +66,13 @@ def ring_of(settings, model: dict, middle: np.ndarray, extent: float, side: int)
     """The ring of the settings, or of the model."""
     own = settings.own_ring
     told = model.get("ring") or {}
-    field = settings.views_field if own else math.radians(told.get("field") or _degrees(VIEW_FIELD))
-    elevation = _degrees(settings.ring_elevation) if own else told.get("elevation", ELEVATION)
+    field = (
+        settings.views_field if own else math.radians(told.get("field") or degrees_of(VIEW_FIELD))
+    )
+    elevation = degrees_of(settings.ring_elevation) if own else told.get("elevation", ELEVATION)
     radius = settings.ring_distance if own else told.get("radius", 0.0) * extent / 2
     radius = radius or fitting_distance(field, extent)
-    start = _degrees(settings.ring_start)
+    start = degrees_of(settings.ring_start)
     poses = np.asarray(
         ring_poses(settings.ring_count, elevation, radius, start, caps=settings.ring_caps), float
     )
@@ -78,8 +82,8 @@ def ring_of(settings, model: dict, middle: np.ndarray, extent: float, side: int)
 
 def fitting_distance(field: float, extent: float) -> float:
     """From how far all of a thing in its cube is in the picture."""
-    share = math.tan(VIEW_FIELD / 2) / math.tan(field / 2)
-    return max(VIEW_DISTANCE * share, 1.75) * extent / 2
+    share = math.sin(VIEW_FIELD / 2) / math.sin(field / 2)
+    return max(VIEW_DISTANCE * share, NEAREST) * extent / 2
 
 
 def _with_field(
@@ -89,7 +93,7 @@ def _with_field(
     return Plan(poses, intrinsics, side, middle, extent, **more)
 
 
-def _degrees(angle: float) -> float:
+def degrees_of(angle: float) -> float:
     """Of a property, which has 32 bits: as the panel shows it."""
     return float(f"{math.degrees(angle):.6g}")
 
@@ -97,7 +101,7 @@ def _degrees(angle: float) -> float:
 def _check_apart(plan: Plan) -> None:
     away = np.abs(plan.poses[:, :3, 3] - plan.middle).max(axis=1)
     if (away < plan.extent / 2).any():
-        number = int(away.argmin()) + 1
+        number = int((away < plan.extent / 2).argmax()) + 1
         raise BadInput(
             f"Camera {number} would be inside the thing, or in the box around it",
             f"Move the cameras at least {plan.extent / 2:.3g} away from the middle.",
@@ -161,8 +165,8 @@ def path_curve(context) -> bpy.types.Object:
 def _from_the_viewport(context, middle: np.ndarray, extent: float, side: int) -> Plan:
     """The viewport's own camera, and where it comes to when it goes around the middle."""
     found = viewport(context)
-    if found is None:
-        raise BadInput("There is no 3D viewport", "Open one, or choose Image.")
+    if found is None or not offscreen.available(context):
+        raise BadInput("There is no 3D viewport to look at", "Open one, or choose Image.")
     space, region = found
     projection = np.array(space.region_3d.window_matrix, np.float64)
     if projection[3, 3] != 0:

@@ -156,7 +156,6 @@ def _request(context, home, cameras: list[bpy.types.Object], given: int) -> View
         poses=poses,
         intrinsics=intrinsics,
         prompt=kept.prompt,
-        background="keep",
         fields=fields,
     )
 

@@ -92,7 +92,17 @@ def _camera(
     camera.matrix_basis = Matrix(pose.tolist())
     camera.fieldforge_view.number = index + 1
     camera.fieldforge_view.given = index < arrived.given
+    _keep_depth(camera, arrived, index)
     return camera
+
+
+def _keep_depth(camera: bpy.types.Object, arrived: ViewsArrival, index: int) -> None:
+    view = camera.fieldforge_view
+    old, view.depth = view.depth, None
+    if old is not None and old.users == 0:
+        bpy.data.images.remove(old)
+    if arrived.depths:
+        view.depth = image_from(arrived.depths[index], f"{camera.name} depth")
 
 
 def _keep(collection, rig, arrived: ViewsArrival, options: dict, made: Made) -> None:
@@ -101,8 +111,9 @@ def _keep(collection, rig, arrived: ViewsArrival, options: dict, made: Made) -> 
     told = arrived.report
     kept.job_id, kept.kind = made.job_id, made.kind
     kept.model, kept.seed = str(told.get("model") or made.model), made.seed
-    kept.steps = made.steps or 0
-    kept.guidance = -1.0 if made.guidance is None else made.guidance
+    kept.steps = told.get("steps", made.steps) or 0
+    guidance = told.get("guidance", made.guidance)
+    kept.guidance = -1.0 if guidance is None else guidance
     kept.prompt = options.get("prompt", "")
     kept.view_kind, kept.size = arrived.view_kind, arrived.size[0]
     kept.extent = options.get("extent", 2.0)
@@ -135,6 +146,7 @@ def renew(
         if old is not None and old.users == 0:
             bpy.data.images.remove(old)
             image.name = camera.name
+        _keep_depth(camera, arrived, index)
         renewed[number] = arrived.textures[index]
     kept = collection.fieldforge_views
     if not destination.views.get("numbers"):

@@ -217,13 +217,16 @@ class ViewsSettings:
 
 class FieldforgeView(bpy.types.PropertyGroup):
     """What a camera keeps of its view. number: its place among the views, from 1 on, 0 of other
-    cameras; given: the picture was given, not made; keep: it is not made anew."""
+    cameras; given: the picture was given, not made; keep: it is not made anew; depth: how far
+    everything is along its axis, in units of the empty that carries it, 0 where there is nothing.
+    """
 
     number: IntProperty()
     given: BoolProperty()
     keep: BoolProperty(
         name="Keep", description="Leave this view as it is when the others are made anew"
     )
+    depth: PointerProperty(type=bpy.types.Image)
 
 
 class FieldforgeViews(bpy.types.PropertyGroup):

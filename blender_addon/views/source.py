@@ -6,6 +6,7 @@ from pathlib import Path
 
 import bpy
 import numpy as np
+from mathutils import Matrix
 
 from ...backend.errors import BadInput
 from ...backend.protocol import (
@@ -34,7 +35,7 @@ from .captures import (
 )
 from .lenses import intrinsics_of_backdrop
 from .paths import focus
-from .planning import Plan, chosen_cameras, home_of_views, middle_of, plan_of, ring_of
+from .planning import Plan, chosen_cameras, degrees_of, home_of_views, middle_of, plan_of, ring_of
 
 KINDS = {
     "IMAGE_VIEWS": ImageToViews.kind,
@@ -71,9 +72,10 @@ def uses_image(settings) -> bool:
     return settings.source == "IMAGE_VIEWS" and settings.views_picture == "IMAGE"
 
 
-def has_own_cameras(model: dict) -> bool:
-    """Whether a model makes its own views and no others."""
-    return bool(model.get("cameras"))
+def uses_own_cameras(settings, model: dict) -> bool:
+    """Whether a model makes the views that it was made for."""
+    ring = settings.cameras_from == "RING" and not settings.own_ring
+    return settings.source == "TEXT_VIEWS" and ring and bool(model.get("cameras"))
 
 
 # ------------------------------------------------------------------------------------------- facts
@@ -98,7 +100,7 @@ def _views_facts(context, model: dict) -> Facts:
         found = images.facts(context)
         if found.reason:
             return found
-    if has_own_cameras(model) and settings.source == "TEXT_VIEWS":
+    if uses_own_cameras(settings, model):
         middle_of(context)
         return Facts(f"{counted(len(model['cameras']), 'view')}, as the model makes them")
     plan = plan_of(context, model)
@@ -208,6 +210,7 @@ def _number_of(way: np.ndarray, wanted: tuple[int, ...]) -> int | None:
 def capture(context, model: dict) -> PictureCapture:
     """Read what is chosen. Raises BadInput."""
     settings = context.scene.fieldforge
+    context.view_layer.update()  # what was just moved is where it is
     if settings.source == "SCENE_VIEWS":
         if settings.scene_from == "OBJECTS":
             return _rebuilding(context)
@@ -219,7 +222,7 @@ def _views(context, model: dict) -> ViewsRequest:
     settings = context.scene.fieldforge
     with_text = settings.source == "TEXT_VIEWS"
     shared = {"prompt": (settings.prompt if with_text else settings.views_words).strip()}
-    if with_text and has_own_cameras(model):
+    if uses_own_cameras(settings, model):
         middle, extent = middle_of(context)
         return ViewsRequest(short_name(shared["prompt"]), middle, extent, **shared)
     plan = plan_of(context, model)
@@ -241,7 +244,6 @@ def _views(context, model: dict) -> ViewsRequest:
         poses=plan.poses,
         intrinsics=plan.intrinsics,
         side=plan.side,
-        background="keep" if isinstance(given, ImageCapture) else "auto",
         fields=fields,
         **shared,
     )
@@ -252,14 +254,14 @@ def _request(settings, plan: Plan, name: str, given, fields: dict, shared: dict)
     if plan.by_model:
         fields |= {
             "views": settings.ring_count,
-            "start": round(np.degrees(settings.ring_start), 4),
+            "start": degrees_of(settings.ring_start),
             "caps": settings.ring_caps,
         }
         return ViewsRequest(
             name, given=given, background=settings.background, fields=fields, **shared
         )
     if not plan.names:  # one field of view for all, whatever the shape of the picture
-        fields["field"] = round(float(np.degrees(settings.views_field)), 6)
+        fields["field"] = degrees_of(settings.views_field)
         return ViewsRequest(
             name,
             given=given,
@@ -291,8 +293,6 @@ def short_name(words: str) -> str:
 
 def _drawn_viewport(context, plan: Plan) -> ImageCapture:
     """What the viewport shows, as the first camera of the plan sees it."""
-    if not offscreen.available(context):
-        raise BadInput("There is no 3D viewport to look at.", "Open one in Blender's window.")
     image = _draw(context, plan.poses[0], plan.intrinsics[0], plan.side, plan.middle)
     if not image[..., 3].any():
         raise BadInput(
@@ -414,6 +414,15 @@ def seen_by(context, view: View, frame) -> SeenPicture:
             opaque=data.channels < 4 or data.alpha_mode == "NONE",
         )
     lens = lens_of_camera(view.camera)
-    return SeenPicture(
-        picture, pose_of(view.camera), intrinsics_of_backdrop(lens, frame, view.place)
-    )
+    intrinsics = intrinsics_of_backdrop(lens, frame, view.place)
+    return SeenPicture(picture, pose_of(view.camera), intrinsics, _depth_of(view.camera))
+
+
+def _depth_of(camera: bpy.types.Object) -> np.ndarray | None:
+    """(h, w) float32 in metres of the world, of a view whose model told its depth."""
+    image = camera.fieldforge_view.depth
+    if image is None or not image.size[0]:
+        return None
+    carrier = camera.parent.matrix_world if camera.parent is not None else Matrix()
+    scale = abs(carrier.to_3x3().determinant()) ** (1 / 3)
+    return images.pixels_of(image)[::-1, :, 0] * np.float32(scale)

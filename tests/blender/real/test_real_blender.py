@@ -53,17 +53,20 @@ def installed(tmp_path_factory):
 WRITE_MODELS = """
 import sys
 from pathlib import Path
-from tests.wala_models import TASKS, write
-for condition in TASKS:
-    write(Path(sys.argv[1]), condition)
+from tests import ldm3d_models, wala_models
+store = Path(sys.argv[1])
+for condition in wala_models.TASKS:
+    wala_models.write(store, condition)
+ldm3d_models.write(store, ldm3d_models.parts_of(Path(sys.argv[2])))
 """
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store of small models, of chance, one per condition."""
-    folder = tmp_path_factory.mktemp("store")
-    subprocess.run([PYTHON, "-c", WRITE_MODELS, str(folder)], cwd=ROOT, check=True, timeout=120)
+    """A store of small models, of chance: one per condition, and one that paints panoramas."""
+    folder, parts = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("parts")
+    command = [PYTHON, "-c", WRITE_MODELS, str(folder), str(parts)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=600)
     return folder
 
 
@@ -75,6 +78,7 @@ SHOTS = {
     "sources": ("chooser", "panel-viewport", "panel-views-image", "panel-text", "missing-depth"),
     "bundled": ("bundled-before", "bundled-after"),
     "panorama": ("chooser", "panel-empty", "panel", "sphere", "inside", "stereo"),
+    "panorama_text": ("words", "words-forming", "words-sphere", "words-inside", "words-pictures"),
     "voxels": ("cubes-before", "cubes-after", "mesh-after", "cloud-after"),
 }
 
