@@ -31,6 +31,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from . import device as devices
 from . import protocol
 from .errors import (
@@ -431,8 +433,27 @@ def _warm_up(pipe: Connection, options: WorkerOptions) -> None:
             from .pipelines import warm_up
 
             warm_up()
+            importlib.import_module(".pipelines.panorama_to_stereo", __package__)
+            threading.Thread(target=_warm_up_spheres, daemon=True).start()
     except Exception:
         traceback.print_exc()  # a job that needs it will fail and tell
+
+
+def _warm_up_spheres() -> None:
+    """Compile what panoramas need: a small one, with sky and things before a wall, for both eyes.
+
+    Beside the jobs, as it takes long where nothing is compiled yet, and the first job may want
+    none of it. Its modules are imported before: two threads that import can wait for each other.
+    """
+    from .pipelines import run
+
+    depth = np.full((32, 64), 3, np.float32)
+    depth[:4], depth[12:20, 10:30] = np.inf, 1.5
+    try:
+        for _ in run(protocol.PanoramaToStereo(image=np.zeros((32, 64, 3), np.uint8), depth=depth)):
+            pass
+    except Exception:
+        traceback.print_exc()
 
 
 def _work_on(
