@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import bpy
@@ -12,7 +11,10 @@ from mathutils import Matrix
 
 from ...backend.errors import BadInput, FieldforgeError, StorageFailed
 from .. import session
+from ..compose import srgb_from_linear
 from ..importing import select_only
+from ..panorama.textures import png
+from ..sources.images import is_linear, pixels_of
 from . import transforms
 from .cameras import View, frame_of, frustum_of, lens_of_camera, pose_of, show_behind, view_of
 from .lenses import intrinsics_of, intrinsics_of_backdrop
@@ -184,12 +186,10 @@ def _saved(view: View, folder: Path) -> str:
 
 def _drawn(image: bpy.types.Image, path: Path) -> str:
     """An image that is no file as it is: painted, or generated."""
-    with contextlib.suppress(RuntimeError):
-        image.save(filepath=str(path), save_copy=True)
-    if not path.exists():
-        raise StorageFailed(
-            f"{image.name} cannot be written to {path.parent}.", "Save it as a PNG, then export."
-        )
+    values = pixels_of(image)[::-1]
+    colors = srgb_from_linear(values[..., :3]) if is_linear(image) else values[..., :3]
+    whole = np.clip(np.concatenate([colors, values[..., 3:]], axis=2), 0, 1)
+    path.write_bytes(png(np.rint(255 * whole).astype(np.uint8)))
     return path.name
 
 

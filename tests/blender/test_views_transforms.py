@@ -159,6 +159,7 @@ def test_cameras_without_a_picture_are_written_as_they_render(extension, tmp_pat
     painted = bpy.data.objects.new("Painted", bpy.data.cameras.new("Painted"))
     scene.collection.objects.link(painted)
     image = bpy.data.images.new("Painted", 8, 8)
+    image.pixels[0:4] = (1.0, 0.5, 0.0, 1.0)
     cameras.show_behind(painted.data, image, cameras.Backdrop(8, 8))
     select(camera, painted)
     path = tmp_path / "transforms.json"
@@ -168,7 +169,9 @@ def test_cameras_without_a_picture_are_written_as_they_render(extension, tmp_pat
     assert shot["fl_x"] == pytest.approx(50 / 36 * 640, rel=1e-6)
     assert shot["cx"] == pytest.approx(320 - 64, abs=1e-3)
     assert (shot["w"], shot["h"]) == (640, 360)
-    assert (tmp_path / "images" / "Painted.png").stat().st_size > 50
+    painting = bpy.data.images.load(str(tmp_path / "images" / "Painted.png"))
+    assert np.allclose(painting.pixels[:], image.pixels[:], atol=1 / 255)
+    assert np.allclose(painting.pixels[:4], (1, 0.5, 0, 1), atol=1 / 255)
     assert not (tmp_path / "images" / "Shot.png").exists()
 
 
