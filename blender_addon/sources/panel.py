@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..panorama import panel as panorama
 from ..views import panel as posed_views
+from ..views.source import is_rebuilt
 from ..wrapping import paragraph
 from . import facts
 from .settings import MOST_CAMERAS
@@ -51,7 +52,7 @@ def has_objects(settings) -> bool:
         case "DEPTH" | "VIEWS":
             return settings.seen_objects == "SELECTED"
         case "SCENE_VIEWS":
-            return posed_views.is_rebuilt(settings) and settings.seen_objects == "SELECTED"
+            return is_rebuilt(settings) and settings.seen_objects == "SELECTED"
         case _:
             return settings.source == "SKETCH" and settings.sketch_from == "OBJECT"
 
