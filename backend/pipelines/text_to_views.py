@@ -11,7 +11,7 @@ import torch
 
 from .. import device as devices
 from .. import weights
-from ..errors import OutOfMemory
+from ..errors import BadInput, OutOfMemory
 from ..models.mvdream.config import MVDreamConfig
 from ..models.mvdream.loading import config_of as mvdream_config_of
 from ..models.mvdream.model import MVDream, first_noise, full_prompt, grey
@@ -102,7 +102,12 @@ def with_mvdream(task: Task, context: Context) -> Iterator[Progress | Result]:
 
 def mvdream_rig(task: TextToViews, config: MVDreamConfig) -> tuple[Rig, bool]:
     """The cameras, and whether they are the model's own. Their distance and field of view are not
-    told to the model: they are those with which the thing fills its box."""
+    told to the model: they are those with which the thing fills its box. Raises BadInput."""
+    if task.size not in (0, config.side):
+        raise BadInput(
+            f"The model cannot paint views of {task.size} pixels.",
+            f"Use {config.side}, the model's own, or leave the size out.",
+        )
     field = float(np.degrees(VIEW_FIELD))
     habits = Habits(len(config.views), 15.0, field, VIEW_DISTANCE, config.side, config.side)
     own = task.poses is None and not task.views and task.elevation is None

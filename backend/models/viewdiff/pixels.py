@@ -96,7 +96,7 @@ class PixelLatents:
         pictures = _bytes(torch.cat([colours, alpha], dim=-1))
         if not self.has_depth or distance is None:
             return pictures, None
-        depths = planes[..., 4] * REACH + distance[..., None, None]
+        depths = planes[..., 4].clamp(min=-1) * REACH + distance[..., None, None]
         shown = (alpha[..., 0] >= 0.5) & (planes[..., 4] < 1)
         return pictures, torch.where(shown, depths, 0)
 
