@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running_servers import Talk, Threaded, threaded_server
 
-from backend import protocol, workers
+from backend import pipelines, protocol, workers
+from backend.geometry import sphere
 from backend.parent import process_lives
 
 needs_signals = pytest.mark.skipif(os.name == "nt", reason="Windows has no signals")
@@ -73,6 +76,46 @@ def test_a_worker_that_is_warm_tells_its_device(tmp_path: Path) -> None:
             time.sleep(0.05)
         assert health["device"] == "cpu"
         assert talk.run("quick")["state"] == "done"
+
+
+def test_warming_up_covers_panoramas_beside_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[protocol.Task, threading.Thread]] = []
+
+    def run(task: protocol.Task) -> Iterator[object]:
+        asked.append((task, threading.current_thread()))
+        return iter(())
+
+    monkeypatch.setattr(pipelines, "run", run)
+    here, there = multiprocessing.Pipe()
+    with here, there:
+        workers._warm_up(there, workers.WorkerOptions(device="cpu"))
+        assert workers._receive(here)["device"]["kind"] == "cpu"
+    for thread in threading.enumerate():
+        if thread not in (threading.main_thread(), threading.current_thread()) and thread.daemon:
+            thread.join(10)
+    (ball, first), (around, second) = asked
+    assert isinstance(ball, protocol.PointsToMesh)
+    assert isinstance(around, protocol.PanoramaToStereo)
+    assert first is threading.current_thread() is not second
+
+
+def test_what_warms_up_has_all_that_panoramas_are_made_of(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Sky, jumps and what is behind them: else the first real job compiles the rest."""
+    built: list[protocol.SphereResult] = []
+    build = sphere.build
+
+    def watched(*arguments: Any) -> protocol.SphereResult:
+        built.append(build(*arguments))
+        return built[-1]
+
+    monkeypatch.setattr(sphere, "build", watched)
+    workers._warm_up_spheres()
+    assert capfd.readouterr().err == ""
+    assert [layer.layer for layer in built[0].layers] == ["front", "backing", "sky"]
+    assert all(len(layer.corners) for layer in built[0].layers)
+    assert built[0].layers[0].triangles > 512  # of split quads too, not of the pole alone
 
 
 # ---------------------------------------------------------------- cancelling
