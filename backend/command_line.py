@@ -247,7 +247,8 @@ def write_mesh(path: Path, result: MeshResult, task: Task, report: Report) -> No
     """.ply .obj in the frame of the source, .glb turned to Y-up."""
     from .geometry import mesh_files
 
-    mesh_files.write_mesh(path, result.vertices, result.faces, result.colors)
+    texture = {"uv": result.uv, "texture": result.texture}
+    mesh_files.write_mesh(path, result.vertices, result.faces, result.colors, **texture)
 
 
 def write_arrays(path: Path, result: MeshResult, task: Task, report: Report) -> None:
@@ -257,7 +258,7 @@ def write_arrays(path: Path, result: MeshResult, task: Task, report: Report) -> 
 
     if not len(result.vertices):
         raise BadInput("There is nothing to write: the mesh is empty.", "Check the source.")
-    names = ("vertices", "faces", "colors", "to_source", "latent")
+    names = ("vertices", "faces", "colors", "to_source", "latent", "uv", "texture")
     arrays = {name: getattr(result, name) for name in names}
     present = {name: array for name, array in arrays.items() if array is not None}
     mesh_files.write_bytes(path, mesh_files.npz_bytes(present))
@@ -316,6 +317,9 @@ def replaced_when_done(outputs: list[Path]) -> Iterator[list[Path]]:
         for partial, output in zip(partials, outputs, strict=True):
             if partial.exists() or len(outputs) == 1:
                 _put_in_place(partial, output)
+        # What belongs to them: the materials and the texture of an .obj.
+        for extra in sorted(Path(place).iterdir()):
+            _put_in_place(extra, parent / extra.name)
 
 
 def _check_name(output: Path) -> None:

@@ -1,17 +1,20 @@
 """Binary glTF 2.0: the positions, normals, colours and triangles of a scene.
 
 glTF is Y-up and its vertex colours are linear; the rest of Fieldforge is Z-up with sRGB colours.
-Both are converted here. Materials, textures, skins and animation are passed over.
+Both are converted here. Materials, textures, skins and animation are passed over when reading;
+the texture of a mesh is written, as PNG inside the file.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ..errors import BadInput
 from .mesh import Mesh, check_count, checked
@@ -258,7 +261,13 @@ def _linear_words(colors: np.ndarray) -> np.ndarray:
 
 
 def glb_bytes(mesh: Mesh, name: str = "Fieldforge") -> bytes:
-    """`mesh` (Z-up) as one glTF node (Y-up); a cloud of points where it has no faces."""
+    """`mesh` (Z-up) as one glTF node (Y-up); a cloud of points where it has no faces.
+
+    With a texture it has no colours at its vertices, for glTF would multiply the two.
+    """
+    texture, uv = mesh.texture, np.zeros((0, 2), np.float32)
+    if texture is not None:
+        mesh, uv = _split_at_seams(mesh)
     to_y_up = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float64)
     # The format knows only float32, so what needs more is stored around its middle.
     middle = np.zeros(3)
@@ -269,7 +278,10 @@ def glb_bytes(mesh: Mesh, name: str = "Fieldforge") -> bytes:
     if mesh.normals is not None:
         normals = np.where(mesh.normals.any(axis=1, keepdims=True), mesh.normals, [0.0, 0, 1])
         arrays["NORMAL"] = _unit(normals @ to_y_up).astype("<f4")
-    if mesh.colors is not None:
+    if texture is not None:
+        # The first row of a picture is at v = 0 in glTF.
+        arrays["TEXCOORD_0"] = np.stack([uv[:, 0], 1 - uv[:, 1]], axis=1).astype("<f4")
+    elif mesh.colors is not None:
         arrays["COLOR_0"] = _linear_words(mesh.colors)
     accessors, views, blobs = list[dict[str, Any]](), list[dict[str, Any]](), list[bytes]()
 
@@ -301,10 +313,20 @@ def glb_bytes(mesh: Mesh, name: str = "Fieldforge") -> bytes:
     if len(mesh.faces):
         indices = append(mesh.faces.astype("<u4").ravel(), "SCALAR", 34963)
         primitive = {"attributes": attributes, "indices": indices, "material": 0}
-    material = {
-        "name": name,
-        "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.6},
-    }
+    surface: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": 0.6}
+    material: dict[str, Any] = {"name": name, "pbrMetallicRoughness": surface}
+    pictures: dict[str, Any] = {}
+    if texture is not None:
+        surface["baseColorTexture"] = {"index": 0}
+        blob = png_bytes(texture)
+        offset = sum(map(len, blobs))
+        blobs.append(blob)
+        views.append({"buffer": 0, "byteOffset": offset, "byteLength": len(blob)})
+        pictures = {
+            "textures": [{"source": 0, "sampler": 0}],
+            "samplers": [{"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}],
+            "images": [{"bufferView": len(views) - 1, "mimeType": "image/png", "name": name}],
+        }
     document = {
         "asset": {"version": "2.0", "generator": "Fieldforge"},
         "scene": 0,
@@ -312,6 +334,7 @@ def glb_bytes(mesh: Mesh, name: str = "Fieldforge") -> bytes:
         "nodes": [{"mesh": 0, "name": name, **_translation(middle @ to_y_up)}],
         "meshes": [{"name": name, "primitives": [primitive]}],
         "materials": [material],
+        **pictures,
         "accessors": accessors,
         "bufferViews": views,
         "buffers": [{"byteLength": sum(map(len, blobs))}],
@@ -319,6 +342,28 @@ def glb_bytes(mesh: Mesh, name: str = "Fieldforge") -> bytes:
     if not len(mesh.faces):
         del document["materials"]
     return glb(json.dumps(document, separators=(",", ":")).encode(), b"".join(blobs))
+
+
+def png_bytes(texture: np.ndarray) -> bytes:
+    """A texture (H, W, 3 or 4) uint8 as a PNG file."""
+    content = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(texture)).save(content, "PNG", compress_level=4)
+    return content.getvalue()
+
+
+def _split_at_seams(mesh: Mesh) -> tuple[Mesh, np.ndarray]:
+    """The mesh with as many copies of each vertex as it has places in the texture, and these."""
+    assert mesh.uv is not None  # noqa: S101 - there is none without the other
+    corner = mesh.faces.ravel()
+    order = np.lexsort((mesh.uv[:, 1], mesh.uv[:, 0], corner))
+    new = np.ones(len(order), bool)
+    new[1:] = (np.diff(corner[order]) != 0) | (np.diff(mesh.uv[order], axis=0) != 0).any(axis=1)
+    number = np.empty(len(order), np.int32)
+    number[order] = np.cumsum(new) - 1
+    first = order[new]
+    source = corner[first]
+    normals = None if mesh.normals is None else mesh.normals[source]
+    return Mesh(mesh.points[source], number.reshape(-1, 3), normals), mesh.uv[first]
 
 
 def _translation(moved: np.ndarray) -> dict[str, list[float]]:

@@ -18,12 +18,16 @@ class Mesh:
     faces: (F, 3) int32, counter-clockwise from outside; no rows for a point cloud.
     normals: (N, 3) float32, any length, or None.
     colors: (N, 4) uint8 sRGB + alpha, or None.
+    uv: (3 F, 2) float32 per corner, (0, 0) at the lower left of texture (H, W, 3 or 4) uint8; both
+    or neither. Written, not read.
     """
 
     points: np.ndarray
     faces: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.int32))
     normals: np.ndarray | None = None
     colors: np.ndarray | None = None
+    uv: np.ndarray | None = None
+    texture: np.ndarray | None = None
 
 
 def checked(mesh: Mesh) -> Mesh:

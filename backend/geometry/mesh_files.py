@@ -32,7 +32,7 @@ import numpy as np
 
 from ..errors import BadInput, NotFound, OutOfMemory, StorageFailed, TooLarge
 from ..protocol import MAX_POINTS, MAX_VOXEL_SIDE, check_occupancy
-from .gltf import glb_bytes, read_glb
+from .gltf import glb_bytes, png_bytes, read_glb
 from .mesh import Mesh, check_count, checked, colors_from, fan_corners
 from .number_text import numbers_of
 from .ply import ply_bytes, read_ply
@@ -622,12 +622,16 @@ def write_mesh(
     faces: np.ndarray,
     colors: np.ndarray | None = None,
     normals: np.ndarray | None = None,
+    uv: np.ndarray | None = None,
+    texture: np.ndarray | None = None,
 ) -> None:
     """Write .glb (turned to Y-up), .obj, .ply (binary) or .npz, whole or not at all.
 
     vertices (V, 3) float; faces (F, 3) integer, no rows for a point cloud; colors (V, 4) uint8
-    sRGB; normals (V, 3). The same mesh gives the same bytes. Raises BadInput for another suffix or
-    for nothing to write, StorageFailed when the disk is full or the folder cannot be written to.
+    sRGB; normals (V, 3); uv and texture as in MeshResult: inside .glb and .npz, beside an .obj
+    (`companions_of`), not in .ply. The same mesh gives the same bytes. Raises BadInput for
+    another suffix or for nothing to write, StorageFailed when the disk is full or the folder cannot
+    be written to.
     """
     path = Path(path)
     encode = WRITERS.get(path.suffix.lower())
@@ -644,8 +648,31 @@ def write_mesh(
         np.ascontiguousarray(faces, np.int32).reshape(-1, 3),
         None if normals is None else np.ascontiguousarray(normals, np.float32),
         None if colors is None else np.ascontiguousarray(colors, np.uint8),
+        *_texture(uv, texture, len(faces)),
     )
+    if mesh.texture is not None and path.suffix.lower() == ".obj":
+        materials, picture = (path.with_name(name) for name in companions_of(path))
+        write_bytes(picture, png_bytes(mesh.texture))
+        write_bytes(materials, _mtl_bytes(picture.name))
+        write_bytes(path, _obj_bytes(mesh, materials.name))
+        return
     write_bytes(path, encode(mesh))
+
+
+def companions_of(path: Path) -> tuple[str, ...]:
+    """Names of the files that may be written beside a mesh of this name: materials and texture."""
+    if path.suffix.lower() != ".obj":
+        return ()
+    return (f"{path.stem}.mtl", f"{path.stem}-texture.png")
+
+
+def _texture(
+    uv: np.ndarray | None, texture: np.ndarray | None, faces: int
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Both when they are there and fit the faces, else neither."""
+    if uv is None or texture is None or uv.shape != (3 * faces, 2) or texture.ndim != 3:
+        return None, None
+    return np.ascontiguousarray(uv, np.float32), np.ascontiguousarray(texture, np.uint8)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -682,25 +709,39 @@ def _storage_failed(path: Path, error: OSError) -> StorageFailed:
     )
 
 
-def _obj_bytes(mesh: Mesh) -> bytes:
-    """Text that gives the same float32 again; colours 0 to 1 after the coordinates."""
+def _mtl_bytes(picture: str) -> bytes:
+    lines = ["# Fieldforge", "newmtl fieldforge", "Kd 1 1 1", "Ks 0 0 0"]
+    return "\n".join([*lines, f"map_Kd {picture}", ""]).encode()
+
+
+def _obj_bytes(mesh: Mesh, materials: str = "") -> bytes:
+    """Text that gives the same float32 again; colours 0 to 1 after the coordinates. materials: the
+    file that names the texture, for a mesh with one."""
     number = "%.17g" if mesh.points.dtype == np.float64 else "%.9g"
     columns, form = [mesh.points.astype(np.float64)], "v" + 3 * f" {number}"
     if mesh.colors is not None:
         columns.append(mesh.colors[:, :3] / 255.0)
         form += 3 * " %.6g"
     lines = ["# Fieldforge"]
+    if materials:
+        lines.append(f"mtllib {materials}")
     lines += [form % row for row in map(tuple, np.concatenate(columns, axis=1).tolist())]
+    faces = mesh.faces.astype(np.int64) + 1
+    indices = [faces]
     corner = "%d"
+    if materials and mesh.uv is not None:
+        lines += [f"vt {u:.7g} {v:.7g}" for u, v in mesh.uv.tolist()]
+        indices.append(np.arange(1, 3 * len(faces) + 1).reshape(-1, 3))
+        lines.append("usemtl fieldforge")
+        corner = "%d/%d"
     if mesh.normals is not None:
         normal = "vn" + 3 * " %.6g"
         lines += [normal % row for row in map(tuple, mesh.normals.tolist())]
-        corner = "%d//%d"
-    faces = mesh.faces.astype(np.int64) + 1
-    if mesh.normals is not None:
-        faces = np.repeat(faces, 2, axis=1)
+        indices.append(faces)
+        corner += "/%d" if len(indices) == 3 else "//%d"
+    rows = np.stack(indices, axis=2).reshape(len(faces), 3 * len(indices))
     face = f"f {corner} {corner} {corner}"
-    lines += [face % row for row in map(tuple, faces.tolist())]
+    lines += [face % row for row in map(tuple, rows.tolist())]
     return "\n".join([*lines, ""]).encode()
 
 
@@ -710,6 +751,8 @@ def _npz_bytes(mesh: Mesh) -> bytes:
         arrays["normals"] = mesh.normals
     if mesh.colors is not None:
         arrays["colors"] = mesh.colors
+    if mesh.uv is not None and mesh.texture is not None:
+        arrays |= {"uv": mesh.uv, "texture": mesh.texture}
     return npz_bytes(arrays)
 
 

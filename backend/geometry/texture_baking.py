@@ -26,7 +26,7 @@ _PEELS = 6
 _TEXELS_OF_PADDING = 256  # one texel of padding for this many along the side
 
 Paint = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""points (N, 3), normals (N, 3) -> colours (N, 3) 0..255 and how well they are known (N,), 0 not."""
+"""points (N, 3), normals (N, 3) -> colours (N, 3) 0..255, and how well each is known (N,)."""
 
 
 @dataclass(frozen=True, eq=False)

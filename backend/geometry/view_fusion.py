@@ -26,6 +26,7 @@ from .isosurface import marching_cubes
 from .threads import in_chunks
 
 TRUNCATION = 3.0  # in cells
+LEAST_NOISE = 0.15  # in cells: by this much views that are exact still differ at pixels
 _BLOCK = 8  # nodes along a block of which it is asked as a whole what the views say
 _NOISE_TRUSTED = 2.0  # how many standard deviations of noise a single view may carve into the mean
 _SEARCH_SIDE = 48
@@ -281,6 +282,7 @@ def fuse(
     """
     cell = cube.side / resolution
     views = _at_resolution(views, cube, cell)
+    noise = max(noise, LEAST_NOISE * cell)
     truncation = max(TRUNCATION * cell, 3 * noise)
     maps = _maps(views)
     field, hidden = _fused(views, maps, cube, resolution, truncation, noise)
@@ -377,7 +379,7 @@ def _facing(depth, fx, fy, cx, cy):
             nx, ny = -across * fx, -down * fy
             nz = z + u * across * fx + v * down * fy
             length = math.sqrt(nx * nx + ny * ny + nz * nz)
-            # A step along the ray (u, v, 1) by dz moves (nx u + ny v + nz) dz / length = z / length.
+            # A step of one along the ray (u, v, 1) comes nearer by (nx u + ny v + nz) / length.
             out[row, column] = min(1.0, max(z / length, 0.05))
     return out
 
@@ -541,7 +543,7 @@ def _views_of_block(bx, by, bz, pixels, whole, windows, by_node, cell, truncatio
             continue
         u = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / depth
         v = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / depth
-        i, j = int(round(v)), int(round(u))
+        i, j = math.floor(v + 0.5), math.floor(u + 0.5)
         if i < 0 or j < 0 or i >= height or j >= width:
             if whole[view]:
                 # Free if all of it is; its rim may still be in the picture.
@@ -596,10 +598,9 @@ def _node(x, y, z, used, pixels, whole, by_node, focal, truncation, noise, with_
         front = min(min(a, b), min(c, d))
         if max(max(a, b), max(c, d)) - front < truncation:
             front = (a * (1 - s) + b * s) * (1 - t) + (c * (1 - s) + d * s) * t
-        if noise == 0:
-            if front >= truncation:
-                return truncation, False
-        elif front > -truncation:
+        if front >= truncation:
+            return truncation, False
+        if noise > 0 and front > -truncation:
             weight = one[2] ** 2 + 1e-3
             total += weight * front
             weights += weight
