@@ -43,6 +43,16 @@ class Jumps:
         return int(np.count_nonzero(self.across)) + int(np.count_nonzero(self.down))
 
 
+@dataclass(frozen=True, eq=False)
+class Fine:
+    """Reciprocal radii (h, w) float32 on a grid at least as fine as that of the jumps, whose pixels
+    are those of the rows (H,) and columns (W,), int64."""
+
+    nearness: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+
+
 def find_jumps(nearness: np.ndarray, step: float = 0.0, *, only_missing: bool = False) -> Jumps:
     """Jumps of (H, W) float32 reciprocal radii.
 
@@ -60,6 +70,20 @@ def _jumps(nearness: np.ndarray, step: float, reach: int, only_missing: bool = F
     least = np.float32(_STEPS_OF_TERRACES * step)
     relative = np.float32(np.inf if only_missing else _LEAST_JUMP)
     in_chunks(_mark_jumps, height, nearness, across, down, relative, least, reach)
+    return Jumps(across, down)
+
+
+def confirmed(jumps: Jumps, fine: Fine, step: float = 0.0) -> Jumps:
+    """Those jumps that also are jumps of the finer depth, which has sharp ones: no slopes for which
+    the grid is too coarse. step: as for `find_jumps`."""
+    if fine.nearness.shape == jumps.across.shape:
+        return jumps
+    across, down = jumps.across.copy(), jumps.down.copy()
+    least = np.float32(_STEPS_OF_TERRACES * step)
+    relative = np.float32(_LEAST_JUMP)
+    in_chunks(
+        _confirm, len(across), fine.nearness, fine.rows, fine.columns, across, down, relative, least
+    )
     return Jumps(across, down)
 
 
@@ -120,6 +144,32 @@ def _mark_jumps(begin, end, q, across, down, relative, least, reach):
                     last = i + reach + 1
                     after = _slope(q[last - 1, j], q[last, j]) if last < height else nan
                     down[i, j] = _is_jump(before, a, b, after, relative, least)
+
+
+@numba.njit(cache=True, nogil=True)
+def _confirm(begin, end, fine, rows, columns, across, down, relative, least):
+    height, width = fine.shape
+    nan = np.float32(np.nan)
+    for i in range(begin, end):
+        for j in range(len(columns)):
+            y, x = rows[i], columns[j]
+            if across[i, j]:
+                across[i, j] = 0
+                for n in range((columns[(j + 1) % len(columns)] - x) % width):
+                    x0, x1, x2 = (x + n - 1) % width, (x + n) % width, (x + n + 1) % width
+                    a, b, last = fine[y, x1], fine[y, x2], fine[y, (x + n + 2) % width]
+                    if _is_jump(_slope(fine[y, x0], a), a, b, _slope(b, last), relative, least):
+                        across[i, j] = 1
+                        break
+            if i + 1 < len(rows) and down[i, j]:
+                down[i, j] = 0
+                for at in range(y, rows[i + 1]):
+                    a, b = fine[at, x], fine[at + 1, x]
+                    before = _slope(fine[at - 1, x], a) if at > 0 else nan
+                    after = _slope(b, fine[at + 2, x]) if at + 2 < height else nan
+                    if _is_jump(before, a, b, after, relative, least):
+                        down[i, j] = 1
+                        break
 
 
 @numba.njit(cache=True, nogil=True)

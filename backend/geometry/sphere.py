@@ -38,6 +38,8 @@ BYTES_PER_QUAD = 330
 _SKY_GRID = (256, 128)
 _LEAST_SKY_RADIUS = 100.0
 _MOST_OWN_WIDTH = 4096
+_MOST_FINE = 1 << 25
+_COVERS = np.float32(1.01)
 _EYE_OFFSET = 0.2
 """How far aside the eye may go, in units of the median radius, until a backing is at its end."""
 
@@ -98,6 +100,7 @@ def build(
     depths = depth_values(depth, meaning)
     grid = _sampled(depths.values, mesh_width(width, depth.shape[1]))
     nearness = _nearness(grid.values, meaning)
+    fine = _fine(depths.values, grid, nearness, meaning)
     step = depths.step if edges == "cut" else 0.0
     bends = abs(coefficients(meaning)[0]) > 1e-12  # else all radii are one, and nothing can jump
     jumps = depth_jumps.find_jumps(nearness, step, only_missing=edges != "cut" or not bends)
@@ -106,15 +109,17 @@ def build(
         if sharp is not nearness:
             grid.values[...] = np.where(sharp > 0, values_of(_reciprocal(sharp), meaning), np.nan)
             nearness, jumps = sharp, depth_jumps.find_jumps(sharp, step)
+        else:
+            jumps = depth_jumps.confirmed(jumps, fine, step)
     clock.tick("jumps")
-    layers = [_front(grid, nearness, jumps, meaning, 0.5 / image.shape[0])]
+    layers = [_front(grid, nearness, jumps, fine, meaning, 0.5 / image.shape[0])]
     clock.tick("front")
     if edges == "cut" and bends and jumps.count():
-        backing = _backing(grid, nearness, jumps, meaning, image)
+        backing = _backing(grid, nearness, jumps, fine, meaning, image)
         layers += [] if backing is None else [backing]
         clock.tick("backing")
     if not (nearness > 0).all():
-        layers.append(_sky(grid, nearness, image, float(radii(layers[0].values, meaning).max())))
+        layers.append(_sky(fine, image, float(radii(layers[0].values, meaning).max())))
         clock.tick("sky")
     report: dict[str, Any] = {
         "model": "depth-sphere",
@@ -233,8 +238,7 @@ def _sampled(values: np.ndarray, width: int) -> _Grid:
     rows, columns = values.shape
     height = width // 2
     if columns >= width and rows >= height:
-        i = ((np.arange(height) + 0.5) * (rows / height)).astype(np.int64)
-        j = ((np.arange(width) + 0.5) * (columns / width)).astype(np.int64)
+        i, j = _nearest_pixels(height, rows), _nearest_pixels(width, columns)
         down, across = (i + 0.5) / rows, (j + 0.5) / columns
         if (rows, columns) == (height, width):
             found = values
@@ -246,6 +250,20 @@ def _sampled(values: np.ndarray, width: int) -> _Grid:
     return _Grid(found, across, down, _directions(across, down))
 
 
+def _fine(
+    values: np.ndarray, grid: _Grid, nearness: np.ndarray, meaning: DepthMeaning
+) -> depth_jumps.Fine:
+    """The depth with all of its pixels, of which the grid has some; the grid's own where it has
+    all of them, or they are too many."""
+    rows, columns = values.shape
+    shape = (grid.height, grid.width)
+    is_finer = rows > grid.height and columns > grid.width
+    if not is_finer or values.size > _MOST_FINE:
+        return depth_jumps.Fine(nearness, np.arange(shape[0]), np.arange(shape[1]))
+    i, j = (_nearest_pixels(*sizes) for sizes in zip(shape, values.shape, strict=True))
+    return depth_jumps.Fine(_nearness(values, meaning), i, j)
+
+
 # ------------------------------------------------------------------------------------------- layers
 
 
@@ -253,6 +271,7 @@ def _front(
     grid: _Grid,
     nearness: np.ndarray,
     jumps: depth_jumps.Jumps,
+    fine: depth_jumps.Fine,
     meaning: DepthMeaning,
     half_row: float,
 ) -> SphereLayer:
@@ -262,7 +281,7 @@ def _front(
     whole = _whole_quads(jumps, nearness)
     pieces = None
     if not whole.all():
-        pieces, new = _split(~whole, nearness, jumps, grid.directions)
+        pieces, new = _split(~whole, nearness, jumps, fine, grid.directions)
         values = np.concatenate([values, values_of(_reciprocal(new[:, 3]), meaning)])
         directions = np.concatenate([directions, new[:, :3]])
     fans = [~np.isnan(row) & ~np.isnan(np.roll(row, -1)) for row in grid.values[[0, -1]]]
@@ -298,6 +317,7 @@ def _backing(
     grid: _Grid,
     nearness: np.ndarray,
     jumps: depth_jumps.Jumps,
+    fine: depth_jumps.Fine,
     meaning: DepthMeaning,
     image: np.ndarray,
 ) -> SphereLayer | None:
@@ -319,23 +339,29 @@ def _backing(
     poles = [_pole(row) for row in (values[0], values[-1])]
     values = np.concatenate([values.reshape(-1), np.array(poles, np.float32)])
     fans = [near[row] & known[row] for row in (0, -1)]
-    picture = _as_type(_repainted(image, behind), image)
+    picture = _as_type(_repainted(image, behind, fine), image)
     half_row = 0.5 / len(picture)
     directions = _with_poles(grid.directions)
     return _assembled("backing", grid, whole, None, fans, directions, values, half_row, picture)
 
 
-def _repainted(image: np.ndarray, behind: depth_jumps.Behind) -> np.ndarray:
+def _repainted(image: np.ndarray, behind: depth_jumps.Behind, fine: depth_jumps.Fine) -> np.ndarray:
     """The picture, float32, with the colours of what is behind where that is hidden, and one pixel
     around, where the colours of both are mixed."""
     height, width = behind.mask.shape
     rows, columns = _own_picture_size(image, height, width)
-    if (rows, columns) == (height, width):
-        return behind.colors
     picture = area_resized(image, rows, columns)
     i, j = _nearest_pixels(rows, height), _nearest_pixels(columns, width)
-    row, column = np.nonzero(_widened(behind.mask[i[:, None], j]))
+    row, column = np.nonzero(_widened(behind.mask)[i[:, None], j])
     y, x = (row + 0.5) * (height / rows) - 0.5, (column + 0.5) * (width / columns) - 0.5
+    # Of the pixels around, as fine as the picture has them, those before what is behind.
+    hidden = between(behind.nearness[..., None], y, x)[:, 0]
+    finest = fine.nearness
+    i, j = _nearest_pixels(rows, finest.shape[0]), _nearest_pixels(columns, finest.shape[1])
+    covers = np.zeros((rows, columns), bool)
+    covers[row, column] = finest[i[row], j[column]] > _COVERS * hidden
+    covered = _widened(covers)[row, column]
+    row, column, y, x = row[covered], column[covered], y[covered], x[covered]
     picture[row, column] = between(behind.colors, y, x)
     return picture
 
@@ -362,7 +388,7 @@ def _nearest_pixels(count: int, source: int) -> np.ndarray:
     return ((np.arange(count) + 0.5) * (source / count)).astype(np.int64)
 
 
-def _sky(grid: _Grid, nearness: np.ndarray, image: np.ndarray, farthest: float) -> SphereLayer:
+def _sky(fine: depth_jumps.Fine, image: np.ndarray, farthest: float) -> SphereLayer:
     """A whole sphere, far away, with the colours of the sky also where something is before it."""
     width, height = _SKY_GRID
     sky = _sampled(np.full((height, width), 1, np.float32), width)
@@ -370,8 +396,9 @@ def _sky(grid: _Grid, nearness: np.ndarray, image: np.ndarray, farthest: float) 
     values = np.full(height * width + 2, radius, np.float32)
     rows, columns = _own_picture_size(image, 2, 4)
     colors = area_resized(image, rows, columns)
-    i, j = _nearest_pixels(rows, nearness.shape[0]), _nearest_pixels(columns, nearness.shape[1])
-    before = nearness[i[:, None], j] > 0
+    finest = fine.nearness
+    i, j = _nearest_pixels(rows, finest.shape[0]), _nearest_pixels(columns, finest.shape[1])
+    before = finest[i[:, None], j] > 0
     # At the border colours of both are mixed; holes that are nothing but border keep theirs.
     pure = ~_widened(before)
     picture = spread(colors, pure | ~(before | _widened(_widened(pure))))
@@ -405,13 +432,26 @@ class _Pieces:
 
 
 def _split(
-    cut: np.ndarray, nearness: np.ndarray, jumps: depth_jumps.Jumps, directions: np.ndarray
+    cut: np.ndarray,
+    nearness: np.ndarray,
+    jumps: depth_jumps.Jumps,
+    fine: depth_jumps.Fine,
+    directions: np.ndarray,
 ) -> tuple[_Pieces, np.ndarray]:
     """The parts of the quads `cut` (H - 1, W) bool, and (N, 4) float32: direction and q of the new
     vertices, which come after those of the grid and the poles."""
     quads = np.argwhere(cut).astype(np.int32)
-    faces, places, new, keys = _parts(quads, nearness, jumps.across, jumps.down, directions)
-    # Middles of sides are made from both quads beside the side; one remains.
+    faces, places, new, keys = _parts(
+        quads,
+        nearness,
+        jumps.across,
+        jumps.down,
+        directions,
+        fine.nearness,
+        fine.rows,
+        fine.columns,
+    )
+    # Jumps on sides are made from both quads beside the side; one remains.
     _, first, same = np.unique(keys, return_index=True, return_inverse=True)
     known = nearness.size + 2
     ids = np.concatenate([np.arange(known, dtype=np.int32), known + same.astype(np.int32)])
@@ -426,12 +466,12 @@ def _split(
 
 
 @numba.njit(cache=True, nogil=True)
-def _parts(quads, q, across, down, directions):
+def _parts(quads, q, across, down, directions, fine, rows, columns):
     """Faces (F, 4) of vertices, the last -1 in triangles, their places (F, 4, 2), and new vertices
-    (N, 4) with their keys (N,), the same for one middle of a side.
+    (N, 4) with their keys (N,), the same for one jump on a side.
 
     Points of a quad: 0 to 3 the corners (left top, right top, right bottom, left bottom), 4 to 7
-    the middles of the sides after these corners, 8 the centre.
+    the jumps on the sides after these corners, 8 between all of them.
     """
     height, width = q.shape
     faces = np.full((8 * len(quads), 4), -1, np.int32)
@@ -441,11 +481,15 @@ def _parts(quads, q, across, down, directions):
     face_count = new_count = 0
     opened = np.zeros(4, np.uint8)
     points = np.zeros((4, 2), np.int64)  # of a face: point of the quad, corner it belongs to
+    where = np.zeros((9, 2))  # row and column of the points in 0..1
+    where[1, 1] = where[2, 0] = where[2, 1] = where[3, 0] = 1.0
+    ends = np.zeros((4, 2), np.float32)  # q on both sides of a jump: before, after
     for n in range(len(quads)):
         i, j = quads[n]
         opened[0], opened[1] = across[i, j], down[i, (j + 1) % width]
         opened[2], opened[3] = across[i + 1, j], down[i, j]
         total = opened[0] + opened[1] + opened[2] + opened[3]
+        _find_points(i, j, opened, q, across, down, fine, rows, columns, where, ends)
         for k in range(4):
             before = (k + 3) % 4
             row, column = _corner(i, j, k, width)
@@ -482,18 +526,22 @@ def _parts(quads, q, across, down, directions):
                     point, corner = points[at]
                     # Seen from the eye, corners run clockwise: faces are written backwards.
                     slot = length - 1 - at
-                    y, x = _place(point)
+                    y, x = where[point]
                     places[face_count, slot, 0], places[face_count, slot, 1] = j + x, i + y
                     if point < 4:
                         row, column = _corner(i, j, point, width)
                         faces[face_count, slot] = row * width + column
                         continue
-                    row, column = _corner(i, j, corner, width)
-                    own_y, own_x = _place(corner)
-                    nearness = q[row, column]
-                    nearness += _onward(q, across, down, row, column, y - own_y, x - own_x)
+                    if point == 8:
+                        row, column = _corner(i, j, corner, width)
+                        nearness = q[row, column]
+                        nearness += _onward(
+                            q, across, down, row, column, y - where[corner, 0], x - where[corner, 1]
+                        )
+                    else:
+                        nearness = ends[point - 4, 0 if corner == point - 4 else 1]
                     new[new_count, 3] = max(nearness, np.float32(1e-6))
-                    _between(directions, i, j, point, new[new_count])
+                    _direction_at(directions, i, j, y, x, new[new_count])
                     keys[new_count] = _key(i, j, point, corner, width, height)
                     faces[face_count, slot] = height * width + 2 + new_count
                     new_count += 1
@@ -524,20 +572,62 @@ def _corner(i, j, k, width):
 
 
 @numba.njit(cache=True, nogil=True)
-def _place(point):
-    """Row and column of a point of a quad in 0..1."""
-    if point == 8:
-        return 0.5, 0.5
-    y, x = 1.0 * (point % 4 >= 2), 1.0 * (point % 4 == 1 or point % 4 == 2)
-    if point < 4:
-        return y, x
-    after = (point + 1) % 4
-    return (y + (after >= 2)) / 2, (x + (after == 1 or after == 2)) / 2
+def _find_points(i, j, opened, q, across, down, fine, rows, columns, where, ends):
+    """Where the jumps on the sides of a quad are, and q on their both sides."""
+    width = q.shape[1]
+    y = x = 0.0
+    for k in range(4):
+        after = (k + 1) % 4
+        at = np.float64(0.5)
+        if opened[k]:
+            row0, column0 = _corner(i, j, k, width)
+            row1, column1 = _corner(i, j, after, width)
+            at = _crossing(row0, column0, row1, column1, q, fine, rows, columns)
+        for axis in range(2):
+            where[4 + k, axis] = where[k, axis] * (1 - at) + where[after, axis] * at
+        y += where[4 + k, 0] / 4
+        x += where[4 + k, 1] / 4
+        if opened[k]:
+            dy, dx = where[after, 0] - where[k, 0], where[after, 1] - where[k, 1]
+            ends[k, 0] = q[row0, column0] + _onward(
+                q, across, down, row0, column0, dy * at, dx * at
+            )
+            ends[k, 1] = q[row1, column1] + _onward(
+                q, across, down, row1, column1, dy * (at - 1), dx * (at - 1)
+            )
+    where[8, 0], where[8, 1] = y, x
+
+
+@numba.njit(cache=True, nogil=True)
+def _crossing(row0, column0, row1, column1, q, fine, rows, columns):
+    """How far from one pixel of the grid to the next the depth jumps, 0..1."""
+    around = fine.shape[1]
+    upright = row0 != row1
+    y, x = rows[row0], columns[column0]
+    if upright:
+        steps = rows[row1] - y
+        sign = 1 if steps > 0 else -1
+    else:
+        steps = (columns[column1] - x) % around
+        sign = 1
+        if steps > around // 2:
+            steps -= around
+            sign = -1
+    count = abs(steps)
+    middle = (q[row0, column0] + q[row1, column1]) / 2
+    falls = q[row0, column0] > q[row1, column1]
+    last = 0
+    for n in range(1, count):
+        here = fine[y + sign * n, x] if upright else fine[y, (x + sign * n) % around]
+        if (here > middle) != falls:
+            break
+        last = n
+    return min(max((last + 0.5) / count, 0.125), 0.875)
 
 
 @numba.njit(cache=True, nogil=True)
 def _onward(q, across, down, row, column, y, x):
-    """By how much q changes from a pixel to half a pixel further, on the slope of its own side."""
+    """By how much q changes from a pixel to a place beside it, on the slope of its own side."""
     height, width = q.shape
     change = np.float32(0)
     here = q[row, column]
@@ -555,16 +645,16 @@ def _onward(q, across, down, row, column, y, x):
 
 
 @numba.njit(cache=True, nogil=True)
-def _between(directions, i, j, point, out):
-    """The direction of a middle or a centre into out[:3]."""
+def _direction_at(directions, i, j, y, x, out):
+    """The direction of a place in a quad, 0..1 from its top and its left, into out[:3]."""
     width = directions.shape[1]
-    first, count = (0, 4) if point == 8 else (point - 4, 2)
     total = np.float32(0)
     out[0] = out[1] = out[2] = 0
-    for k in range(first, first + count):
-        row, column = _corner(i, j, k % 4, width)
+    for k in range(4):
+        row, column = _corner(i, j, k, width)
+        weight = (y if k >= 2 else 1 - y) * (x if k == 1 or k == 2 else 1 - x)
         for c in range(3):
-            out[c] += directions[row, column, c]
+            out[c] += np.float32(weight) * directions[row, column, c]
     for c in range(3):
         total += out[c] * out[c]
     for c in range(3):
@@ -573,7 +663,7 @@ def _between(directions, i, j, point, out):
 
 @numba.njit(cache=True, nogil=True)
 def _key(i, j, point, corner, width, height):
-    """One number for a middle of a side on one end's side, or for a corner's own centre."""
+    """One number for a jump on a side as one end has it, or for a corner's own centre."""
     if point == 8:
         return np.int64(4) * width * height + (i * width + j) * 4 + corner
     side = point - 4

@@ -212,6 +212,51 @@ def test_views_from_aside_are_truer_than_of_a_stretched_sheet() -> None:
         assert found[1] >= found[0] + gain
 
 
+def test_at_eye_distance_a_cut_loses_nothing_at_outlines() -> None:
+    """A sofa whose top is a row of quads deep: no gap there, no outline off by part of a quad."""
+    things = analytic_rooms.LIVING_ROOM.things
+    sofa = analytic_rooms.Room((things[0], *(t for t in things if t.color == (0.5, 0.25, 0.25))))
+    assert len(sofa.things) == 3
+    cast = analytic_rooms.panorama(sofa, 1024)
+    sheet, cut = built(cast, "sheet", 512), built(cast, "cut", 512)
+    for eye in ((0.0325, 0, 0), (0, 0.0325, 0)):
+        truth = analytic_rooms.view(sofa, eye, 150, -5, 90, 192)
+        found = [
+            decibels(perspective(s, eye, 150, -5, 90, 192).colors, truth.colors)
+            for s in (sheet, cut)
+        ]
+        assert found[1] >= found[0] - 0.2
+
+
+@pytest.mark.parametrize("edge", range(4))
+def test_outlines_are_where_finer_depth_has_them(edge: int) -> None:
+    """Something near ends after 0 to 3 more pixels than the grid has: so does its mesh."""
+    depth = np.tile(np.linspace(4, 4.5, 4 * 64, dtype=np.float32), (4 * 32, 1))
+    depth += np.linspace(0, 0.5, 4 * 32, dtype=np.float32)[:, None]
+    first, last = 4 * 20 + 3 + edge, 4 * 40
+    depth[40:80, first:last] = 1.0
+    image = np.full((*depth.shape, 3), 200, np.uint8)
+    image[40:80, first:last] = 10
+    result = sphere.build(image, depth, width=64)
+    front = front_of(result)
+    near = (front.values < 2) & (np.abs(front.directions[:, 2]) < 0.3)
+    left = 0.5 - np.arctan2(front.directions[near, 1], front.directions[near, 0]) / (2 * np.pi)
+    outline = left.min() * depth.shape[1]
+    assert outline == pytest.approx(first, abs=0.3)
+    backing = result.layer("backing")
+    assert backing is not None
+    assert backing.image is not None
+    assert backing.image[48:72, first - 8 : first + 6].min() > 195  # none of its colour is left
+
+
+def test_the_sky_has_no_colours_of_what_is_finer_than_the_mesh() -> None:
+    fine = analytic_rooms.panorama(analytic_rooms.COURTYARD, 4 * WIDTH)
+    sky = sphere.build(fine.colors, fine.depth, width=WIDTH).layer("sky")
+    assert sky is not None
+    assert sky.image is not None
+    assert np.abs(sky.image[..., 2].astype(int) - 0.95 * 255).max() < 4
+
+
 def test_nothing_of_the_backing_lies_before_the_front(room: analytic_rooms.Cast) -> None:
     result = built(room)
     both = perspective(result, (0, 0, 0), 20, -15, 100, 256, 1)
