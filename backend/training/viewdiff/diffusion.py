@@ -262,7 +262,6 @@ def begin(parts: Parts, recipe: Recipe, plan: Plan, members: Team, path: Path) -
         "rate": plan.rate,
         "seed": plan.seed,
         "processes": members.size,
-        "steps": plan.steps,
     }
     faster = {name: recipe.renderer_pace for name, _ in model.renderer_parameters()}
     run = Run(model, plan, path, settings, slower=faster)
@@ -270,6 +269,8 @@ def begin(parts: Parts, recipe: Recipe, plan: Plan, members: Team, path: Path) -
         if group["pace"] == recipe.renderer_pace and faster:
             group["weight_decay"] = 0.0
     run.resume()
+    # Its length may be changed as it goes on: a nearer end is where the rate falls to.
+    run.steps = plan.steps or run.steps
     return run
 
 
@@ -338,7 +339,10 @@ def loss_of(
     """The mean square error of the views that are not given. starts, and known: what they are where
     they are given, (B, V, C, h, w); given: (B, V) bool; words: (B, V, L, D) or None."""
     device = starts.device
-    times = torch.randint(len(levels), (len(starts), 1), generator=draws, device=device)
+    # Spread evenly over the scenes, from a place by chance.
+    place_by_chance = torch.rand(1, generator=draws, device=device)
+    shares = torch.arange(len(starts), device=device) / len(starts)
+    times = ((place_by_chance + shares) % 1 * len(levels)).long()[:, None]
     times = torch.where(given, 0, times.expand(given.shape))
     noise = torch.randn(starts.shape, generator=draws, device=device)
     level = levels[times][..., None, None, None]
@@ -346,8 +350,11 @@ def loss_of(
     place = given[..., None, None, None]
     noised = torch.where(place, known, noised)
     target = target_of(parts.config.schedule, starts, noise, level)
-    with autocast(device):
-        predicted = parts.model(noised, times, words, cameras, novel=novel)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        # Volume renderers draw noise of their own in training, from torch's one generator.
+        torch.manual_seed(draws.initial_seed())
+        with autocast(device):
+            predicted = parts.model(noised, times, words, cameras, novel=novel)
     error = functional.mse_loss(predicted.float(), target, reduction="none")
     shown = (~place).float()
     return (error * shown).sum() / (shown.sum() * error[0, 0].numel())

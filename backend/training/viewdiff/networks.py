@@ -53,7 +53,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(16, (16, 32, 32), 1, 4, 4, 6, 1, 3),
-    "cpu": Size(64, (64, 128, 192), 1, 16, 16, 32, 1, 4),
+    "cpu": Size(64, (64, 96, 160), 1, 16, 16, 24, 1, 4),
     "gpu": Size(64, (96, 192, 320), 2, 16, 24, 48, 3, 6),
 }
 
@@ -86,7 +86,8 @@ def config(size: Size, projection: bool = True) -> ViewDiffConfig:
         projection_mid=False,
         projection_up=int(projection),
         projection=ProjectionConfig(
-            grid=size.grid * where // finest,
+            # As many voxels there, by the rule that finer levels have more.
+            grid=-(-size.grid * where // finest),
             samples=size.samples,
             layers=size.layers,
             background=False,
