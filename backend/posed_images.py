@@ -111,7 +111,10 @@ def read_cameras(
     path: str | Path, width: int, height: int, *, field: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Only the cameras of a transforms.json, (V, 4, 4) and (V, 4) float32, as of pictures of width
-    x height; there need not be any. field: as in `read_transforms`. Raises NotFound, BadInput.
+    x height; there need not be any. Where the file's are of another shape, their field across stays
+    and what is above and below is added or cut off evenly. field: as in `read_transforms`.
+
+    Raises NotFound, BadInput.
     """
     path = Path(path)
     path = path / NAME if path.is_dir() else path
@@ -119,10 +122,16 @@ def read_cameras(
     frames = content["frames"]
     _check_model(path, content, frames)
     poses = np.stack([_pose(path, frame, place) for place, frame in enumerate(frames)])
-    lenses = [
-        _intrinsics({**content, **frame}, width, height, field, f"{path.name}, frame {place + 1}")
-        for place, frame in enumerate(frames)
-    ]
+    lenses = []
+    for place, frame in enumerate(frames):
+        where, entry = f"{path.name}, frame {place + 1}", {**content, **frame}
+        own_width = _number(entry, "w", where) or width
+        own_height = _number(entry, "h", where) or height * own_width / width
+        lens = _intrinsics(entry, round(own_width), round(own_height), field, where)
+        across = width / own_width
+        lens = scaled_intrinsics(lens, across, across)
+        lens[3] += (height - own_height * across) / 2
+        lenses.append(lens)
     return poses, np.stack(lenses)
 
 
