@@ -65,6 +65,19 @@ class Projection(nn.Module):
         whole = config.background
         self.proj_out_2d_fg = _expansion(inner, channels, config.expand)
         self.proj_out_2d_bg = _expansion(inner, channels, config.expand if whole else "single")
+        self._begin()
+
+    def _begin(self) -> None:
+        """Weights of chance that keep the size of what goes through; torch's own make it smaller in
+        each layer, until of what the views show nothing is left in what is rendered."""
+        parts: list[nn.Module] = [self.proj_in_2d, self.proj_out_2d_fg, self.proj_out_2d_bg]
+        if self.config.aggregator == "ibrnet":
+            parts.append(self.ibrnet_aggregator)
+        for part in parts:
+            for layer in part.modules():
+                if isinstance(layer, nn.Conv2d | nn.Conv3d | nn.Linear):
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                    nn.init.zeros_(layer.bias)
 
     def forward(
         self,

@@ -32,7 +32,7 @@ class VolumeRenderer(nn.Module):
         self.samples = samples
         self.background_share = background_share
         self.disparity_at_infinity = disparity_at_infinity
-        bound = channels**-0.5
+        bound = (6 / channels) ** 0.5  # keeps the size of what goes through rectified layers
         self.mlp_weights = nn.Parameter(torch.empty(3, channels, channels).uniform_(-bound, bound))
         self.mlp_biases = nn.Parameter(torch.zeros(3, channels))
         self.weight_opacity = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
