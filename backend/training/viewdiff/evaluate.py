@@ -44,7 +44,7 @@ def tests(catalogue: Catalogue, records: Sequence[Record], config: PainterConfig
     for record in records:
         scene = catalogue.scene(record)
         reach = float(np.linalg.norm(scene.vertices, axis=1).max())
-        made.append(Test(record, scene, _truth(scene, *_cameras(config, reach), config.side)))
+        made.append(Test(record, scene, true_views(scene, *_cameras(config, reach), config.side)))
     return made
 
 
@@ -59,7 +59,8 @@ def _cameras(config: PainterConfig, reach: float) -> tuple[np.ndarray, np.ndarra
     return poses, np.tile(lens, (len(poses), 1))
 
 
-def _truth(scene: Scene, poses: np.ndarray, intrinsics: np.ndarray, side: int) -> PosedImages:
+def true_views(scene: Scene, poses: np.ndarray, intrinsics: np.ndarray, side: int) -> PosedImages:
+    """What these cameras see of a scene, with depth."""
     seen = [
         scenes.rendered(scene, pose, lens, side)
         for pose, lens in zip(poses, intrinsics, strict=True)

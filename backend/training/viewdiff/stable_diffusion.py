@@ -22,7 +22,7 @@ from ... import weights
 from ...errors import BadInput
 from ...models.ldm3d import words
 from ...models.viewdiff import loading, sampling
-from ...models.viewdiff.config import ViewDiffConfig
+from ...models.viewdiff.config import ProjectionConfig, ViewDiffConfig
 from ...models.viewdiff.painter import PainterConfig
 from ...posed_images import PosedImages
 from ...weights import Installed
@@ -85,8 +85,11 @@ def base_of(name: str) -> Base:
     return Base(folder, schedule, folder.name)
 
 
-def start(name: str, device: torch.device, seed: int) -> tuple[Parts, Base]:
-    """What is trained, at its beginning. Raises BadInput, NotInstalled."""
+def start(
+    name: str, device: torch.device, seed: int, projection: ProjectionConfig | None = None
+) -> tuple[Parts, Base]:
+    """What is trained, at its beginning; layers through space as published, where no others are
+    given. Raises BadInput, NotInstalled."""
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -107,6 +110,7 @@ def start(name: str, device: torch.device, seed: int) -> tuple[Parts, Base]:
         base=base.name,
         # Half of what Stable Diffusion 2.1 draws, as published; 256 pixels.
         image_size=sample * factor // 2,
+        projection=projection or ProjectionConfig(),
     )
     model = loading.start(base.folder, config, device, seed=seed)
     model.train().requires_grad_(True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,10 @@ from backend.models.viewdiff.painter_files import load
 from backend.posed_images import PosedImages
 from backend.training.loops import Plan, Team
 from backend.training.packed import Shape
-from backend.training.viewdiff import card, diffusion, evaluate, export, networks, scenes, sources
+from backend.training.viewdiff import card, diffusion, evaluate, export, networks
 from backend.training.viewdiff.diffusion import OWN, PUBLISHED, Recipe
-from backend.training.viewdiff.scenes import Light, Record, Scene
+from backend.training.viewdiff.scenes import Record
+from tests.posed_boxes import Boxes, block
 
 CPU = torch.device("cpu")
 ALONE = Team(CPU)
@@ -29,50 +29,9 @@ PLAN = Plan(steps=6, rate=2e-3, warm_up=2)
 TINY = networks.SIZES["tiny"]
 
 
-def block(number: int) -> Scene:
-    """A box with sides of different colours, each number another."""
-    rng = np.random.default_rng(number)
-    corners = np.array([(x, y, z) for z in (-1, 1) for y in (-1, 1) for x in (-1, 1)], np.float32)
-    quads = [(0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (1, 3, 7, 5)]
-    faces = np.array([t for a, b, c, d in quads for t in ((a, b, c), (a, c, d))], np.int32)
-    paint = rng.uniform(0.1, 0.9, (6, 3)).astype(np.float32).repeat(2, axis=0)
-    size = rng.uniform(0.4, 0.9, 3).astype(np.float32)
-    light = Light(np.array([0.0, -0.6, 0.8]), 0.5, 0.4)
-    return Scene(corners * size, faces, lambda face, place, normal: paint[face], light)
-
-
-class Boxes:
-    """A source of boxes."""
-
-    has_depth = True
-
-    def __init__(self, count: int, size: int = TINY.size) -> None:
-        self.size = size
-        self._scenes = []
-        for number in range(count):
-            scene = block(number)
-            poses, lens = scenes.cameras(np.random.default_rng(number), 1.5, size)
-            self._scenes.append(evaluate._truth(scene, poses, lens, size))
-
-    def __len__(self) -> int:
-        return len(self._scenes)
-
-    def views(self, number: int) -> int:
-        return len(self._scenes[number])
-
-    def poses(self, number: int) -> np.ndarray:
-        return self._scenes[number].poses
-
-    def caption(self, number: int) -> str:
-        return f"box {number}"
-
-    def scene(self, number: int, views: Sequence[int] | None = None) -> PosedImages:
-        return sources.selected(self._scenes[number], views)
-
-
 @pytest.fixture(scope="module")
 def boxes() -> Boxes:
-    return Boxes(3)
+    return Boxes(3, TINY.size)
 
 
 # --------------------------------------------------------------------------------------------- data
@@ -298,7 +257,7 @@ def test_true_views_measure_as_perfect(boxes: Boxes) -> None:
     scene = block(4)
     shape = Shape("test#4", "a box", "generated", "test", "CC0-1.0")
     poses, lens = evaluate._cameras(config, 1.5)
-    truth = evaluate._truth(scene, poses, lens, 64)
+    truth = evaluate.true_views(scene, poses, lens, 64)
     test = evaluate.Test(Record(shape), scene, truth)
     row = evaluate.measured(test, truth)
     assert row["psnr"] == 100
@@ -321,7 +280,7 @@ def test_sheet_and_card(tmp_path: Path, boxes: Boxes) -> None:
     bought = Shape("test#1", "a chair", "A", "train", "Chair (A#1), Ann, CC-BY-3.0")
     scene = block(4)
     poses, lens = evaluate._cameras(painter.config, 1.5)
-    test = evaluate.Test(Record(shape), scene, evaluate._truth(scene, poses, lens, TINY.size))
+    test = evaluate.Test(Record(shape), scene, evaluate.true_views(scene, poses, lens, TINY.size))
     means, views = evaluate.evaluate(painter, [test], 2, 0, lambda words, fraction: None)
     assert means["shapes"] == 1
     evaluate.sheet([test], views, tmp_path / "sheet.png")
