@@ -66,6 +66,12 @@ def wala(device: str = "auto") -> Iterable[Row]:
     return found
 
 
+def viewdiff(device: str = "auto") -> Iterable[Row]:
+    """Steps of painting views, on `device`."""
+    found: Iterable[Row] = importlib.import_module(".bench.viewdiff", __package__).rows(device)
+    return found
+
+
 BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
     "geometry": _rows_of("geometry"),
     "reconstruction": _rows_of("reconstruction"),
@@ -73,9 +79,10 @@ BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
     "panorama": _rows_of("panorama"),
     "spheres": sphere_speed,
     "wala": wala,
+    "viewdiff": viewdiff,
 }
 
-ON_DEVICE: dict[str, Callable[[str], Iterable[Row]]] = {"wala": wala}
+ON_DEVICE: dict[str, Callable[[str], Iterable[Row]]] = {"wala": wala, "viewdiff": viewdiff}
 """Those that run on the device of one's choice."""
 
 

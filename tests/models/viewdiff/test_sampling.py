@@ -108,6 +108,22 @@ def test_who_knows_the_truth_arrives_there(prediction: str) -> None:
     assert torch.equal(steps[0].x, noise)
 
 
+def test_a_schedule_that_ends_in_nothing_but_noise_can_be_sampled() -> None:
+    """As of small models of pixels: cosine, velocity. At its end no number is lost."""
+    schedule = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+    truth = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    level = sampling.solver(Settings(schedule)).alphas_cumprod
+
+    def knows(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        mean = level[timesteps].sqrt()[..., None, None, None]
+        spread = (1 - mean**2).sqrt()
+        return mean * (x - mean * truth) / spread - spread * truth
+
+    settings = Settings(schedule, steps=20, guidance=1.0)
+    *_, last = sampling.sample(knows, sampling.first_noise(truth.shape, 5), None, settings)
+    assert torch.allclose(last.sample, truth, atol=1e-3)
+
+
 def wandering(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
     """Some network: views look at each other, and timesteps count."""
     return torch.tanh(x + x.mean(dim=1, keepdim=True)) + timesteps[..., None, None, None] / 1e3
