@@ -119,12 +119,13 @@ def _channels():
 
 
 def _flip(background, data: bpy.types.Camera, count: int, hold: int, begin: int) -> None:
-    """Show the next file of the sequence when the next view begins."""
+    """Show the next file of the sequence when the next view begins: its files go on by one in each
+    frame, so that the offset has to hold them back. Out of its duration nothing is shown."""
+    steps = np.arange(count * hold)
     user = background.image_user
-    user.frame_duration, user.frame_start, user.use_auto_refresh = 1, begin, True
+    user.frame_duration, user.frame_start, user.use_auto_refresh = len(steps), begin, True
     curve = _curves_of(data, data.name).new("background_images[0].image_user.frame_offset")
-    frames = begin + np.arange(count) * hold
-    _fill(curve, frames, np.arange(count), "CONSTANT")
+    _fill(curve, begin + steps, steps // hold - steps, "CONSTANT")
 
 
 def _curves_of(owner: bpy.types.ID, name: str):

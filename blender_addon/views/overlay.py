@@ -11,7 +11,7 @@ import numpy as np
 from ...backend.errors import BadInput
 from .. import session
 from ..model_choice import chosen_model
-from .planning import Plan, plan_of
+from .planning import Plan, home_of_views, plan_of
 from .source import MAKE_VIEWS, known_views
 
 SIZE = 0.16  # of a camera, in its distance to the middle
@@ -54,7 +54,8 @@ def _draw() -> None:
     settings = context.scene.fieldforge
     if not wants_cameras(settings) or not getattr(space.overlay, "show_overlays", False):
         return
-    if session.jobs().active:
+    through_a_camera = space.region_3d.view_perspective == "CAMERA"
+    if through_a_camera or session.jobs().active or _shows_views(context):
         return
     try:
         plan = plan_of(context, chosen_model(settings))
@@ -65,7 +66,13 @@ def _draw() -> None:
     lines = lines_of(plan)
     known = known_views(settings)
     _draw_lines(lines[known:], NEW)
-    _draw_lines(lines[:known], KNOWN)
+    if settings.source != "IMAGE_VIEWS" or settings.views_picture != "VIEWPORT":
+        _draw_lines(lines[:known], KNOWN)  # else it is the eye that one looks with
+
+
+def _shows_views(context) -> bool:
+    """Whether views that are there already are looked at now."""
+    return home_of_views(context.view_layer.objects.active) is not None
 
 
 def _draw_lines(lines: np.ndarray, color: tuple[float, ...]) -> None:

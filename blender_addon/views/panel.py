@@ -6,7 +6,6 @@ import bpy
 
 from ..wrapping import paragraph
 from .cameras import in_order
-from .options import folder_of_views
 from .planning import home_of_views
 from .rerolls import disabled_reason
 from .source import MAKE_VIEWS, by_model, uses_own_cameras
@@ -115,7 +114,7 @@ def draw_choices(layout, settings, context) -> None:
     if settings.views_clip:
         column.prop(settings, "views_hold")
     if settings.views_sequence and not bpy.data.filepath:
-        words = f"The Blender file is not saved: the sequence goes to {folder_of_views()}."
+        words = "Not saved yet: the sequence goes to Fieldforge's own folder."
         paragraph(layout, [words], context, icon="INFO")
 
 
@@ -144,15 +143,16 @@ class FIELDFORGE_PT_views(bpy.types.Panel):
             _draw_view(layout, active, home, context)
         reason = disabled_reason(context)
         if home.fieldforge_views.job_id:
+            layout.label(text="Make Anew:", icon="FILE_REFRESH")
             row = layout.row(align=True)
-            row.operator("fieldforge.reroll_views", text="This", icon="FILE_REFRESH").which = "ONE"
+            row.operator("fieldforge.reroll_views", text="This").which = "ONE"
             row.operator("fieldforge.reroll_views", text="Not Kept").which = "REST"
             row.operator("fieldforge.reroll_views", text="All").which = "ALL"
             if reason:
                 paragraph(layout, [f"{reason.rstrip('.')}."], context, icon="INFO")
         layout.operator("fieldforge.mesh_from_views", icon="OUTLINER_OB_MESH")
         row = layout.row(align=True)
-        row.operator("fieldforge.export_transforms", icon="EXPORT")
+        row.operator("fieldforge.export_transforms", text="Export", icon="EXPORT")
         if home.fieldforge_views.sequence is not None:
             row.operator("fieldforge.views_to_sequencer", icon="SEQ_SEQUENCER")
 

@@ -21,7 +21,8 @@ from .clip import add_clip, show_new_pictures
 if TYPE_CHECKING:
     from ..history import Job
 
-CAMERA_SIZE = 0.12  # as it is drawn, of its distance to the middle
+CAMERA_SIZE = 0.08  # as it is drawn, of its distance to the middle
+RIG_SIZE = 0.15  # as it is drawn, of the cube around the thing
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ def add_views(
     collection = bpy.data.collections.new(name)
     parent.children.link(collection)
     rig = bpy.data.objects.new(name, None)
-    rig.empty_display_type, rig.empty_display_size = "CUBE", options.get("extent", 2.0) / 2
+    rig.empty_display_size = RIG_SIZE * options.get("extent", 2.0)
     rig.matrix_world = Matrix(matrix_world.tolist())
     collection.objects.link(rig)
     digits = len(str(len(arrived.textures)))

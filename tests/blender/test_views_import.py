@@ -271,7 +271,8 @@ def test_the_moving_camera_passes_every_view_and_shows_its_picture(settings, run
         bpy.context.view_layer.update()
         distances.append(moving.matrix_world.translation.length)
         number = (frame - 1) // 4
-        assert user.frame_offset == number
+        assert frame - user.frame_start + 1 + user.frame_offset == number + 1  # the file's number
+        assert user.frame_start <= frame < user.frame_start + user.frame_duration
         if (frame - 1) % 4 == 0:
             there = np.array(views[number].matrix_world)
             assert np.allclose(np.array(moving.matrix_world), there, atol=1e-4)
