@@ -78,6 +78,26 @@ def cut_out(image: np.ndarray, attempts: Sequence[Tolerances] = CAREFUL) -> Cuto
     return next((cutout for cutout in found if cutout is not None), None)
 
 
+def opacity_of(image: np.ndarray, attempts: Sequence[Tolerances] = CAREFUL) -> np.ndarray | None:
+    """(H, W) uint8, how much of each pixel of an (H, W, 3) uint8 picture shows its object, at the
+    size of the picture; None when its ground is not plain."""
+    small = _reduced(image)
+    for tolerances in attempts:
+        found = _cut_out(small, tolerances)
+        if found is None:
+            continue
+        if len(small) == len(image):
+            return found.opacity
+        height, width = image.shape[:2]
+        factor = -(-max(height, width) // _WORKING_SIDE)
+        # `reduce` rounds up: the last block may reach beyond the picture.
+        whole = Image.fromarray(found.opacity).resize(
+            (small.shape[1] * factor, small.shape[0] * factor), Image.Resampling.BILINEAR
+        )
+        return np.asarray(whole)[:height, :width]
+    return None
+
+
 def _cut_out_closely(image: np.ndarray, tolerances: Tolerances) -> Cutout | None:
     small = _reduced(image)
     found = _cut_out(small, tolerances)

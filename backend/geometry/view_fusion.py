@@ -29,7 +29,7 @@ TRUNCATION = 3.0  # in cells
 LEAST_NOISE = 0.15  # in cells: by this much views that are exact still differ at pixels
 _BLOCK = 8  # nodes along a block of which it is asked as a whole what the views say
 _NOISE_TRUSTED = 2.0  # how many standard deviations of noise a single view may carve into the mean
-_SEARCH_SIDE = 48
+_SEARCH_SIDE = 32
 _OUTLINE = 0.5  # the share of a pixel from which on it shows the thing
 _FILL = 2.0  # pixels: holes of depth narrower than twice this are closed
 _CLOSING_SIDE = 64
@@ -127,23 +127,24 @@ def unprojected(pose: np.ndarray, intrinsics: np.ndarray, at: np.ndarray) -> np.
 # -------------------------------------------------------------------------------------------- cube
 
 
-def find_cube(views: PosedViews, margin: float = 0.9) -> Cube:
+def find_cube(views: PosedViews, margin: float = 0.9, tolerated: int = 0) -> Cube:
     """The cube around what the views show, whose longest side takes `margin` of it.
 
-    Raises BadInput when the outlines have nothing in common.
+    tolerated: how many views may see the ground where the others see the thing. Raises BadInput
+    when the outlines have nothing in common.
     """
     lines = _axes_through_outlines(views)
     center = _nearest_to_all(lines)
     reach = min(_reach(views, center), 1e6)
     grown = 0
     for _ in range(10):
-        low, high, cut = _hull_box(views, center, reach)
+        low, high, cut = _hull_box(views, center, reach, tolerated)
         if cut and grown < 3:
             reach, grown = 2 * reach, grown + 1
             continue
         center, before = (low + high) / 2, reach
         reach = float((high - low).max()) / 2
-        if reach > 0.8 * before:
+        if reach > 0.7 * before:
             break
     low, high = _box_of_depth(views, low, high)
     center = (low + high) / 2
@@ -191,11 +192,11 @@ def _reach(views: PosedViews, center: np.ndarray) -> float:
 
 
 def _hull_box(
-    views: PosedViews, center: np.ndarray, reach: float
+    views: PosedViews, center: np.ndarray, reach: float, tolerated: int
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """The box of what lies within all outlines in the cube, and whether the cube cuts it."""
     free = free_counts(views, Cube((*center.tolist(),), 2 * reach), _SEARCH_SIDE)
-    inside = np.argwhere(free == 0)
+    inside = np.argwhere(free <= tolerated)
     if not len(inside):
         raise nothing_left()
     cell = 2 * reach / _SEARCH_SIDE
@@ -207,23 +208,36 @@ def _hull_box(
 
 def free_counts(views: PosedViews, cube: Cube, side: int) -> np.ndarray:
     """(side, side, side) int: how many views see the ground at the middles of these cells."""
-    axes = (np.arange(side) + 0.5) / side - 0.5
-    grid = np.stack(np.meshgrid(axes, axes, axes, indexing="ij"), axis=-1).reshape(-1, 3)
-    points = grid * cube.side + np.array(cube.center)
+    points = _middles(cube, side)
     counts = np.zeros(len(points), np.int32)
     for number in range(len(views)):
         counts += _sees_ground(views, number, points, cube.side / side)
     return counts.reshape(side, side, side)
 
 
+def _middles(cube: Cube, side: int) -> np.ndarray:
+    axes = (np.arange(side) + 0.5) / side - 0.5
+    grid = np.stack(np.meshgrid(axes, axes, axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    return grid * cube.side + np.array(cube.center)
+
+
+def _seen_at(
+    views: PosedViews, number: int, points: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Columns, rows (N,) float, and depths (N,) at which one view sees points (N, 3)."""
+    one = slice(number, number + 1)
+    matrix = projections(views.poses[one], views.intrinsics[one])[0]
+    column, row, depth = matrix[:, :3] @ points.T + matrix[:, 3:]
+    safe = np.where(depth > 1e-9, depth, 1.0)
+    return column / safe, row / safe, depth
+
+
 def _sees_ground(views: PosedViews, number: int, points: np.ndarray, cell: float) -> np.ndarray:
     """(N,) bool: view `number` sees the ground there, and within half a cell of it."""
-    matrix = projections(views.poses[number : number + 1], views.intrinsics[number : number + 1])[0]
-    column, row, depth = matrix[:, :3] @ points.T + matrix[:, 3:]
+    column, row, depth = _seen_at(views, number, points)
     height, width = views.opacity[number].shape
     ahead = depth > 1e-9
-    depth = np.where(ahead, depth, 1.0)
-    column, row = np.rint(column / depth), np.rint(row / depth)
+    column, row = np.rint(column), np.rint(row)
     within = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     i = np.clip(row, 0, height - 1).astype(int)
     j = np.clip(column, 0, width - 1).astype(int)
@@ -231,6 +245,40 @@ def _sees_ground(views: PosedViews, number: int, points: np.ndarray, cell: float
     wide = cell * views.intrinsics[number, :2].max() / np.median(depth[ahead]) if ahead.any() else 1
     grown = _grown(views.opacity[number] >= _OUTLINE, wide / 2)
     return ahead & np.where(within, ~grown[i, j], _is_whole(views.opacity[number]))
+
+
+def misfits(views: PosedViews, cube: Cube, side: int = 40) -> np.ndarray:
+    """(V,) bool: views whose outline takes away, alone, what several others show.
+
+    As a picture does that was cut out badly or belongs to another camera. Needs four views.
+    """
+    out = np.zeros(len(views), bool)
+    if len(views) < 4:
+        return out
+    points, cell = _middles(cube, side), cube.side / side
+    ground = np.stack([_sees_ground(views, k, points, cell) for k in range(len(views))])
+    count = ground.sum(axis=0)
+    alone = np.where(count == 1, ground.argmax(axis=0), -1)
+    lost = np.zeros(len(views), int)
+    for number in range(len(views)):
+        column, row, depth = _seen_at(views, number, points)
+        height, width = views.opacity[number].shape
+        # Tiles that no cell is smaller than.
+        tile = max(
+            1.0, 1.8 * cell * views.intrinsics[number, :2].max() / max(np.median(depth), 1e-9)
+        )
+        across, down = math.ceil(width / tile), math.ceil(height / tile)
+        within = (depth > 1e-9) & (column >= 0) & (row >= 0) & (column < width) & (row < height)
+        at = np.where(within, (row // tile) * across + column // tile, -1).astype(int)
+        rows, columns = np.nonzero(views.opacity[number] >= 0.9)
+        shown = np.zeros(across * down, int)
+        np.add.at(shown, (rows // tile * across + columns // tile).astype(int), 1)
+        wanted = shown > 0.7 * tile * tile
+        wanted[at[within & (count == 0)]] = False
+        for other in range(len(views)):
+            taken = np.unique(at[within & (alone == other)])
+            lost[other] += wanted[taken].sum() > 0.05 * max((shown > 0).sum(), 1)
+    return lost >= max(2, len(views) // 3)
 
 
 def _grown(shown: np.ndarray, pixels: float) -> np.ndarray:

@@ -33,13 +33,15 @@ _SHIFT_HELD = 1e4
 class Scales:
     """factors (V,), shifts (V,): depths become 1 / (factor / depth + shift). noise: standard
     deviation that is left between views, in units of the world; before: the same without it; 0
-    where no two views see a place. pairs: (V,) int, of how many places each was compared."""
+    where no two views see a place. pairs: (V,) int, of how many places each was compared.
+    agreement: share of the places that do not lie where another view sees empty space."""
 
     factors: np.ndarray
     shifts: np.ndarray
     noise: float
     before: float
     pairs: np.ndarray
+    agreement: float
 
     def applied(self, depth: np.ndarray) -> np.ndarray:
         """(V, H, W) float32 depths as they are with these scales; 0 stays 0."""
@@ -71,13 +73,15 @@ def solve(views: PosedViews, *, with_shift: bool = False) -> Scales:
     parameters = np.zeros((len(views), 2))
     parameters[:, 0] = 1
     before = noise = 0.0
+    agreement = 0.0
     pairs = np.zeros(len(views), int)
     for turn in range(_ROUNDS):
         gate = _GATES[0] * (_GATES[1] / _GATES[0]) ** (turn / (_ROUNDS - 1))
-        rows = _rows(views, clean, normals, samples, partners, parameters, gate)
+        rows, denied = _rows(views, clean, normals, samples, partners, parameters, gate)
         if len(rows[0]) < _LEAST_PAIRS:
             break
         noise = _spread(rows[0])
+        agreement = len(rows[0]) / (len(rows[0]) + denied)
         if turn == 0:
             before = noise
         pairs = np.bincount(rows[1], minlength=len(views)) + np.bincount(
@@ -85,7 +89,7 @@ def solve(views: PosedViews, *, with_shift: bool = False) -> Scales:
         )
         parameters = parameters + _step(rows, parameters, noise, with_shift)
         parameters[:, 0] = np.clip(parameters[:, 0], 0.2, 5)
-    return Scales(parameters[:, 0], parameters[:, 1], noise, before, pairs)
+    return Scales(parameters[:, 0], parameters[:, 1], noise, before, pairs, agreement)
 
 
 def _spread(residuals: np.ndarray) -> float:
@@ -160,10 +164,12 @@ def _rows(
     partners: list[np.ndarray],
     parameters: np.ndarray,
     gate: float,
-) -> _Rows:
-    """residuals (N,), views i and j (N,) each, and derivatives (N, 2) by the parameters of both."""
+) -> tuple[_Rows, int]:
+    """residuals (N,), views i and j (N,) each, and derivatives (N, 2) by the parameters of both;
+    and how many places lie where another view sees empty space."""
     matrices = projections(views.poses, views.intrinsics)
     found: list[_Rows] = []
+    denied = 0
     for i, sample in enumerate(samples):
         scaled = _scaled(sample.depth, parameters[i])
         points = views.poses[i][:3, 3] + sample.rays * scaled[:, None]
@@ -181,6 +187,7 @@ def _rows(
             there, normal = clean[j][y, x], normals[j][y, x]
             own = _scaled(np.where(there > 0, there, 1.0), parameters[j])
             apart = np.abs(own - depth[k])
+            denied += int(((there > 0) & (own - depth[k] > gate * depth[k])).sum())
             away = -np.einsum("ni,ni->n", normal, sample.rays[k])
             good = (there > 0) & normal.any(axis=1) & (apart < gate * depth[k])
             good &= away > _AGREEING * np.linalg.norm(sample.rays[k], axis=1)
@@ -201,7 +208,8 @@ def _rows(
                 )
             )
     if not found:
-        return np.zeros(0), np.zeros(0, int), np.zeros(0, int), np.zeros((0, 2)), np.zeros((0, 2))
+        none, empty = np.zeros(0, int), np.zeros((0, 2))
+        return (np.zeros(0), none, none, empty, empty), denied
     residuals, first_views, second_views, one, two = zip(*found, strict=True)
     return (
         np.concatenate(residuals),
@@ -209,7 +217,7 @@ def _rows(
         np.concatenate(second_views),
         np.concatenate(one),
         np.concatenate(two),
-    )
+    ), denied
 
 
 def _scaled(depth: np.ndarray, parameters: np.ndarray) -> np.ndarray:

@@ -35,6 +35,7 @@ from ..protocol import (
     TextToPanorama,
     TextToViews,
     ViewsToMesh,
+    ViewsToScene,
     VoxelsToMesh,
 )
 
@@ -110,6 +111,14 @@ BUILT_IN: tuple[Model, ...] = (
         samples=False,
         family="depth-sphere",
     ),
+    Model(
+        id="view-fusion",
+        title="View fusion",
+        summary="One closed, textured mesh of what views with known cameras show. No weights.",
+        tasks=(ViewsToScene.kind,),
+        samples=False,
+        family="view-fusion",
+    ),
 )
 
 _SHARED_FIELDS = (
@@ -133,6 +142,7 @@ PIPELINES: dict[tuple[str, str], str] = {
     (TextToMesh.kind, "mvdream"): "backend.pipelines.text_to_mesh:text_to_mesh",
     (PanoramaToSphere.kind, "depth-sphere"): "backend.pipelines.panorama_to_sphere:to_sphere",
     (PanoramaToStereo.kind, "depth-sphere"): "backend.pipelines.panorama_to_stereo:to_stereo",
+    (ViewsToScene.kind, "view-fusion"): "backend.pipelines.views_to_scene:to_scene",
     (PanoramaToDepth.kind, "panorama-depth"): "backend.pipelines.panorama_to_depth:to_depth",
     (TextToPanorama.kind, "ldm3d"): "backend.pipelines.text_to_panorama:text_to_panorama",
     (ImageToViews.kind, "viewdiff"): "backend.pipelines.image_to_views:image_to_views",

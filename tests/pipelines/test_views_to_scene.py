@@ -1,0 +1,295 @@
+"""Views with cameras to a mesh: what comes out, what is told, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from backend import pipelines
+from backend.bench import known_things
+from backend.bench.known_things import Shown
+from backend.errors import BadInput
+from backend.models.panorama_depth import monocular
+from backend.pipelines import Context, view_depths, views_to_scene
+from backend.protocol import MeshResult, ViewsToScene, decode_result, encode_result
+
+THING = "torus, box and ball"
+SIZE = 96
+
+
+@functools.cache
+def shown(kind: str = "around") -> Shown:
+    poses = {
+        "around": lambda: known_things.all_around(10),
+        "ring": lambda: known_things.ring(6, 10),
+    }[kind]()
+    return known_things.show(THING, poses, SIZE)
+
+
+def task_of(views: Shown, **fields: Any) -> ViewsToScene:
+    given: dict[str, Any] = {
+        "images": views.images,
+        "depths": views.depths,
+        "poses": views.poses,
+        "intrinsics": views.intrinsics,
+        "resolution": 128,
+        "texture": False,
+        "model": "view-fusion",
+    }
+    return ViewsToScene(**{**given, **fields})
+
+
+def made(task: ViewsToScene) -> MeshResult:
+    *_, result = pipelines.run(task, Context(device="cpu"))
+    assert isinstance(result, MeshResult)
+    return result
+
+
+def iou(result: MeshResult) -> float:
+    return known_things.iou(THING, result.vertices, result.faces, 64)
+
+
+def warned(result: MeshResult, words: str) -> bool:
+    return any(words in warning for warning in result.report["warnings"])
+
+
+def is_closed(faces: np.ndarray) -> bool:
+    ends = np.stack([faces, np.roll(faces, -1, axis=1)], axis=2).reshape(-1, 2)
+    forth = {(int(a), int(b)) for a, b in ends}
+    return len(forth) == len(ends) and all((b, a) in forth for a, b in forth)
+
+
+# ------------------------------------------------------------------------------------ what comes out
+
+
+def test_a_whole_job() -> None:
+    result = made(task_of(shown(), texture=True, texture_size=512))
+    assert iou(result) > 0.95
+    assert is_closed(result.faces)
+    truth = known_things.colors(result.vertices)
+    assert np.abs(result.colors[:, :3] - truth).mean() < 2
+    assert result.texture.shape == (512, 512, 3)
+    assert result.uv.shape == (3 * len(result.faces), 2)
+    report = result.report
+    assert (report["views"], report["views_used"], report["depth"]) == (10, 10, "given")
+    assert report["coverage"] > 0.97
+    assert report["outlines"] > 0.97
+    assert report["warnings"] == []
+    assert report["resolution"] == 128
+    assert report["texture_size"] == 512
+    again = decode_result(encode_result(result))
+    assert isinstance(again, MeshResult)
+    assert (again.texture == result.texture).all()
+    assert (again.uv == result.uv).all()
+
+
+def test_outlines_alone_make_less_and_say_so() -> None:
+    result = made(task_of(shown(), depths=None))
+    assert 0.7 < iou(result) < 0.95
+    assert is_closed(result.faces)
+    assert warned(result, "outlines alone")
+    assert result.report["depth"] == "none"
+
+
+def test_the_frame_of_the_world_is_kept() -> None:
+    views = shown()
+    turn = np.array([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 1]])
+    poses = views.poses.astype(np.float64).copy()
+    poses[:, :3, :3] = turn @ poses[:, :3, :3]
+    poses[:, :3, 3] = 10 * poses[:, :3, 3] @ turn.T + [100, -50, 7]
+    moved = made(task_of(views, poses=poses.astype(np.float32), depths=10 * views.depths))
+    back = (moved.vertices.astype(np.float64) - [100, -50, 7]) @ turn / 10
+    assert known_things.iou(THING, back, moved.faces, 64) > 0.95
+    cube = (moved.vertices - moved.to_source[:3, 3]) @ np.linalg.inv(moved.to_source[:3, :3]).T
+    assert np.abs(cube).max() <= 1
+
+
+def test_field_of_view_instead_of_intrinsics() -> None:
+    assert iou(made(task_of(shown(), intrinsics=None, field=40.0))) > 0.95
+
+
+def test_resolution_by_the_size_of_the_pictures() -> None:
+    assert made(task_of(shown(), resolution=0)).report["resolution"] == 128
+
+
+def test_a_plain_ground_is_cut_out() -> None:
+    views = shown()
+    share = views.images[..., 3:] / 255.0
+    plain = np.rint(views.images[..., :3] * share + 235 * (1 - share)).astype(np.uint8)
+    result = made(task_of(views, images=plain, depths=None))
+    assert iou(result) > 0.7
+    truth = known_things.colors(result.vertices)
+    assert np.median(np.abs(result.colors[:, :3] - truth)) < 6
+
+
+def test_scales_that_differ_are_made_even() -> None:
+    views = shown()
+    factors = 1 + np.random.default_rng(1).normal(0, 0.02, len(views.depths))
+    off = (views.depths * factors[:, None, None]).astype(np.float32)
+    result = made(task_of(views, depths=off))
+    assert iou(result) > 0.93
+    assert warned(result, "differ in scale")
+
+
+def test_a_model_of_relative_depth_is_laid_into_the_outlines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    views = shown()
+    rng = np.random.default_rng(5)
+    told = iter(
+        np.where(np.isfinite(depth), 1 / depth, 0) * rng.uniform(3, 9) + rng.uniform(0, 1)
+        for depth in views.depths
+    )
+    monkeypatch.setattr(view_depths, "_told", lambda image, model: next(told).astype(np.float32))
+    _use_a_model(monkeypatch)
+    result = made(task_of(views, depths=None))
+    assert result.report["depth"] == "stand-in"
+    assert iou(result) > 0.93
+
+
+def test_a_model_that_tells_nonsense_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    views = shown()
+    rng = np.random.default_rng(6)
+
+    def nonsense(image: np.ndarray, model: object) -> np.ndarray:
+        return (2 + 30 * ndimage.gaussian_filter(rng.normal(size=image.shape[:2]), 6)).astype("f4")
+
+    monkeypatch.setattr(view_depths, "_told", nonsense)
+    _use_a_model(monkeypatch)
+    result = made(task_of(views, depths=None))
+    assert warned(result, "does not fit together")
+    assert result.report["depth"] == "none"
+    assert iou(result) > 0.7
+
+
+def _use_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclasses.dataclass
+    class Named:
+        id: str = "stand-in"
+
+    @dataclasses.dataclass
+    class Model:
+        output: str = monocular.RELATIVE
+        side: int = SIZE
+
+    monkeypatch.setattr(views_to_scene, "depth_model", Named)
+    monkeypatch.setattr(view_depths, "load", lambda installed, device: Model())
+
+
+def test_the_square_a_model_sees_comes_back_to_its_place() -> None:
+    image = np.zeros((60, 90, 4), np.uint8)
+    image[20:50, 50:85] = 255
+    image[20:50, 50:85, 0] = np.arange(35) * 7
+
+    class Red:
+        side = 128
+        output = monocular.RELATIVE
+
+        def __call__(self, picture: np.ndarray) -> np.ndarray:
+            assert picture.shape == (128, 128, 3)
+            return picture[..., 0].astype(np.float32)
+
+    told = view_depths._told(image, Red())
+    inner = (slice(24, 46), slice(54, 81))
+    assert np.abs(told[inner] - image[inner][..., 0]).max() < 3
+    assert np.isnan(told[:, 0]).all()
+
+
+# --------------------------------------------------------------------------------------- what is told
+
+
+def test_a_ring_leaves_the_bottom_unseen() -> None:
+    result = made(task_of(known_things_ring(30)))
+    assert warned(result, "No view shows the bottom")
+    assert not warned(result, "the top")
+    assert result.report["coverage"] < 0.95
+
+
+@functools.cache
+def known_things_ring(elevation: float) -> Shown:
+    return known_things.show(THING, known_things.ring(6, elevation), SIZE)
+
+
+def test_one_view_with_depth_makes_the_other_side_up() -> None:
+    views = shown()
+    one = Shown(*(getattr(views, f.name)[:1] for f in dataclasses.fields(views)))
+    result = made(task_of(one))
+    assert is_closed(result.faces)
+    assert warned(result, "one view only")
+
+
+def test_the_same_camera_twice_is_told_and_used_once() -> None:
+    views = shown()
+    again = Shown(
+        *(
+            np.concatenate([getattr(views, f.name), getattr(views, f.name)[:1]])
+            for f in dataclasses.fields(views)
+        )
+    )
+    result = made(task_of(again))
+    assert warned(result, "Cameras 1 and 11 are the same")
+    assert result.report["views_used"] == 10
+
+
+def test_an_empty_view_is_left_out() -> None:
+    views = shown()
+    images, depths = views.images.copy(), views.depths.copy()
+    images[3], depths[3] = 0, np.inf
+    result = made(task_of(views, images=images, depths=depths))
+    assert warned(result, "View 4 shows nothing")
+    assert iou(result) > 0.93
+
+
+def test_a_view_with_a_wrong_outline_is_left_out() -> None:
+    views = shown()
+    images, depths = views.images.copy(), views.depths.copy()
+    images[2, :, : SIZE // 2, 3] = 0
+    depths[2, :, : SIZE // 2] = np.inf
+    result = made(task_of(views, images=images, depths=depths))
+    assert warned(result, "View 3 has an outline that takes away")
+    assert iou(result) > 0.93
+
+
+# ---------------------------------------------------------------------------------- what is refused
+
+
+def test_empty_pictures() -> None:
+    views = shown()
+    with pytest.raises(BadInput, match="empty"):
+        made(task_of(views, images=np.zeros_like(views.images)))
+
+
+def test_pictures_without_a_plain_ground() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (*shown().images.shape[:3], 3), np.uint8)
+    with pytest.raises(BadInput, match="cannot be told from what is behind"):
+        made(task_of(shown(), images=noise, depths=None))
+
+
+def test_cameras_that_belong_to_other_pictures() -> None:
+    views = shown()
+    poses = views.poses.copy()
+    poses[:, :3, 3] += np.arange(len(poses))[:, None] * np.float32(4)
+    with pytest.raises(BadInput, match="nothing in common"):
+        made(task_of(views, poses=poses))
+
+
+def test_a_camera_inside_of_the_object() -> None:
+    views = shown()
+    images, depths, poses = views.images.copy(), views.depths.copy(), views.poses.copy()
+    poses[5] = np.eye(4)
+    images[5], depths[5] = 255, 0.2
+    with pytest.raises(BadInput, match="Camera 6 is inside"):
+        made(task_of(views, images=images, depths=depths, poses=poses))
+
+
+def test_cancelling_stops_between_stages() -> None:
+    from backend.errors import Cancelled
+
+    asked = iter([False, False, True])
+    with pytest.raises(Cancelled):
+        list(pipelines.run(task_of(shown()), Context("cpu", lambda: next(asked))))
