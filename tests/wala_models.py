@@ -120,6 +120,8 @@ def make_model(config: WalaConfig, seed: int = 0) -> Wala:
                     weight.normal_(0, 0.5 / weight[0].numel() ** 0.5)
                 elif name.startswith("autoencoder.quantize"):
                     weight.normal_(0, 1)
+            if model.joint is not None and model.joint.imagined is not None:
+                model.joint.imagined.basis.normal_(0, 0.1)
             _shape_the_decoder(model)
     return model.eval().requires_grad_(False)
 

@@ -201,7 +201,7 @@ def _train(options: argparse.Namespace) -> int:
             joint = diffusion.JOINTS[options.size]
             if sentences.available():
                 joint = dataclasses.replace(joint, text=sentences.LENGTH)
-            batch = options.batch or (64 if small else 512)
+            batch = options.batch or (256 if small else 2048)
             size = imagining.SIZES[options.size]
             run = imagining.fit(options.folder, joint, size, batch, plan, members, say, output)
         else:

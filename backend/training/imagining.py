@@ -18,7 +18,6 @@ from ..errors import BadInput
 from ..models.wala.config import ImaginedConfig, JointConfig
 from ..models.wala.imagined import CELLS, DIFFUSION, ImaginedVoxels, values
 from . import dataset, stretched
-from .autoencoder import autocast
 from .conditions import captions
 from .dataset import Sampler
 from .diffusion import multi_hot, spoken_captions, spoken_words
@@ -30,9 +29,9 @@ from .stretched import SOLID, Stretched
 CHECKPOINT = "imagining.pt"
 SIZES = {
     "cpu": ImaginedConfig(),
-    "gpu": ImaginedConfig(width=384, depth=12, heads=6),
+    "gpu": ImaginedConfig(components=512, width=768, depth=6),
 }
-_CHANCES = {"text": 0.45, "words": 0.35}
+_CHANCES = {"text": 0.45, "words": 0.3}
 """How often a shape is under such a condition; else under none."""
 _MOST = 1.25
 """How much longer a shape gets along an axis, at most."""
@@ -116,6 +115,10 @@ def fit(
     words = spoken_words(trees.shapes)
     library = load_library(folder, trees.shapes, words, bool(joint.text)).to(members.device)
     run = begin(config, joint.text, words, batch, plan, members, (output or folder) / CHECKPOINT)
+    if not run.step:
+        report("principal components")
+        know_components(run.module, library.shares)
+        run.average.reset(run.module)
     sampler = Sampler(tuple(s.source for s in library.shapes), plan.seed, members.rank)
 
     def work(run: Run) -> dict[str, torch.Tensor]:
@@ -154,10 +157,39 @@ def begin(
     return run
 
 
+@torch.no_grad()
+def know_components(network: torch.nn.Module, shares: torch.Tensor) -> None:
+    """The principal components of shapes, of their stretched and of their mirrored ones.
+
+    shares: (N, K, 16, 16, 16) uint8, as in `Library`.
+    """
+    assert isinstance(network, ImaginedVoxels)  # noqa: S101 - it made the run
+    cells = values(shares.float() / 255).flatten(0, 1)
+    every = torch.cat([cells, cells.flip(1)]).flatten(1)
+    mean = every.mean(dim=0)
+    variances, vectors = _principal(every - mean, len(network.scale))
+    network.mean.copy_(mean)
+    network.basis[: len(vectors)] = vectors
+    # Of components over their scale the mean square is 1, and each keeps variance^(1/4) of its own.
+    network.scale[: len(vectors)] = variances.pow(0.25) * variances.sqrt().mean().sqrt()
+
+
+def _principal(rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Variances (K,), the largest first, and directions (K, D) of centred rows (N, D); K is `count`
+    or, of so few, N."""
+    if len(rows) <= rows.shape[1]:
+        _, singular, directions = torch.linalg.svd(rows, full_matrices=False)
+        variances = singular.square() / len(rows)
+    else:
+        variances, columns = torch.linalg.eigh(rows.mT @ rows / len(rows))
+        variances, directions = variances.flip(0), columns.flip(1).mT
+    return variances[:count].clamp(min=1e-6), directions[:count]
+
+
 def trained(path: Path) -> dict[str, torch.Tensor]:
     """The averaged weights of an ImaginedVoxels. Raises BadInput."""
     weights: dict[str, torch.Tensor] = read_checkpoint(path)["average"]
-    if "cells_in.weight" not in weights:
+    if "components_in.weight" not in weights:
         raise BadInput(f"{path} does not imagine.", "Train it: backend.training imagining.")
     return weights
 
@@ -166,18 +198,18 @@ def _step(
     run: Run, library: Library, chosen: np.ndarray, rng: np.random.Generator, members: Team
 ) -> dict[str, torch.Tensor]:
     network: ImaginedVoxels = run.module  # type: ignore[assignment]
-    start = values(library.cells(chosen, rng))
+    start = network.components(values(library.cells(chosen, rng)))
     draws = torch.Generator(members.device).manual_seed(int(rng.integers(2**62)))
     count, device = len(chosen), members.device
-    # More of the times when noise hides the shape, as for latents.
-    chance = torch.rand(count, generator=draws, device=device).sqrt()
-    times = (chance * DIFFUSION.steps).long().clamp(max=DIFFUSION.steps - 1)
-    noised = DIFFUSION.noised(
-        start, times, torch.randn(start.shape, generator=draws, device=device)
+    times = torch.randint(DIFFUSION.steps, (count,), generator=draws, device=device)
+    noise = torch.randn(start.shape, generator=draws, device=device)
+    predicted = network(
+        DIFFUSION.noised(start, times, noise), times, library.said(network, chosen, rng)
     )
-    with autocast(device):
-        predicted = network(noised, times, library.said(network, chosen, rng))
-    loss = (predicted.float() - start).square().mean()
+    # As cells count, but the first components not more than four times the mean.
+    counts = network.scale.square()
+    counts = (counts / counts.mean()).clamp(max=4)
+    loss = ((predicted - start).square() * counts).mean()
     loss.backward()
     for parameter in network.parameters():  # a batch may say nothing in one of the ways
         if parameter.grad is None and members.size > 1:

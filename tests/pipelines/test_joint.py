@@ -308,7 +308,7 @@ def test_a_shape_of_another_model_is_refused_before_any_work(
 
 @pytest.fixture
 def imagining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = ImaginedConfig(width=32, depth=1, heads=2)
+    small = ImaginedConfig(components=16, width=32, depth=1)
     wala_models.write_joint(tmp_path / "imagining", imagined=small)
     monkeypatch.setenv("FIELDFORGE_WEIGHTS", str(tmp_path / "imagining"))
 

@@ -365,7 +365,7 @@ def test_what_imagines_goes_out_with_the_model(checkpoints, tmp_path):
     for name in (autoencoder.CHECKPOINT, diffusion.CHECKPOINT):
         (tmp_path / name).symlink_to(checkpoints / name)
     assert export.model_of(tmp_path).joint.imagined is None
-    small = ImaginedConfig(width=32, depth=1, heads=2)
+    small = ImaginedConfig(components=16, width=32, depth=1)
     path = tmp_path / imagining.CHECKPOINT
     run = imagining.begin(small, JOINT.text, JOINT.words, 4, Plan(steps=1), ALONE, path)
     run.save()

@@ -169,7 +169,7 @@ def test_methods_that_learn_nothing_find_the_ball(folder, case):
 
 def test_what_imagines_counts_only_where_nothing_is_given(tmp_path):
     """So what was measured of inputs stays when words are trained anew."""
-    small = ImaginedConfig(width=32, depth=1, heads=2)
+    small = ImaginedConfig(components=16, width=32, depth=1)
     plain = wala_models.write_joint(tmp_path / "plain")
     more = wala_models.write_joint(tmp_path / "more", imagined=small)
     other = wala_models.write_joint(tmp_path / "other", seed=1)

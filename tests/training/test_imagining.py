@@ -10,7 +10,7 @@ import torch
 
 from backend.errors import BadInput
 from backend.models.wala.config import ImaginedConfig
-from backend.models.wala.imagined import CELLS, SOLID
+from backend.models.wala.imagined import CELLS, ImaginedVoxels, solid, values
 from backend.training import imagining, seeing
 from backend.training.dataset import generator
 from backend.training.imagining import Library, shares_of
@@ -18,7 +18,7 @@ from backend.training.loops import Plan, Team, train
 from backend.training.packed import Shape
 
 ALONE = Team(torch.device("cpu"))
-CONFIG = ImaginedConfig(width=48, depth=2, heads=2)
+CONFIG = ImaginedConfig(components=8, width=48, depth=2)
 WORDS = ("pole", "slab")
 
 
@@ -66,10 +66,32 @@ def test_half_of_the_shapes_are_in_the_mirror() -> None:
     assert cells.amax() <= 1
 
 
+def test_components_are_the_principal_ones_of_shapes_and_their_mirrors() -> None:
+    shares = shares_of(_bits((24, 56, 24), (56, 16, 56), (20, 30, 40)))
+    shares[2] = shares[2].roll(3, 1)  # so that the mirror makes a difference
+    network = ImaginedVoxels(ImaginedConfig(components=20, width=8, depth=1), 0, 1)
+    imagining.know_components(network, shares)
+    cells = values(shares.float() / 255).flatten(0, 1)[:, None]
+    every = torch.cat([cells, cells.flip(2)])
+    found = network.components(every)
+    flat = every.flatten(1)
+    torch.testing.assert_close(network.mean, flat.mean(dim=0), rtol=0, atol=1e-4)
+    singular = torch.linalg.svdvals(flat - flat.mean(dim=0))[:20]
+    variances = singular.square() / len(flat)
+    own = (found * network.scale).square().mean(dim=0)
+    torch.testing.assert_close(own, variances, rtol=1e-2, atol=1e-3)
+    assert float(found.square().mean()) == pytest.approx(1, rel=0.01)
+    ratios = found.square().mean(dim=0) / variances.sqrt()
+    torch.testing.assert_close(ratios[:10], ratios[:1].expand(10), rtol=0.02, atol=0)
+
+
 def test_it_learns_what_the_words_say(tmp_path: Path) -> None:
     library = Library(SHAPES, BITS, WORDS, text=False)
     plan = Plan(steps=250, warm_up=10, rate=4e-3, average=0.98)
     run = imagining.begin(CONFIG, 0, WORDS, 16, plan, ALONE, tmp_path / imagining.CHECKPOINT)
+
+    imagining.know_components(run.module, library.shares)
+    run.average.reset(run.module)
 
     def work(run: imagining.Run) -> dict[str, torch.Tensor]:
         rng = generator(0, run.step)
@@ -78,7 +100,7 @@ def test_it_learns_what_the_words_say(tmp_path: Path) -> None:
     assert train(run, work, ALONE, lambda _: None)
     network = run.module.eval()
     network.load_state_dict(imagining.trained(run.path))
-    truth = (shares_of(BITS)[:, 0].float() / 255 >= SOLID).float()
+    truth = solid(values(shares_of(BITS)[:, :1].float() / 255))[:, 0]
     for number in range(2):
         made = network.imagine({"words": torch.eye(2)[number : number + 1]}, [1, 2, 3], 2.0)[:, 0]
         overlaps = [

@@ -244,13 +244,12 @@ class ConditionConfig:
 
 @dataclass(frozen=True)
 class ImaginedConfig:
-    """What makes voxels of words, or of nothing; see imagined.py. patch: cells along a side of what
-    is one token of the transformer."""
+    """What makes voxels of words, or of nothing; see imagined.py. components: principal ones of the
+    voxels of shapes; width, depth: of the network over them."""
 
-    width: int = 192
-    depth: int = 8
-    heads: int = 4
-    patch: int = 4
+    components: int = 320
+    width: int = 384
+    depth: int = 4
 
 
 @dataclass(frozen=True)

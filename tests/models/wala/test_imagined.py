@@ -5,20 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from backend.models.wala import imagined
 from backend.models.wala.config import ImaginedConfig
-from backend.models.wala.imagined import CELLS, ImaginedVoxels, Known, solid, values
+from backend.models.wala.imagined import CELLS, FULL, LEVEL, ImaginedVoxels, Known, solid, values
 
-CONFIG = ImaginedConfig(width=32, depth=2, heads=2, patch=4)
+CONFIG = ImaginedConfig(components=40, width=32, depth=2)
 
 
 @pytest.fixture(scope="module")
 def network() -> ImaginedVoxels:
-    """Of chance, its last layers too, which begin as zero."""
+    """Of chance, its last layers too, which begin as zero; its components are orthogonal."""
     torch.manual_seed(3)
     made = ImaginedVoxels(CONFIG, text=7, words=5)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
+    made.basis.copy_(torch.linalg.qr(torch.randn(CELLS**3, 40)).Q.mT)
+    made.scale.copy_(torch.linspace(9, 1, 40))
+    made.mean.fill_(-0.4)
     return made.eval()
 
 
@@ -31,7 +33,7 @@ def test_a_shape_is_a_function_of_its_seed_alone(network: ImaginedVoxels) -> Non
     assert together.shape == (3, 1, CELLS, CELLS, CELLS)
     assert set(together.unique().tolist()) == {0.0, 1.0}
     alone = network.imagine(_said(1), [6], 2.0)
-    assert (alone == together[1:2]).float().mean() > 0.999  # batches differ in their last bits
+    assert (alone == together[1:2]).float().mean() > 0.999  # products of batches differ by a bit
     assert (together[0] != together[1]).any()
     assert torch.equal(together, network.imagine(_said(1), [5, 6, 7], 2.0))
 
@@ -68,29 +70,27 @@ def test_what_is_known_stays(network: ImaginedVoxels) -> None:
 
 
 def test_shares_and_values() -> None:
-    share = torch.tensor([0.0, 0.2, imagined.SOLID, 0.4, imagined.FULL, 1.0])
-    assert values(share).tolist() == pytest.approx([-1, -0.2, 0, 0.6, 1, 1])
+    share = torch.tensor([0.0, FULL / 4, FULL / 2, FULL, 1.0])
+    assert values(share).tolist() == pytest.approx([-1, -0.5, 0, 1, 1])
 
 
 def test_there_is_always_something_solid() -> None:
     cells = torch.full((2, 1, CELLS, CELLS, CELLS), -0.9)
     cells[0, 0, 1, 2, 3] = -0.5
-    cells[1, 0, :2] = 0.5
+    cells[1, 0, :2] = LEVEL
+    cells[1, 0, 2] = LEVEL - 1e-3
     found = solid(cells)
     assert found[0].sum() == 1
     assert found[0, 0, 1, 2, 3] == 1
     assert found[1].sum() == 2 * CELLS**2
 
 
-def test_patches_lie_where_their_cells_lie() -> None:
-    """With layers that pass cells on, what comes out is what went in."""
-    made = ImaginedVoxels(ImaginedConfig(width=64, depth=0, heads=2, patch=4), 0, 1)
-    with torch.no_grad():
-        made.cells_in.weight.copy_(torch.eye(64))
-        made.cells_in.bias.zero_()
-        made.place.zero_()
-        made.cells_out.weight.copy_(torch.eye(64))
-    made.norm = torch.nn.Identity()  # type: ignore[assignment]
-    x = torch.randn(2, 1, CELLS, CELLS, CELLS)
-    found = made(x, torch.tensor([1, 2]), made.nothing(2))
-    torch.testing.assert_close(found, x)
+def test_components_of_cells_and_back(network: ImaginedVoxels) -> None:
+    components = torch.randn(2, 40)
+    cells = network.cells(components)
+    assert cells.shape == (2, 1, CELLS, CELLS, CELLS)
+    torch.testing.assert_close(network.components(cells), components, rtol=0, atol=1e-5)
+    # Of what they do not hold, they are the nearest: the rest is orthogonal to them.
+    other = torch.randn(2, 1, CELLS, CELLS, CELLS)
+    rest = (other - network.cells(network.components(other))).flatten(1)
+    assert (rest @ network.basis.mT).abs().max() < 1e-4
