@@ -380,7 +380,7 @@ def _build_extension(options: argparse.Namespace, arguments: list[str]) -> int:
     return 0
 
 
-BENCHES = ("geometry", "reconstruction", "blender", "panorama", "spheres", "wala")
+BENCHES = ("geometry", "reconstruction", "blender", "panorama", "spheres", "wala", "viewdiff")
 COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "run": _in_environment("run"),
     "demo": _in_environment("demo"),

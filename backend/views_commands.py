@@ -59,7 +59,7 @@ def read_image_to_views(options: argparse.Namespace, fields: Fields) -> ImageToV
         return ImageToViews(images=image[None], **shared, **words, **_ring(options))
     height, width = image.shape[:2]
     poses, intrinsics = _cameras_of(options.poses, width, height, options.field)
-    lens = {"poses": poses, "intrinsics": intrinsics}
+    lens: Fields = {"poses": poses, "intrinsics": intrinsics}
     return ImageToViews(images=image[None], **shared, **words, **lens)
 
 
