@@ -39,8 +39,14 @@ class Jumps:
     across: np.ndarray
     down: np.ndarray
 
-    def count(self) -> int:
-        return int(np.count_nonzero(self.across)) + int(np.count_nonzero(self.down))
+    def count(self, inner_of: np.ndarray | None = None) -> int:
+        """How many. inner_of: of (H, W) reciprocal radii, those between two with depth alone."""
+        across, down = self.across, self.down
+        if inner_of is not None:
+            known = inner_of > 0
+            across = across & known & np.roll(known, -1, axis=1)
+            down = down & known[:-1] & known[1:]
+        return int(np.count_nonzero(across)) + int(np.count_nonzero(down))
 
 
 @dataclass(frozen=True, eq=False)

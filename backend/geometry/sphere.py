@@ -40,6 +40,8 @@ _LEAST_SKY_RADIUS = 100.0
 _MOST_OWN_WIDTH = 4096
 _MOST_FINE = 1 << 25
 _COVERS = np.float32(1.01)
+_MOST_JUMPS = 0.2
+"""Share of the edges between pixels: rooms full of things have a fiftieth of it."""
 _EYE_OFFSET = 0.2
 """How far aside the eye may go, in units of the median radius, until a backing is at its end."""
 
@@ -103,7 +105,15 @@ def build(
     fine = _fine(depths.values, grid, nearness, meaning)
     step = depths.step if edges == "cut" else 0.0
     bends = abs(coefficients(meaning)[0]) > 1e-12  # else all radii are one, and nothing can jump
+    notes = list(depths.notes)
     jumps = depth_jumps.find_jumps(nearness, step, only_missing=edges != "cut" or not bends)
+    share = jumps.count(inner_of=nearness) / (2 * nearness.size)
+    if share > _MOST_JUMPS:
+        edges, jumps = "sheet", depth_jumps.find_jumps(nearness, only_missing=True)
+        notes.append(
+            f"The depth jumps at {share:.0%} of its edges: that is noise, not surfaces, so it was"
+            " not cut. Check what its values mean, or make or choose another depth."
+        )
     if edges == "cut" and bends:
         sharp = depth_jumps.sharpened(nearness, step)
         if sharp is not nearness:
@@ -127,7 +137,7 @@ def build(
         "edges": edges,
         "missing": round(float((nearness == 0).mean()), 5),
         "seconds": clock.seconds,
-        "notes": list(depths.notes),
+        "notes": notes,
     }
     return SphereResult(
         name=name, layers=tuple(layers), image=image, meaning=meaning, report=report

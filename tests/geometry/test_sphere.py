@@ -315,6 +315,28 @@ def test_soft_edges_are_made_sharp_and_sharp_ones_left(room: analytic_rooms.Cast
     assert wrong[1].sum() < 0.75 * wrong[0].sum()
 
 
+def test_noise_is_not_cut_into_pieces_and_said_so(room: analytic_rooms.Cast) -> None:
+    """However the depth is, no more faces than the grid has: a jump at every edge would make up to
+    eight of each, and a backing of all."""
+    rng = np.random.default_rng(0)
+    depth = rng.uniform(0, 1, (64, 128)).astype(np.float32)
+    image = np.zeros((64, 128, 3), np.uint8)
+    meaning = DepthMeaning(meaning="inverse", near=1.0, far=10.0)
+    for given in (depth, np.where(rng.uniform(size=depth.shape) < 0.2, np.nan, depth)):
+        result = sphere.build(image, given.astype(np.float32), meaning, width=128)
+        assert result.layer("backing") is None
+        assert front_of(result).quads + front_of(result).triangles < 4 * 128 * 64
+        assert result.report["edges"] == "sheet"
+        assert "noise" in result.report["notes"][-1]
+    plain = sphere.build(image, depth, meaning, width=128)
+    assert front_of(plain).quads == 128 * 63
+    # Far more jumps than a room has are still cut.
+    striped = np.where(np.arange(WIDTH) % 16 < 3, room.depth / 2, room.depth).astype(np.float32)
+    result = sphere.build(room.colors, striped, width=WIDTH)
+    assert result.report["edges"] == "cut"
+    assert result.layer("backing") is not None
+
+
 # -------------------------------------------------------------------------------- sky and odd depth
 
 
