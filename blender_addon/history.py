@@ -51,7 +51,7 @@ class Job:
     """One job. The fields up to `error` are kept in the history file.
 
     seed: of the first variation; steps, guidance: None until the backend told what it used;
-    sampled: by a model whose results differ by seed.
+    sampled: by a model whose results differ by seed; notes: what the backend tells of its result.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Job:
     faces: int = 0
     file: str = ""
     error: dict[str, str] | None = None
+    notes: list[str] = field(default_factory=list)
 
     stage: str = ""
     fraction: float = 0.0
@@ -168,7 +169,7 @@ def read_history(path: Path) -> list[Job]:
 _KEPT = (
     *("name", "kind", "model", "resolution", "seed", "source", "key", "job_id", "server"),
     *("steps", "guidance", "variations", "sampled", "watch"),
-    *("state", "created", "seconds", "faces", "file", "error"),
+    *("state", "created", "seconds", "faces", "file", "error", "notes"),
 )
 
 

@@ -432,6 +432,7 @@ class Jobs:
         for item in created:
             if job.origin is not None:
                 remember_result(item, job.origin)
+        job.notes = _notes_of(placed)
         if isinstance(placed, Arrived | ViewsArrival):
             self._note_sampling(job, placed.report)
             job.stage, job.faces = where_it_is(placed), placed.faces
@@ -722,6 +723,13 @@ class Jobs:
     def _merge(self, jobs: list[Job]) -> None:
         known = {job.key for job in self.jobs}
         self.jobs += [job for job in jobs if job.key not in known]
+
+
+def _notes_of(placed: list[Arrival] | Arrived | ViewsArrival) -> list[str]:
+    """Sentences for the person about a result, each once."""
+    reports = [each.report for each in placed] if isinstance(placed, list) else [placed.report]
+    told = (report.get(name) or () for report in reports for name in ("warnings", "notes"))
+    return list(dict.fromkeys(str(sentence) for sentences in told for sentence in sentences))
 
 
 def new_seed() -> int:

@@ -175,6 +175,9 @@ def draw_generate(layout, context) -> None:
         paragraph(layout, [f"{last.stage}."], context, icon="BLANK1")
     elif connection.state == "ready":
         paragraph(layout, [connection.words], context, icon="CHECKMARK")
+    if last is not None and last.recent and last.state == "done":
+        for note in last.notes:
+            paragraph(layout, [note], context, icon="INFO")
 
 
 def draw_progress(layout, job: Job, context) -> None:
@@ -211,6 +214,8 @@ def history_words(job: Job) -> str:
         words += f", {job.faces:,} faces"
     if job.stage:
         words += f". {job.stage}."
+    if job.notes:
+        words = f"{words.rstrip('.')}. {' '.join(job.notes)}"
     if job.error:
         words += f". {job.error.get('cause', '')}"
     return words

@@ -94,4 +94,5 @@ def scene_of(task: ViewsToScene) -> MeshResult:
         colors=np.full((4, 4), 200, np.uint8),
         uv=uv.astype(np.float32) if task.texture else None,
         texture=texture if task.texture else None,
+        report={"warnings": ["View 2 shows nothing and was left out."]},
     )

@@ -1,5 +1,7 @@
 """Views from Generate to cameras with pictures and to a mesh: whole jobs with a fake backend."""
 
+import json
+
 import bpy
 import numpy as np
 import posed
@@ -8,6 +10,7 @@ from bpy_extras.object_utils import world_to_camera_view
 from driving import finish, generate, know_models
 from fake_backend import MODELS
 from fieldforge.backend import protocol
+from fieldforge.blender_addon import history
 from fieldforge.blender_addon.views import cameras, clip, lenses
 from mathutils import Matrix, Vector
 from pages import draw
@@ -468,6 +471,18 @@ def test_a_mesh_of_views_lies_among_them_with_its_texture(settings, running, fak
     (link,) = node.outputs["Color"].links
     assert link.to_socket.name == "Base Color"
     assert len(mesh.data.color_attributes) == 1
+
+
+def test_what_the_backend_noticed_is_told_below_generate(settings, running, fake):
+    make(running)
+    bpy.ops.fieldforge.mesh_from_views()
+    (job,) = generate()
+    finish(running, job)
+    words = "View 2 shows nothing and was left out."
+    assert job.notes == [words]
+    assert words in draw().words()
+    kept = history.from_record(json.loads(json.dumps(history.to_record(job))))
+    assert kept.notes == [words]
 
 
 def last_lens(fake) -> np.ndarray:

@@ -95,14 +95,12 @@ def see_the_sphere():
     stage.look_at([front], 35, 25, "SOLID", 1.0)
     yield from gui.redraw(1.0)
     yield from gui.shot("words-sphere")
-    yield from gui.click_operator(place["area"], place["region"], "fieldforge.look_around")
-    yield from gui.wait_until(
-        lambda: place["area"].spaces.active.region_3d.view_perspective == "CAMERA", 60, "the view"
-    )
-    bpy.context.scene.view_settings.view_transform = "Standard"
-    yield 6
-    yield from gui.redraw(3)
+    space = place["area"].spaces.active
+    space.shading.color_type = "TEXTURE"  # the nodes are drawn by the steps of panoramas
+    space.region_3d.view_perspective = "CAMERA"
+    yield from gui.redraw(1.0)
     yield from gui.shot("words-inside")
+    space.region_3d.view_perspective = "PERSP"
 
 
 def turn_the_depth():
@@ -116,7 +114,6 @@ def turn_the_depth():
 
 def make_pictures_alone():
     """Without a sphere the picture and its depth become the chosen panorama."""
-    place["area"].spaces.active.shading.type = "SOLID"
     settings().panorama_to_sphere = False
     settings().steps = 3
     yield from stage.generate(place, 300)

@@ -53,17 +53,18 @@ def installed(tmp_path_factory):
 WRITE_MODELS = """
 import sys
 from pathlib import Path
-from tests import ldm3d_models, wala_models
+from tests import ldm3d_models, viewdiff_models, wala_models
 store = Path(sys.argv[1])
 for condition in wala_models.TASKS:
     wala_models.write(store, condition)
 ldm3d_models.write(store, ldm3d_models.parts_of(Path(sys.argv[2])))
+viewdiff_models.write_pixels(store)
 """
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store of small models, of chance: one per condition, and one that paints panoramas."""
+    """A store of small models, of chance: one per condition, and some that paint."""
     folder, parts = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("parts")
     command = [PYTHON, "-c", WRITE_MODELS, str(folder), str(parts)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=600)
@@ -79,6 +80,7 @@ SHOTS = {
     "bundled": ("bundled-before", "bundled-after"),
     "panorama": ("chooser", "panel-empty", "panel", "sphere", "inside", "stereo"),
     "panorama_text": ("words", "words-forming", "words-sphere", "words-inside", "words-pictures"),
+    "views": ("ring", "viewport-panel", "views", "through-both", "turntable", "rebuilt", "path"),
     "voxels": ("cubes-before", "cubes-after", "mesh-after", "cloud-after"),
 }
 
