@@ -21,6 +21,13 @@ class ViewBlock(nn.Module):
     combine: see ViewDiffConfig.
     """
 
+    norm1: nn.Module
+    attn1: nn.Module
+    norm2: nn.Module
+    attn2: nn.Module
+    norm3: nn.Module
+    ff: nn.Module
+
     def __init__(
         self,
         block: Any,

@@ -104,11 +104,13 @@ class Cameras:
         return dataclasses.replace(self, world2cam=world2cam)
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Cameras:
-        tensors = {
-            name: change(getattr(self, name))
-            for name in ("world2cam", "intrinsics", "bbox", "intensity")
-        }
-        return dataclasses.replace(self, **tensors)
+        return dataclasses.replace(
+            self,
+            world2cam=change(self.world2cam),
+            intrinsics=change(self.intrinsics),
+            bbox=change(self.bbox),
+            intensity=change(self.intensity),
+        )
 
 
 def centres(world2cam: torch.Tensor) -> torch.Tensor:

@@ -50,6 +50,7 @@ class Projection(nn.Module):
         if config.aggregator == "ibrnet":
             time = embedding if config.time else None
             self.ibrnet_aggregator = unprojection.RayAggregator(inner, time)
+        self.blocks_3d: nn.ModuleList | VolumeUNet
         if config.layers == 1:
             self.blocks_3d = nn.ModuleList([ResidualBlock(inner, inner, embedding)])
         else:
@@ -77,7 +78,8 @@ class Projection(nn.Module):
             for layer in part.modules():
                 if isinstance(layer, nn.Conv2d | nn.Conv3d | nn.Linear):
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                    nn.init.zeros_(layer.bias)
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)
 
     def forward(
         self,

@@ -21,6 +21,8 @@ class VolumeRenderer(nn.Module):
     layout of the published ones: those of the network are [out, in], of the colour [in, out].
     """
 
+    bg_color: torch.Tensor
+
     def __init__(
         self,
         channels: int,

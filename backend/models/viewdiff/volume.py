@@ -68,8 +68,18 @@ class _Level(nn.Module):
     def __init__(self, inputs: int, outputs: int, embedding: int, halved: bool) -> None:
         super().__init__()
         self.resnets = nn.ModuleList([ResidualBlock(inputs, outputs, embedding)])
-        if halved:
-            self.downsamplers = nn.ModuleList([_Halving(outputs)])
+        self.downsamplers = nn.ModuleList([_Halving(outputs)] if halved else [])
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor) -> list[torch.Tensor]:
+        """All that is kept for the way up; the last goes on."""
+        kept = []
+        for layer in self.resnets:
+            x = layer(x, time)
+            kept.append(x)
+        for layer in self.downsamplers:
+            x = layer(x)
+            kept.append(x)
+        return kept
 
 
 class _UpLevel(nn.Module):
@@ -85,14 +95,28 @@ class _UpLevel(nn.Module):
                 ResidualBlock(outputs + kept[1], outputs, embedding),
             ]
         )
-        if doubled:
-            self.upsamplers = nn.ModuleList([_Doubling(outputs)])
+        self.upsamplers = nn.ModuleList([_Doubling(outputs)] if doubled else [])
+
+    def forward(
+        self, x: torch.Tensor, kept: list[torch.Tensor], time: torch.Tensor
+    ) -> torch.Tensor:
+        """Takes what it needs from the end of `kept`."""
+        for layer in self.resnets:
+            x = layer(torch.cat([x, kept.pop()], dim=1), time)
+        for layer in self.upsamplers:
+            x = layer(x, kept[-1].shape[2:])
+        return x
 
 
 class _Middle(nn.Module):
     def __init__(self, channels: int, embedding: int) -> None:
         super().__init__()
         self.resnets = nn.ModuleList([ResidualBlock(channels, channels, embedding)])
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        for layer in self.resnets:
+            x = layer(x, time)
+        return x
 
 
 class VolumeUNet(nn.Module):
@@ -122,20 +146,12 @@ class VolumeUNet(nn.Module):
 
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         time = self.time_embedding(_waves(timesteps, self.channels).to(x.dtype))
-        x = self.conv_in(x)
-        kept = [x]
+        kept = [self.conv_in(x)]
         for level in self.down_blocks:
-            x = level.resnets[0](x, time)
-            kept.append(x)
-            if hasattr(level, "downsamplers"):
-                x = level.downsamplers[0](x)
-                kept.append(x)
-        x = self.mid_block.resnets[0](x, time)
+            kept.extend(level(kept[-1], time))
+        x = self.mid_block(kept[-1], time)
         for level in self.up_blocks:
-            for block in level.resnets:
-                x = block(torch.cat([x, kept.pop()], dim=1), time)
-            if hasattr(level, "upsamplers"):
-                x = level.upsamplers[0](x, kept[-1].shape[2:])
+            x = level(x, kept, time)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
