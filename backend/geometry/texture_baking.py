@@ -3,7 +3,7 @@
 A mesh of marching cubes has hundreds of thousands of faces of one size. Its charts are the patches
 that look the same of six ways, projected along it: nothing is stretched by more than sqrt(3), and
 it takes a second where unwrapping with least distortion takes minutes (xatlas: 94 s for 124,000
-faces). Where a patch covers itself, the lower layer becomes a chart of its own.
+faces). Where a patch covers itself, what lies lower becomes a chart of its own.
 """
 
 from __future__ import annotations
@@ -55,9 +55,14 @@ def unwrap(vertices: np.ndarray, faces: np.ndarray, size: int) -> Atlas:
     way, neighbours = _ways(corners, faces)
     flat = _flattened(corners, way)
     chart = _connected(way, neighbours)
-    spacing = max(float(np.sqrt(_areas(flat).mean() * 2)), 1e-30)
-    chart = _without_overlaps(flat, chart, neighbours, spacing)
-    return _packed(flat, chart, size)
+    for _ in range(_PEELS):
+        found = _packed(flat, chart, size)
+        below = np.zeros(len(faces), np.bool_)
+        _find_doubled(found.uv, flat, np.full((size, size), -np.inf), below)
+        if not below.any():
+            break
+        chart = _connected(2 * chart + below, neighbours)
+    return found
 
 
 def bake(
@@ -180,51 +185,43 @@ def _connected(label: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
     return connected_components(graph, directed=False)[1].astype(np.int32)
 
 
-def _without_overlaps(
-    flat: np.ndarray, chart: np.ndarray, neighbours: np.ndarray, spacing: float
-) -> np.ndarray:
-    """Split charts until none covers itself: what lies below another part becomes its own."""
-    for _ in range(_PEELS):
-        below = _faces_below(flat, chart, spacing)
-        if not below.any():
-            break
-        chart = _connected(2 * chart + below, neighbours)
-    return chart
-
-
-def _faces_below(flat: np.ndarray, chart: np.ndarray, spacing: float) -> np.ndarray:
-    """(F,) bool: faces with a higher one of the same chart over them."""
-    low, wide = _boxes(flat[..., :2], chart)
-    cells = np.floor(wide / spacing).astype(np.int64) + 2
-    starts = np.concatenate([[0], np.cumsum(cells.prod(axis=1))])
-    tops = np.full(int(starts[-1]), -np.inf)
-    below = np.zeros(len(flat), np.bool_)
-    # A face is as wide as two cells and as steep as its chart lets it be.
-    slack = 4 * spacing / _STEEPEST
-    _peel(flat, chart, low, cells, starts, spacing, slack, tops, below)
-    return below
+@njit(cache=True, nogil=True)
+def _find_doubled(uv, flat, tops, below):
+    """Mark faces that cover the middle of a texel which a higher one covers, too. tops: (S, S)."""
+    size = len(tops)
+    for turn in range(2):
+        for face in range(len(uv)):
+            mx = (uv[face, 0, 0] + uv[face, 1, 0] + uv[face, 2, 0]) / 3
+            my = (uv[face, 0, 1] + uv[face, 1, 1] + uv[face, 2, 1]) / 3
+            # A little smaller, so that an edge is no overlap.
+            x0, y0 = _toward(uv[face, 0, 0], mx), _toward(uv[face, 0, 1], my)
+            x1, y1 = _toward(uv[face, 1, 0], mx), _toward(uv[face, 1, 1], my)
+            x2, y2 = _toward(uv[face, 2, 0], mx), _toward(uv[face, 2, 1], my)
+            area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+            if area == 0:
+                continue
+            height = (flat[face, 0, 2] + flat[face, 1, 2] + flat[face, 2, 2]) / 3
+            for row in range(
+                max(0, math.ceil(min(y0, y1, y2))), min(size - 1, math.floor(max(y0, y1, y2))) + 1
+            ):
+                for column in range(
+                    max(0, math.ceil(min(x0, x1, x2))),
+                    min(size - 1, math.floor(max(x0, x1, x2))) + 1,
+                ):
+                    b1 = ((column - x0) * (y2 - y0) - (row - y0) * (x2 - x0)) / area
+                    b2 = ((row - y0) * (x1 - x0) - (column - x0) * (y1 - y0)) / area
+                    if b1 < 0 or b2 < 0 or b1 + b2 > 1:
+                        continue
+                    if turn == 0:
+                        tops[row, column] = max(tops[row, column], height)
+                    elif tops[row, column] > height:
+                        below[face] = True
 
 
 @njit(cache=True, nogil=True)
-def _peel(flat, chart, low, cells, starts, spacing, slack, tops, below):
-    for turn in range(2):
-        for face in range(len(flat)):
-            number = chart[face]
-            u = (flat[face, 0, 0] + flat[face, 1, 0] + flat[face, 2, 0]) / 3 - low[number, 0]
-            v = (flat[face, 0, 1] + flat[face, 1, 1] + flat[face, 2, 1]) / 3 - low[number, 1]
-            height = (flat[face, 0, 2] + flat[face, 1, 2] + flat[face, 2, 2]) / 3
-            i, j = int(u / spacing), int(v / spacing)
-            if turn == 0:
-                at = starts[number] + i * cells[number, 1] + j
-                tops[at] = max(tops[at], height)
-                continue
-            for di in range(-1, 2):
-                for dj in range(-1, 2):
-                    if not (0 <= i + di < cells[number, 0] and 0 <= j + dj < cells[number, 1]):
-                        continue
-                    at = starts[number] + (i + di) * cells[number, 1] + j + dj
-                    if tops[at] - height > slack:
-                        below[face] = True
+def _toward(corner, middle):
+    """The place on the grid of texel middles, a hundredth of the way to the middle of the face."""
+    return corner + (middle - corner) * 0.01 - 0.5
 
 
 def _boxes(flat: np.ndarray, chart: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

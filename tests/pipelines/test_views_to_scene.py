@@ -64,7 +64,7 @@ def is_closed(faces: np.ndarray) -> bool:
     return len(forth) == len(ends) and all((b, a) in forth for a, b in forth)
 
 
-# ------------------------------------------------------------------------------------ what comes out
+# ------------------------------------------------------------------------------- what comes out
 
 
 def test_a_whole_job() -> None:
@@ -200,7 +200,7 @@ def test_the_square_a_model_sees_comes_back_to_its_place() -> None:
     assert np.isnan(told[:, 0]).all()
 
 
-# --------------------------------------------------------------------------------------- what is told
+# --------------------------------------------------------------------------------- what is told
 
 
 def test_a_ring_leaves_the_bottom_unseen() -> None:
