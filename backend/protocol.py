@@ -805,7 +805,8 @@ class ViewsToScene(Task):
 
     def validate(self) -> None:
         super().validate()
-        _check_stack(self.images, MAX_SCENE_VIEWS)
+        # A camera that does not see the thing spoils nothing; the pipeline leaves its view out.
+        _check_stack(self.images, MAX_SCENE_VIEWS, may_be_empty=True)
         self._check_cameras()
         _check_choice("background", self.background, BACKGROUNDS)
         if self.extent:
@@ -985,8 +986,9 @@ def is_latent(array: object) -> bool:
     )
 
 
-def check_image(image: np.ndarray) -> None:
-    """Raise BadInput unless `image` is (H, W, 3 or 4) uint8 of a size that is accepted."""
+def check_image(image: np.ndarray, *, may_be_empty: bool = False) -> None:
+    """Raise BadInput unless `image` is (H, W, 3 or 4) uint8 of a size that is accepted, and, unless
+    it may be empty, shows something."""
     _check_array("image", image, (None, None, None), "u")
     if image.dtype != np.uint8 or image.shape[2] not in (3, 4):
         raise BadInput(
@@ -994,7 +996,7 @@ def check_image(image: np.ndarray) -> None:
             "Give red, green, blue and, if there is, alpha, 8 bits each.",
         )
     check_image_size(image.shape[1], image.shape[0])
-    if image.shape[2] == 4 and not image[..., 3].any():
+    if image.shape[2] == 4 and not may_be_empty and not image[..., 3].any():
         raise BadInput("The image is fully transparent.", "Use a picture that shows something.")
 
 
@@ -1144,7 +1146,7 @@ def _check_cube(center: object, extent: object) -> None:
         )
 
 
-def _check_stack(images: object, most: int) -> None:
+def _check_stack(images: object, most: int, *, may_be_empty: bool = False) -> None:
     """Raise BadInput or TooLarge unless `images` is 1 to `most` pictures of one size."""
     if not isinstance(images, np.ndarray) or images.ndim != 4 or not len(images):
         raise BadInput("There are no pictures.", f"Give 1 to {most} pictures of one size.")
@@ -1154,7 +1156,7 @@ def _check_stack(images: object, most: int) -> None:
             "Leave some out: every second picture, for example.",
         )
     for image in images:
-        check_image(image)
+        check_image(image, may_be_empty=may_be_empty)
 
 
 def _check_view_numbers(cameras: object, views: int) -> None:

@@ -30,6 +30,8 @@ LEAST_NOISE = 0.15  # in cells: by this much views that are exact still differ a
 _BLOCK = 8  # nodes along a block of which it is asked as a whole what the views say
 _NOISE_TRUSTED = 2.0  # how many standard deviations of noise a single view may carve into the mean
 _SEARCH_SIDE = 32
+_POINTS = 3000  # of each view, that tell where the thing is
+_ROOM = 0.1  # around what depth shows, of its longest side
 _OUTLINE = 0.5  # the share of a pixel from which on it shows the thing
 _FILL = 2.0  # pixels: holes of depth narrower than twice this are closed
 _CLOSING_SIDE = 64
@@ -133,8 +135,17 @@ def find_cube(views: PosedViews, margin: float = 0.9, tolerated: int = 0) -> Cub
     tolerated: how many views may see the ground where the others see the thing. Raises BadInput
     when the outlines have nothing in common.
     """
-    lines = _axes_through_outlines(views)
-    center = _nearest_to_all(lines)
+    low, high = (
+        _box_of_outlines(views, tolerated)
+        if views.depth is None
+        else (_box_of_depth(views, views.depth, tolerated))
+    )
+    return Cube((*((low + high) / 2).tolist(),), float((high - low).max()) / margin)
+
+
+def _box_of_outlines(views: PosedViews, tolerated: int) -> tuple[np.ndarray, np.ndarray]:
+    """Corners (3,) of the box of all that lies within all outlines, found from coarse to fine."""
+    center = _nearest_to_all(_axes_through_outlines(views))
     reach = min(_reach(views, center), 1e6)
     grown = 0
     for _ in range(10):
@@ -146,9 +157,7 @@ def find_cube(views: PosedViews, margin: float = 0.9, tolerated: int = 0) -> Cub
         reach = float((high - low).max()) / 2
         if reach > 0.7 * before:
             break
-    low, high = _box_of_depth(views, low, high)
-    center = (low + high) / 2
-    return Cube((*center.tolist(),), float((high - low).max()) / margin)
+    return low, high
 
 
 def _axes_through_outlines(views: PosedViews) -> np.ndarray:
@@ -293,28 +302,35 @@ def _is_whole(opacity: np.ndarray) -> bool:
 
 
 def _box_of_depth(
-    views: PosedViews, low: np.ndarray, high: np.ndarray
+    views: PosedViews, depths: np.ndarray, tolerated: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The part of a box of the outlines that depth says is needed, with some room around it.
-
-    Along an axis, what lies behind all that is seen is worth no more than a tenth of the rest.
-    """
-    if views.depth is None:
-        return low, high
+    """Corners (3,) of the box of all that depth shows, with some room for what it does not."""
     points = []
-    for number, depth in enumerate(views.depth):
+    for number, depth in enumerate(depths):
         shown = np.isfinite(depth) & (depth > 0) & (views.opacity[number] >= _OUTLINE)
         rows, columns = np.nonzero(shown)
-        step = max(1, len(rows) // 20_000)
+        step = max(1, len(rows) // _POINTS)
         at = np.stack([columns, rows, depth[rows, columns]], axis=1)[::step]
         points.append(unprojected(views.poses[number], views.intrinsics[number], at))
     cloud = np.concatenate(points)
-    cloud = cloud[((cloud >= low) & (cloud <= high)).all(axis=1)]
-    if len(cloud) < 100:
-        return low, high
-    first, last = np.quantile(cloud, [0.0005, 0.9995], axis=0)
-    room = 0.1 * float((last - first).max())
-    return np.maximum(low, first - room), np.minimum(high, last + room)
+    if not len(cloud):
+        raise nothing_left()
+    rough = float(np.ptp(cloud, axis=0).max()) / _SEARCH_SIDE
+    ground = np.zeros(len(cloud), int)
+    for number in range(len(views)):
+        ground += _sees_ground(views, number, cloud, rough)
+    kept = cloud[ground <= tolerated]
+    if len(kept) < 0.1 * len(cloud):
+        raise nothing_left()
+    first, last = np.quantile(kept, [0.0005, 0.9995], axis=0)
+    size = float((last - first).max())
+    low, high = first - _ROOM * size, last + _ROOM * size
+    if len(views) > 1:
+        center, reach = (low + high) / 2, float((high - low).max()) / 2
+        hull_low, hull_high, _ = _hull_box(views, center, reach, tolerated)
+        low, high = np.maximum(low, hull_low), np.minimum(high, hull_high)
+    # The outlines are looked at coarsely: never cut off what depth shows.
+    return np.minimum(low, first - 0.01 * size), np.maximum(high, last + 0.01 * size)
 
 
 # ------------------------------------------------------------------------------------------ fusing

@@ -176,7 +176,7 @@ def _without_misfits(
 ) -> tuple[np.ndarray, PosedViews, np.ndarray]:
     if len(views) < 4:
         return images, views, used
-    rough = find_cube(dataclasses.replace(views, depth=None), tolerated=max(1, len(views) // 5))
+    rough = find_cube(views, tolerated=max(1, len(views) // 5))
     odd = misfits(views, rough)
     if not odd.any() or odd.mean() > 0.4:
         return images, views, used
