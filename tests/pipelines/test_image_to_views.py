@@ -347,3 +347,17 @@ def test_what_a_camera_sees_at_the_middle_of_a_picture_stays_there(widen: bool) 
 def test_sides_are_multiples_of_what_the_network_halves() -> None:
     assert habits_of(viewdiff_models.pixel_config()).cells == 4
     assert habits_of(PainterConfig()).cells == 64
+
+
+@pytest.mark.parametrize("model", ["small-views", "small-latent-views"])
+def test_half_precision_comes_near(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = task(model=model, prompt="a b", guidance=2.0)
+    exact = done(job)
+    monkeypatch.setenv("FIELDFORGE_PRECISION", "bfloat16")
+    resident._models.clear()
+    found = done(job)
+    assert found.report["precision"] == "bfloat16"
+    np.testing.assert_array_equal(found.images[0], exact.images[0])
+    apart = np.abs(found.images.astype(int) - exact.images)
+    assert apart.mean() < 12
+    assert (apart > 0).any()
