@@ -34,7 +34,7 @@ def choose_words():
     place["area"], place["region"] = yield from gui.open_sidebar(stage.TAB)
     settings().source = "PANORAMA_TEXT"
     jobs().connect()
-    yield from gui.wait_until(lambda: jobs().connection.models, 240, "the models")
+    yield from gui.wait_until(lambda: jobs().connection.models, 300, "the models")
     yield from gui.redraw()
     yield from gui.shot("words-empty")
     yield from gui.type_into(place["area"], place["region"], "panorama_prompt", WORDS)
@@ -59,7 +59,7 @@ def watch_it_form():
     yield from gui.click_operator(place["area"], place["region"], "fieldforge.generate")
     yield from gui.wait_until(lambda: len(jobs().jobs) > before, 30, "a job")
     yield from gui.wait_until(
-        lambda: pictures_that_form() or not jobs().jobs[0].active, 300, "a preview"
+        lambda: pictures_that_form() or not jobs().jobs[0].active, 600, "a preview"
     )
     job = jobs().jobs[0]
     assert job.active, (job.state, job.error)
@@ -71,7 +71,7 @@ def watch_it_form():
     view.view_location, view.view_distance = (0, 0, 0), 8
     yield from gui.redraw(1.0)
     yield from gui.shot("words-forming")
-    yield from stage.finish(400)
+    yield from stage.finish(600)
     assert not pictures_that_form()
 
 

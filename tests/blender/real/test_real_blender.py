@@ -4,6 +4,7 @@ Runs with FIELDFORGE_REAL_BLENDER=1. FIELDFORGE_REAL_BLENDER_COMMAND is the harn
 (default: real-blender, from the PATH), which builds and installs extensions and runs a script
 in Blender's window; FIELDFORGE_BACKEND_PYTHON is a Python with the backend's packages that runs
 inside the harness; FIELDFORGE_REAL_BLENDER_BIND lists folders to show there (separated as in PATH).
+FIELDFORGE_REAL_BLENDER_SECONDS is how long each may take (800; on a busy computer more).
 FIELDFORGE_REAL_BLENDER_ROOM is a panorama with depth (.npz) to look at instead of a box of a room.
 Pictures are left in build/real-blender/.
 """
@@ -19,6 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 COMMAND = os.environ.get("FIELDFORGE_REAL_BLENDER_COMMAND", "real-blender").split()
 PYTHON = os.environ.get("FIELDFORGE_BACKEND_PYTHON", "")
+SECONDS = int(os.environ.get("FIELDFORGE_REAL_BLENDER_SECONDS", "800"))
 
 pytestmark = pytest.mark.real_blender
 
@@ -30,7 +32,7 @@ def harness(*arguments: str) -> subprocess.CompletedProcess:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=SECONDS + 100,
         check=False,
     )
 
@@ -99,7 +101,7 @@ def test_in_the_window(installed, store, name):
     done = harness(
         *binds,
         *("--bind", str(store)),
-        *("gui", str(script), str(pictures), "--seconds", "800", "--"),
+        *("gui", str(script), str(pictures), "--seconds", str(SECONDS), "--"),
         *(SCAN, "--python", PYTHON, "--weights", str(store), *more),
     )
     assert done.returncode == 0, done.stdout + done.stderr
