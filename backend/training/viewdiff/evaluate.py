@@ -216,7 +216,7 @@ def measured(test: Test, found: PosedImages) -> dict[str, float]:
     if found.images.shape[-1] == 4:
         solid = solid_of_shape(test.scene)
         row["solid of outlines"] = overlap(solid_of_views(found, False), solid)
-        if found.depths is not None:
+        if found.depths is not None and truth.depths is not None:
             row["solid of depth"] = overlap(solid_of_views(found, True), solid)
             both = (found.depths > 0) & (truth.depths > 0)
             if both.any():

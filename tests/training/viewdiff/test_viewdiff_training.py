@@ -201,10 +201,10 @@ def test_volume_renderers_learn_at_a_rate_of_their_own(tmp_path: Path) -> None:
 def test_it_learns(tmp_path: Path, boxes: Boxes) -> None:
     parts = diffusion.fresh("tiny", CPU)
     told: list[str] = []
-    plan = Plan(steps=120, rate=3e-3, warm_up=10)
+    plan = Plan(steps=60, rate=4e-3, warm_up=5)
     diffusion.fit(parts, boxes, OWN["tiny"], plan, ALONE, told.append, tmp_path / "a.pt")
     losses = [float(line.split("loss ")[1].split()[0]) for line in told if "loss" in line]
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.75 * losses[0]
 
 
 def test_what_was_made_before_is_remembered(boxes: Boxes) -> None:
