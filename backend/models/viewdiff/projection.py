@@ -15,6 +15,10 @@ from .config import ProjectionConfig
 from .rendering import VolumeRenderer
 from .volume import ResidualBlock, VolumeUNet
 
+_MOST_SEEN = 1 << 20
+"""Pairs of a view and a voxel that are looked at in one go; what is made of one has about a hundred
+numbers. More are taken in parts."""
+
 
 class Projection(nn.Module):
     """forward(features (B, V, C, h, w), ...) -> the same shape.
@@ -140,11 +144,19 @@ class Projection(nn.Module):
             inner = torch.cat([inner, rays], dim=2)
         share = self.config.background_share if self.config.background else None
         points, reached = unprojection.voxel_centres(self.grid, cameras.bbox, share, self.published)
-        found, valid, depth = unprojection.unproject(
-            inner, cameras.world2cam[:, :views], intrinsics[:, :views], points
-        )
-        found = found * reached[:, None]
-        together = self._together(found, valid, depth, None if time is None else time[:, :views])
+        time_of_views = None if time is None else time[:, :views]
+        most = max(1, _MOST_SEEN // (len(inner) * views))
+        parts = []
+        for places, here in zip(points.split(most, dim=1), reached.split(most), strict=True):
+            found, valid, depth = unprojection.unproject(
+                inner,
+                cameras.world2cam[:, :views],
+                intrinsics[:, :views],
+                places,
+                self.published,
+            )
+            parts.append(self._together(found * here[:, None], valid, depth, time_of_views))
+        together = torch.cat(parts, dim=1)
         volume = together.mT.unflatten(-1, (self.grid,) * 3)
         if isinstance(self.blocks_3d, VolumeUNet):
             return self.blocks_3d(volume, timesteps[:, -1])

@@ -159,6 +159,7 @@ def unproject(
     world2cam: torch.Tensor,
     intrinsics: torch.Tensor,
     points: torch.Tensor,
+    published: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What the views show of points in the world.
 
@@ -175,6 +176,8 @@ def unproject(
     pixels = seen[..., :2] / safe * intrinsics[:, :, None, :2] + intrinsics[:, :, None, 2:]
     size = pixels.new_tensor([width, height])
     places = (pixels + 0.5) / size * 2 - 1
+    if published:  # of pictures that are not square, the shorter side is stretched
+        places = places * (size.max() / size)
     valid = before & (places.abs() <= 1).all(dim=-1, keepdim=True)
     places = torch.where(valid, places, torch.full_like(places, -2))
     sampled = F.grid_sample(

@@ -78,6 +78,25 @@ def test_the_grid_is_read_where_it_was_written() -> None:
     torch.testing.assert_close(_sampled(volume, places), places, atol=1e-6, rtol=0)
 
 
+def test_wide_pictures_show_the_same_in_their_middle() -> None:
+    """Of a picture twice as wide, the square in the middle; the published code stretches it."""
+    wide = torch.randn(1, 1, 3, 8, 16, generator=torch.Generator().manual_seed(0))
+    world2cam = torch.eye(4).expand(1, 1, 4, 4)
+    lens = torch.tensor([[[8.0, 8.0, 7.5, 3.5]]])
+    points = torch.tensor([[[0.1, 0.2, 2.0], [-0.5, 0.3, 2.0], [0.6, -0.6, 2.0]]])
+    found, weight, _ = unprojection.unproject(wide, world2cam, lens, points)
+    middle = lens - torch.tensor([0.0, 0.0, 4.0, 0.0])
+    expected = unprojection.unproject(wide[..., 4:12], world2cam, middle, points)
+    assert weight.all()
+    torch.testing.assert_close(found, expected[0], atol=1e-5, rtol=0)
+    stretched, _, _ = unprojection.unproject(wide, world2cam, lens, points, published=True)
+    assert (stretched - found).abs().max() > 0.1
+    # What is beside the square is in the wide picture alone.
+    aside = torch.tensor([[[1.6, 0.0, 2.0]]])
+    assert unprojection.unproject(wide, world2cam, lens, aside)[1].all()
+    assert not unprojection.unproject(wide[..., 4:12], world2cam, middle, aside)[1].any()
+
+
 # ----------------------------------------------------------------------- a point through the layer
 
 

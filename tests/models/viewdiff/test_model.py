@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from backend.models.viewdiff import attention, rendering
+from backend.models.viewdiff import attention, projection, rendering
 from backend.models.viewdiff.cameras import Cameras
 from backend.models.viewdiff.config import ProjectionConfig, ViewDiffConfig, unet_settings
 from backend.models.viewdiff.model import ViewDiff, augment, is_new
@@ -265,7 +265,6 @@ def test_where_the_box_lies_does_not_matter_to_layers_through_space() -> None:
 
 @pytest.mark.usefixtures("without_gradients")
 def test_pictures_that_are_not_square() -> None:
-    """Wide ones see more to their sides, and a square part of them the same as before."""
     model = learned(config())
     cameras = dataclasses.replace(around(3), image_size=(64, 128))
     assert cameras.size == (64, 128)
@@ -284,13 +283,16 @@ def test_as_many_cameras_as_pictures() -> None:
 
 
 @pytest.mark.usefixtures("without_gradients")
-def test_parts_of_attention_and_of_rays_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_attention_of_voxels_and_of_rays_change_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = learned(config())
     latents, times, text = _given(3)
     cameras = around(3)
     whole = model(latents, times, text, cameras)
     monkeypatch.setattr(attention, "MOST_SCORES", 5000)
     monkeypatch.setattr(rendering, "_MOST_SAMPLES", 100)
+    monkeypatch.setattr(projection, "_MOST_SEEN", 700)
     assert_near(model(latents, times, text, cameras), whole, 1e-5)
 
 
