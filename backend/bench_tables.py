@@ -77,6 +77,7 @@ BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
     "reconstruction": _rows_of("reconstruction"),
     "blender": import_speed,
     "panorama": _rows_of("panorama"),
+    "fusion": _rows_of("fusion"),
     "spheres": sphere_speed,
     "wala": wala,
     "viewdiff": viewdiff,
