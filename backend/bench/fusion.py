@@ -26,7 +26,8 @@ _SMOOTH_ERROR = 0.01
 
 def rows() -> Iterator[dict[str, Any]]:
     """For each set of views: distances from the result to the truth (acc: mean and 95 %) and back
-    (compl), IoU, pieces, mean error of colours (of 255) at vertices and in the texture, processor seconds of it all."""
+    (compl), IoU, pieces, mean error of colours (of 255) at vertices and in the texture, and the
+    processor seconds of it all."""
     for name, thing, poses, error in _sets():
         shown = known_things.show(thing, poses, _SIZE)
         depths = shown.depths if not error else _spoiled(shown.depths)
