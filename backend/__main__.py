@@ -292,7 +292,9 @@ def _add_models(commands: Any) -> None:
     )
     _add_dtype(download)
     download.add_argument(
-        "--keep-checkpoint", action="store_true", help="keep what was downloaded, too (15 to 18 GB)"
+        "--keep-checkpoint",
+        action="store_true",
+        help="keep what was converted, too (15 to 18 GB); not of models that need no conversion",
     )
     convert = actions.add_parser("convert", help="make a model of a published checkpoint (.ckpt)")
     convert.add_argument("checkpoint", type=Path, metavar="FILE")

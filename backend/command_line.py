@@ -78,7 +78,9 @@ def run_panorama(options: argparse.Namespace) -> int:
         task = read_task(options)
         result, report = work(task, options, bar.report)
         bar.report("Writing", 1.0)
-        panorama_commands.write(partials, result, bar.report)
+        notes = panorama_commands.write(partials, result, bar.report)
+    if notes:
+        report = {**report, "notes": [*report.get("notes", ()), *notes]}
     panorama_commands.tell(outputs, result, report, as_json=options.json)
     return 0
 

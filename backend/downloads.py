@@ -82,11 +82,11 @@ def install(
     """Download, check and convert the model `entry`; the checkpoint is then removed.
 
     license: the identifier that the person accepted. What was downloaded stays when this is
-    interrupted, and is gone on with the next time. dtype, keep_checkpoint: not of snapshots, whose
-    files stay as they are published.
+    interrupted, and is gone on with the next time. dtype, keep_checkpoint: of checkpoints alone.
     Raises LicenseNotAccepted, Unreachable, NotAuthorized, NotFound, StorageFailed, BadInput.
     """
     check_license(entry, license)
+    _check_wishes(entry, dtype, keep_checkpoint)
     folder = weights.store() / ".downloads" / entry.id
     with _alone(folder, entry.title):
         report("Asking for the files", 0.0)
@@ -115,6 +115,21 @@ def install(
             for file in files:
                 (folder / file.name).unlink(missing_ok=True)
     return model
+
+
+def _check_wishes(entry: Entry, dtype: str | None, keep_checkpoint: bool) -> None:
+    """Raise BadInput for what the layout of a model has no place for."""
+    if entry.layout != "snapshot" or not (dtype or keep_checkpoint):
+        return
+    if dtype:
+        raise BadInput(
+            f"{entry.title} is kept as it is published, and not converted to {dtype}.",
+            "Leave out --dtype. On a graphics card what can be is used in half precision anyway.",
+        )
+    raise BadInput(
+        f"{entry.title} has no checkpoint to keep: its files are used as they are published.",
+        "Leave out --keep-checkpoint.",
+    )
 
 
 def _snapshot(entry: Entry, files: list[HubFile], folder: Path, report: Report) -> Installed:
@@ -226,7 +241,7 @@ def _files(entry: Entry) -> list[HubFile]:
             if pickled is None:
                 raise
             file = _describe(entry, pickled, revision)
-        known = entry.sha256.get(name)
+        known = entry.sha256.get(file.name)  # of a pickle in its place nothing is known
         if known and known != file.digest:
             raise BadInput(
                 f"{name} of {entry.repository} is not the file that Fieldforge knows.",

@@ -59,8 +59,8 @@ def outputs_of(options: argparse.Namespace) -> list[Path]:
     return [path]
 
 
-def write(paths: list[Path], result: Result, report: Report) -> None:
-    """Write a result to the files of `outputs_of`."""
+def write(paths: list[Path], result: Result, report: Report) -> list[str]:
+    """Write a result to the files of `outputs_of`. Returns what a person should know of it."""
     suffix = paths[0].suffix.lower()
     if isinstance(result, SphereResult):
         _write_sphere(paths[0], suffix, result, report)
@@ -70,6 +70,23 @@ def write(paths: list[Path], result: Result, report: Report) -> None:
         _write_panorama(paths, suffix, result)
     else:
         raise BadInput("The result is no panorama.", "Update the backend.")
+    return _losses(suffix, result)
+
+
+def _losses(suffix: str, result: Result) -> list[str]:
+    """What the kind of file has no place for."""
+    if suffix != ".png" or not isinstance(result, PanoramaResult) or result.depth is None:
+        return []
+    from .conditions import panoramas
+
+    share = panoramas.beyond_levels(result.depth, result.meaning)
+    if not share:
+        return []
+    return [
+        f"{max(share, 0.001):.1%} of the depth is farther than {panoramas.FARTHEST:.1f} metres,"
+        " where a .png of whole millimetres ends: it was written as that far. To keep it, write"
+        " .exr or .npz."
+    ]
 
 
 def _write_sphere(path: Path, suffix: str, sphere: SphereResult, report: Report) -> None:
@@ -113,6 +130,7 @@ def _write_panorama(paths: list[Path], suffix: str, panorama: PanoramaResult) ->
         from .conditions.exr_writing import exr_bytes
 
         metres = radii(depth, panorama.meaning)  # the file has no place for what values mean
+        metres = np.where(np.isfinite(depth), metres, depth)  # sky is not far away, it has none
         mesh_files.write_bytes(paths[0], exr_bytes(metres))
     elif suffix == ".npy":
         buffer = io.BytesIO()

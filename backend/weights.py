@@ -417,25 +417,24 @@ def write_model(
             path = partial / f"model{of}.safetensors"
             digest = tensor_files.write(path, part, report)
             written.append({"name": path.name, "bytes": path.stat().st_size, "sha256": digest})
-        record = {
-            "format": FORMAT,
-            "family": family,
-            "id": id,
-            "title": title,
-            "summary": summary,
-            "tasks": list(tasks),
-            "config": dict(config),
-            "steps": steps,
-            "guidance": guidance,
-            "views": views,
-            "view_kind": view_kind,
-            "cameras": list(cameras),
-            "license": license,
-            "needs": list(needs),
-            "default_for": list(default_for),
-            "files": written,
-            "source": dict(source or {}),
-        }
+        record = _record(
+            id=id,
+            title=title,
+            summary=summary,
+            family=family,
+            tasks=tasks,
+            config=config,
+            steps=steps,
+            guidance=guidance,
+            views=views,
+            view_kind=view_kind,
+            cameras=cameras,
+            license=license,
+            needs=needs,
+            default_for=default_for,
+            files=written,
+            source=source,
+        )
         _write_description(partial, record)
         for name, words in (texts or {}).items():
             (partial / Path(name).name).write_text(words, encoding="utf-8")
@@ -492,27 +491,49 @@ def write_snapshot(
             }
             written["files" if place.suffix == ".safetensors" else "texts"].append(entry)
             before += sizes[name]
-        record = {
-            "format": FORMAT,
-            "family": family,
-            "id": id,
-            "title": title,
-            "summary": summary,
-            "tasks": list(tasks),
-            "config": dict(config),
-            "steps": steps,
-            "guidance": guidance,
-            "views": 0,
-            "view_kind": "",
-            "cameras": [],
-            "license": license,
-            "default_for": list(default_for),
-            "stands_in_for": list(stands_in_for),
+        record = _record(
+            id=id,
+            title=title,
+            summary=summary,
+            family=family,
+            tasks=tasks,
+            config=config,
+            steps=steps,
+            guidance=guidance,
+            license=license,
+            default_for=default_for,
+            stands_in_for=stands_in_for,
+            source=source,
             **written,
-            "source": dict(source or {}),
-        }
+        )
         _write_description(partial, record)
     return read_model(folder)
+
+
+def _record(
+    *,
+    config: Mapping[str, Any],
+    files: list[dict[str, Any]],
+    source: Mapping[str, Any] | None,
+    texts: list[dict[str, Any]] | None = None,
+    views: int = 0,
+    view_kind: str = "",
+    **described: Any,
+) -> dict[str, Any]:
+    """What model.json says. described: fields of Installed that need no more than to be JSON."""
+    lists = {"tasks": (), "cameras": (), "needs": (), "default_for": (), "stands_in_for": ()}
+    listed = {name: list(described.pop(name, nothing)) for name, nothing in lists.items()}
+    return {
+        "format": FORMAT,
+        **described,
+        **listed,
+        "config": dict(config),
+        "views": views,
+        "view_kind": view_kind,
+        "files": files,
+        "texts": texts or [],
+        "source": dict(source or {}),
+    }
 
 
 def _check_part(name: str, path: Path) -> None:

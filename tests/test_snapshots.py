@@ -20,7 +20,7 @@ from backend.protocol import DownloadModel, Progress, Report
 from tests.hub_server import COMMIT, Hub, running_hub
 
 MODEL = "ldm3d-pano"
-ENTRY = weights.entries()[MODEL]
+ENTRY = replace(weights.entries()[MODEL], sha256={})
 CARD = "# A card\nlicense: creativeml-openrail-m\n"
 TENSORS = {
     "text_encoder/model.safetensors": {"a.weight": torch.arange(6.0).reshape(2, 3)},
@@ -42,6 +42,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(weights, "BUNDLED", tmp_path / "bundled")
         monkeypatch.delenv("HF_TOKEN", raising=False)
         monkeypatch.setattr(downloads, "_pause", lambda seconds, ask: ask())
+        known = {**weights.entries(), MODEL: ENTRY}
+        monkeypatch.setattr(weights, "entries", lambda: dict(known))
         texts = [name for name in ENTRY.files if name.endswith((".json", ".txt"))]
         hub.files = {(ENTRY.repository, name): json.dumps({"of": name}).encode() for name in texts}
         hub.files |= {(ENTRY.repository, name): save(parts) for name, parts in TENSORS.items()}
@@ -294,3 +296,34 @@ def test_a_setting_that_changed_is_found(bundled: Path, tmp_path: Path) -> None:
         weights.verify(own)
     (own.folder / "vae/config.json").unlink()
     assert "is missing" in weights.problems()["rooms"].cause
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"), [({"dtype": "float16"}, "float16"), ({"keep_checkpoint": True}, "to keep")]
+)
+def test_what_is_not_converted_is_not_promised(hub: Hub, wish: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadInput, match=words) as caught:
+        downloads.install(ENTRY, license=ENTRY.license, report=lambda stage, fraction: None, **wish)
+    assert "Leave out" in caught.value.remedy
+    assert hub.requests == []
+
+
+def test_checksums_are_of_the_files_that_they_name(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of tensors that is not the known one is refused; a pickle in its place is another
+    file, of which the hub's own record is all there is."""
+    name = "unet/diffusion_pytorch_model.safetensors"
+    known = replace(ENTRY, sha256={name: "a" * 64})
+    monkeypatch.setattr(weights, "entries", lambda: {MODEL: known})
+    refused(BadInput, "not the file that Fieldforge knows")
+    in_pickles(hub)
+    fetch()
+    check_tensors(weights.require(MODEL).folder)
+
+
+def test_known_checksums_are_of_files_that_are_asked_for() -> None:
+    for entry in weights.entries().values():
+        assert set(entry.sha256) <= {*entry.files, *entry.optional}
+        for digest in entry.sha256.values():
+            assert len(bytes.fromhex(digest)) == 32

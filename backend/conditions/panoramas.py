@@ -21,7 +21,10 @@ _DEPTH_KEYS = ("depth", "distance", "inverse_depth", "disparity")
 
 DEPTH_TEXT = "Fieldforge depth"
 """Keyword of the text in our .png files of depth: the meaning as JSON, with it how levels 1..65535
-are values. Metric: thousandths (millimetres); else 0..1. Level 0: there is no depth."""
+are values. Metric: thousandths (millimetres); else 0..1. Level 0: there is no depth, as of sky."""
+
+FARTHEST = 65.535
+"""Metres, of such a file that is metric."""
 
 _MOST_TEXT = 4000
 
@@ -57,8 +60,8 @@ def read_told_depth(path: str | Path) -> tuple[np.ndarray, DepthMeaning | None]:
     """(h, w) uint8, uint16 or float32, and what the file says of its meaning, None if nothing.
 
     Values as the file has them, of our own .png those they stand for; inf where a renderer saw
-    nothing, NaN where a .png of ours has none. .exr, .npy, .npz, pictures of 8 or 16 bits or of
-    floats. Raises NotFound, BadInput or TooLarge.
+    nothing; where a .png of ours has no depth inf metres, or NaN of other meanings. .exr, .npy,
+    .npz, pictures of 8 or 16 bits or of floats. Raises NotFound, BadInput or TooLarge.
     """
     meaning: DepthMeaning | None = None
     path = Path(path)
@@ -102,13 +105,19 @@ def depth_levels(depth: np.ndarray, meaning: DepthMeaning) -> np.ndarray:
     return np.where(known, np.rint(np.clip(levels, 1, 65535)), 0).astype(np.uint16)
 
 
+def beyond_levels(depth: np.ndarray, meaning: DepthMeaning) -> float:
+    """Share of the pixels with depth that is too far for `depth_levels`; sky is none of it."""
+    if meaning.meaning != "metric":
+        return 0.0
+    far = np.isfinite(depth) & (depth > FARTHEST + 0.0005)
+    return float(far.mean())
+
+
 def _of_levels(levels: np.ndarray, meaning: DepthMeaning) -> np.ndarray:
-    """The inverse of `depth_levels`: float32, NaN where there is none."""
+    """The inverse of `depth_levels`: float32; where there is none inf of metres, else NaN."""
     if meaning.meaning == "metric":
-        values = levels / 1000.0
-    else:
-        values = (levels - 1.0) / 65534.0
-    return np.where(levels > 0, values, np.nan).astype(np.float32)
+        return np.where(levels > 0, levels / 1000.0, np.inf).astype(np.float32)
+    return np.where(levels > 0, (levels - 1.0) / 65534.0, np.nan).astype(np.float32)
 
 
 def _meaning_in_arrays(path: Path) -> DepthMeaning | None:

@@ -66,6 +66,33 @@ def test_metres_and_holes_return(suffix: str, meaning: DepthMeaning, picture: Pa
     assert other.meaning == dataclasses.replace(meaning, far=30.0, scale=2.0)
 
 
+def test_metres_that_a_png_cannot_hold_are_told_of(picture: Path) -> None:
+    """Not sky, which has no distance and keeps none."""
+    depth = np.full((32, 64), 3.0, np.float32)
+    depth[:8] = np.inf
+    depth[8] = [50.0, 80.0] * 32
+    result = PanoramaResult(name="Room", image=PICTURE, depth=depth, meaning=DepthMeaning())
+    path = picture.with_name("depth.png")
+    for paths in ([path], [picture.with_name("a.png"), path]):
+        notes = panorama_commands.write(paths, result, lambda stage, share: None)
+        assert len(notes) == 1
+        assert "1.6% of the depth is farther than 65.5 metres" in notes[0]
+        assert ".exr or .npz" in notes[0]
+    found = task_of(picture, path, "-o", "room.glb").depth
+    assert found is not None
+    assert np.isposinf(found[:8]).all()
+    np.testing.assert_allclose(found[8:], np.minimum(depth[8:], 65.535), atol=0.0006)
+    for name in ("depth.exr", "depth.npz"):
+        path = picture.with_name(name)
+        assert panorama_commands.write([path], result, lambda stage, share: None) == []
+        kept = task_of(picture, path, "-o", "room.glb").depth
+        np.testing.assert_allclose(kept, depth, rtol=1e-3)
+    near = dataclasses.replace(result, depth=np.minimum(depth, 65.535))
+    unclear = dataclasses.replace(result, meaning=DepthMeaning(meaning="inverse", far=500.0))
+    for other in (near, unclear):
+        assert panorama_commands.write([picture.with_name("b.png")], other, lambda s, f: None) == []
+
+
 def test_levels_of_other_programs_are_millimetres_when_metric(picture: Path) -> None:
     path = picture.with_name("camera.png")
     levels = np.full((32, 64), 2500, np.uint16)
