@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,8 +72,8 @@ CASES = (
 
 
 def rows(device: str = "auto", cases: tuple[Case, ...] = CASES) -> Iterator[Row]:
-    """For each network and number of views: seconds of a step, of ten, the peak of the memory on a
-    card beside the weights, and what jobs reckon with."""
+    """For each network and number of views: seconds of a step, of ten, the peak of the memory
+    besides what was there before (on a processor as Linux tells it), and what jobs reckon with."""
     place = torch.device(devices.pick(device))
     for case in cases:
         if case.on_card and place.type != "cuda":
@@ -90,8 +91,8 @@ def rows(device: str = "auto", cases: tuple[Case, ...] = CASES) -> Iterator[Row]
                 "step_s": round(seconds, 4),
                 "ten_steps_s": round(10 * seconds, 2),
                 "growth": round(seconds / before, 2) if before else "",
-                "peak_GB": round(peak / 2**30, 2) if peak else "",
-                "reckoned_GB": round(needed.bytes(views) / 2**30, 2),
+                "peak_GB": round(peak / 2**30, 3) if peak else "",
+                "reckoned_GB": round(needed.bytes(views) / 2**30, 3),
             }
             before = seconds
 
@@ -112,7 +113,7 @@ def _network(config: PainterConfig, place: torch.device, dtype: torch.dtype) -> 
 def _step(
     network: ViewDiff, config: PainterConfig, views: int, place: torch.device, dtype: torch.dtype
 ) -> tuple[float, int]:
-    """The fastest of some steps, without guidance, and the peak of the memory on a card."""
+    """The fastest of some steps, without guidance, and the peak of the memory, in bytes."""
     poses = ring_poses(views, 20.0, config.radius)
     lens = intrinsics_of_field(config.field, config.side, config.side, views)
     cameras = cameras_of(poses, lens, config, config.side, place)
@@ -121,9 +122,7 @@ def _step(
     x = sampling.first_noise(shape, 0)[None].to(place, dtype)
     times = torch.full((1, views), 500, device=place)
     times[:, 0] = 0
-    if place.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        weights = torch.cuda.memory_allocated()
+    before = _memory(place, forget=True)
     taken = []
     for _ in range(4 if place.type == "cuda" else 2):
         began = time.perf_counter()
@@ -133,5 +132,20 @@ def _step(
         taken.append(time.perf_counter() - began)
     if not np.isfinite(found.float().cpu().numpy()).all():
         raise ArithmeticError("the network computed values that are no numbers")
-    peak = torch.cuda.max_memory_allocated() - weights if place.type == "cuda" else 0
-    return min(taken), peak
+    return min(taken), max(0, _memory(place) - before)
+
+
+def _memory(place: torch.device, *, forget: bool = False) -> int:
+    """The most bytes in use so far; or those now in use, of which the peak is counted from then on.
+    0 where the system does not tell."""
+    if place.type == "cuda":
+        if forget:
+            torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated()
+    try:
+        if forget:
+            Path("/proc/self/clear_refs").write_text("5")
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
