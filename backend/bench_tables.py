@@ -72,6 +72,12 @@ def viewdiff(device: str = "auto") -> Iterable[Row]:
     return found
 
 
+def ldm3d(device: str = "auto") -> Iterable[Row]:
+    """Steps and decoding of LDM3D at the published size, on `device`."""
+    found: Iterable[Row] = importlib.import_module(".bench.ldm3d", __package__).rows(device)
+    return found
+
+
 BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
     "geometry": _rows_of("geometry"),
     "reconstruction": _rows_of("reconstruction"),
@@ -81,9 +87,14 @@ BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
     "spheres": sphere_speed,
     "wala": wala,
     "viewdiff": viewdiff,
+    "ldm3d": ldm3d,
 }
 
-ON_DEVICE: dict[str, Callable[[str], Iterable[Row]]] = {"wala": wala, "viewdiff": viewdiff}
+ON_DEVICE: dict[str, Callable[[str], Iterable[Row]]] = {
+    "wala": wala,
+    "viewdiff": viewdiff,
+    "ldm3d": ldm3d,
+}
 """Those that run on the device of one's choice."""
 
 
