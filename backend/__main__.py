@@ -296,8 +296,11 @@ def _add_models(commands: Any) -> None:
         action="store_true",
         help="keep what was converted, too (15 to 18 GB); not of models that need no conversion",
     )
-    convert = actions.add_parser("convert", help="make a model of a published checkpoint (.ckpt)")
-    convert.add_argument("checkpoint", type=Path, metavar="FILE")
+    convert = actions.add_parser(
+        "convert",
+        help="make a model of a published checkpoint (.ckpt), or of what ViewDiff's training saved",
+    )
+    convert.add_argument("checkpoint", type=Path, metavar="PATH", help="the file, or the folder")
     convert.add_argument("--id", metavar="ID", help="which model it is; else told by its weights")
     convert.add_argument(
         "--args", type=Path, metavar="FILE", help="its args.json; else the one beside it, if any"

@@ -64,6 +64,11 @@ def convert(
     if path.is_dir():
         from .models.viewdiff import runs  # here: torch takes a second to import
 
+        if args or ema or dtype or ignore:
+            raise BadInput(
+                "A folder that a training saved is taken as it is.",
+                "Leave --args, --ema, --dtype and --ignore out.",
+            )
         return runs.install(path, model_id or path.name.lower(), store=store, report=report)
     if not path.is_file():
         raise NotFound(f"There is no file {path}.", "Check its name.")

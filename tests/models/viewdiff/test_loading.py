@@ -267,6 +267,13 @@ def test_a_run_becomes_a_model(tmp_path: Path, twice: bool) -> None:
     _assert_same(loaded, model)
 
 
+def test_a_run_is_taken_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="taken as it is"):
+        conversion.convert(tmp_path, model_id="my-bears", dtype="bfloat16", store=tmp_path)
+    with pytest.raises(NotFound, match="pytorch_lora_weights"):
+        conversion.convert(tmp_path, model_id="my-bears", store=tmp_path)
+
+
 def test_what_no_file_tells_can_be_said(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
