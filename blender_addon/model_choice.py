@@ -8,6 +8,7 @@ from ..backend.protocol import (
     PanoramaToSphere,
     PanoramaToStereo,
     PointsToMesh,
+    ViewsToScene,
     VoxelsToMesh,
 )
 from . import bundled, session
@@ -19,6 +20,7 @@ BUILT_IN = {  # what needs no weights, and is there before the backend was asked
     VoxelsToMesh.kind: VoxelsToMesh.model,
     PanoramaToSphere.kind: PanoramaToSphere.model,
     PanoramaToStereo.kind: PanoramaToStereo.model,
+    ViewsToScene.kind: "view-fusion",
 }
 AUTOMATIC = "AUTOMATIC"
 

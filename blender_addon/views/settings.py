@@ -175,7 +175,7 @@ class ViewsSettings:
         default=True,
     )
     views_hold: IntProperty(
-        name="Frames per View", description="How long each view stays", default=6, min=1, max=1000
+        name="Frames Each", description="How long each view stays", default=6, min=1, max=1000
     )
     scene_from: EnumProperty(
         name="Views From",

@@ -1,6 +1,7 @@
 """The sources about views: what the panel says, where cameras stand, and what is sent."""
 
 import math
+from pathlib import Path
 
 import bpy
 import numpy as np
@@ -514,6 +515,15 @@ def test_a_projection_is_that_of_its_intrinsics():
     seen = rasterize(triangle, np.array([[0, 1, 2]]), np.eye(4), projection, (64, 48))
     row, column = np.nonzero(np.isfinite(seen.depth))
     assert (column.min(), row.max()) == (20, 35)
+
+
+def test_views_are_fused_before_the_backend_was_asked(extension):
+    """Nothing has to be downloaded, or listed first."""
+    chosen = bpy.context.scene.fieldforge
+    chosen.source = "SCENE_VIEWS"
+    assert model_choice.chosen_model(chosen)["id"] == "view-fusion"
+    listed = Path(protocol.__file__).parent / "pipelines" / "__init__.py"
+    assert '(ViewsToScene.kind, "view-fusion")' in listed.read_text()
 
 
 def test_how_many_views_are_known(settings):
