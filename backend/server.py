@@ -137,6 +137,8 @@ class ModelBody(BaseModel):
     view_kind: str
     cameras: list[int]
     any_views: bool
+    ring: dict[str, float] | None
+    view_size: int
     ready: bool
     bytes: int
     license: str

@@ -12,6 +12,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +69,8 @@ class Model:
     steps, guidance: what its authors found best; 0 and None where there is no such choice.
     views: how many pictures it is given, 0 for one or none; view_kind: "image" or "depth"; cameras:
     from where, in order, numbers of `protocol.VIEW_CAMERAS`; any_views: some of them will do.
+    ring: of a model that paints views around a thing: elevation and field of view in degrees, and
+    radius, the thing being in a cube of side 2, of cameras where nobody says; view_size: pixels.
     default_for: kinds of tasks for which it is taken when none is chosen; of ready models only.
     ready: it can be used now; else it, and the models that it needs, are to be downloaded first:
     bytes, under which license, and what that allows (license_words).
@@ -85,6 +88,8 @@ class Model:
     view_kind: str = ""
     cameras: tuple[int, ...] = ()
     any_views: bool = False
+    ring: dict[str, float] | None = None
+    view_size: int = 0
     ready: bool = True
     bytes: int = 0
     license: str = ""
@@ -175,14 +180,31 @@ def models() -> tuple[Model, ...]:
 
 
 def _listed(model: weights.Entry | weights.Installed, ready: bool) -> Model:
+    config = getattr(model, "config", {})
+    paints = config if model.family == "viewdiff" else {}
     return Model(
         samples=True,
         ready=ready,
         license_url=getattr(model, "license_url", ""),
         license_words=getattr(model, "license_words", ""),
-        any_views=bool(getattr(model, "config", {}).get("joint")),
+        any_views=bool(config.get("joint")),
+        ring=_numbers(paints, ("elevation", "field", "radius")),
+        view_size=_size(paints.get("denoiser")),
         **{name: getattr(model, name) for name in _SHARED_FIELDS},
     )
+
+
+def _numbers(record: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, float] | None:
+    """Of a description that anybody may have written; None unless all are there."""
+    found = {name: record.get(name) for name in names}
+    if not all(type(value) in (int, float) for value in found.values()):
+        return None
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def _size(denoiser: object) -> int:
+    size = denoiser.get("image_size") if isinstance(denoiser, dict) else 0
+    return size if type(size) is int else 0
 
 
 def model_for(task: Task) -> Model:

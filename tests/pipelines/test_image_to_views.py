@@ -239,6 +239,25 @@ def test_a_model_stays_loaded() -> None:
     assert isinstance(kept.model, ViewPainter)
 
 
+def test_models_tell_their_ring_and_their_size() -> None:
+    listed = {model.id: model for model in pipelines.models()}
+    assert listed["small-views"].ring == {"elevation": 20.0, "field": 42.5, "radius": 3.6}
+    assert listed["small-views"].view_size == 16
+    assert listed["mvdream-sd21"].ring is None
+    assert listed["mvdream-sd21"].view_size == 0
+
+
+def test_a_description_that_was_meddled_with_tells_no_ring(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = weights.require("small-views")
+    spoilt = dataclasses.replace(own, config={"denoiser": 5, "radius": "far", "field": True})
+    monkeypatch.setattr(weights, "installed", lambda: {own.id: spoilt})
+    listed = {model.id: model for model in pipelines.models()}
+    assert listed["small-views"].ring is None
+    assert listed["small-views"].view_size == 0
+
+
 def test_a_model_that_is_not_here_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIELDFORGE_WEIGHTS", str(tmp_path / "nothing"))
     with pytest.raises((BadInput, NotInstalled)) as told:
