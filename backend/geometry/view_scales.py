@@ -64,10 +64,10 @@ def solve(views: PosedViews, *, with_shift: bool = False) -> Scales:
     """The scale of each view's depth, and with_shift also the shift of its inverse."""
     assert views.depth is not None  # noqa: S101 - there is nothing to solve without
     clean = [_clean(views, number) for number in range(len(views))]
-    normals = [
-        _normals(depth, *views.intrinsics[number], views.poses[number][:3, :3])
-        for number, depth in enumerate(clean)
-    ]
+    normals = []
+    for number, depth in enumerate(clean):
+        fx, fy, cx, cy = views.intrinsics[number]
+        normals.append(_normals(depth, fx, fy, cx, cy, views.poses[number][:3, :3]))
     samples = [_sample(views, number, depth) for number, depth in enumerate(clean)]
     partners = _partners(views)
     parameters = np.zeros((len(views), 2))
