@@ -16,6 +16,7 @@ import torch
 
 from .. import device as devices
 from .. import sampling, weights
+from ..conditions import words
 from ..errors import BadInput, InternalError, OutOfMemory
 from ..geometry import wavelets
 from ..geometry.components import without_specks
@@ -176,6 +177,7 @@ class _Generator:
         self.began = time.perf_counter()
         self.previews: Previewer | None = None
         self.earlier: np.ndarray | None = None
+        self.names: list[str] = []
 
     def run(self) -> Iterator[Progress | Result]:
         yield self.stages.at("Preparing the input", 0.0)
@@ -225,7 +227,7 @@ class _Generator:
         features: torch.Tensor | None = None
         if loaded.imagines(source):
             yield self.stages.at("Imagining the shape", _LOADED)
-            features = self.imagined(loaded, source, region)
+            features = self.imagined(loaded, source or {}, region)
         else:
             yield self.stages.at("Reading the input", _LOADED)
             features = None if source is None else loaded.encode(source)
@@ -250,18 +252,25 @@ class _Generator:
         return step.sample
 
     def imagined(
-        self, loaded: resident.Loaded, source: Source | None, region: Region | None
+        self, loaded: resident.Loaded, source: Source, region: Region | None
     ) -> torch.Tensor:
         """Features of voxels that fit the words, of each variation others; of a shape of which a
-        region is made anew, its own beyond that region."""
+        region is made anew, its own beyond that region. Where no words are given, the model says
+        the name of a thing to itself, by the seed."""
         assert not isinstance(source, np.ndarray)  # noqa: S101 - `imagines` says so
-        settings = self.settings
+        settings, joint = self.settings, loaded.model.config.joint
         seeds = range(settings.seed, settings.seed + settings.variations)
+        said = {name: array[None] for name, array in source.items()}
+        if not said and joint is not None and joint.imagined and joint.imagined.names:
+            names = joint.imagined.names
+            self.names = [names[np.random.default_rng(k).integers(len(names))] for k in seeds]
+            vectors = [words.model_words(name, joint.words).vector for name in self.names]
+            said = {"words": np.stack(vectors)}
         known = None
         if region is not None:
             self.earlier = self.field(loaded, region.latent)
             known = region.known_voxels(self.earlier)
-        return loaded.imagined(source, seeds, settings.guidance, known)
+        return loaded.imagined(said, seeds, settings.guidance, known)
 
     # ------------------------------------------------------------------------------- surfaces
 
@@ -378,8 +387,9 @@ class _Generator:
         }
         if settings.as_published:
             report["as_published"] = True
-        if prepared.notes:
-            report["notes"] = list(prepared.notes)
+        notes = [*prepared.notes, *(f"The model chose: {name}." for name in self.names)]
+        if notes:
+            report["notes"] = notes
         if self.previews is not None:
             report["previews"] = self.previews.shown
             report["preview_seconds"] = round(self.previews.seconds, 3)

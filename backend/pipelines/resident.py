@@ -87,16 +87,20 @@ class Loaded:
 
     def imagined(
         self,
-        source: Mapping[str, np.ndarray] | None,
+        source: Mapping[str, np.ndarray],
         seeds: Sequence[int],
         guidance: float,
         known: Known | None = None,
     ) -> torch.Tensor:
         """What the model is told of voxels that it makes of words, or of nothing: (len(seeds), ...)
-        as of `encode`. known: of those voxels."""
+        as of `encode`. source: (B, ...) by name, B being 1 or the number of seeds, or empty.
+        known: of those voxels."""
         joint = self.model.joint
         assert joint is not None and joint.imagined is not None  # noqa: S101, PT018 - `imagines`
-        said = {name: self._one(array) for name, array in (source or {}).items()}
+        said = {
+            name: torch.from_numpy(array).to(self.device, self.dtype)
+            for name, array in source.items()
+        }
         cells = joint.imagined.imagine(said, seeds, guidance, known)
         return self.model.encode({"voxels": cells.to(self.dtype)})
 

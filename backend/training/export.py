@@ -71,13 +71,15 @@ def _imagined(folder: Path, joint: dict[str, Any]) -> dict[str, torch.Tensor]:
     path = folder / imagining.CHECKPOINT
     if not path.exists():
         return {}
-    settings = json.loads(read_checkpoint(path)["settings"])
+    state = read_checkpoint(path)
+    settings = json.loads(state["settings"])
     if [settings["text"], settings["words"]] != [joint["text"], list(joint["words"])]:
         raise BadInput(
             f"{path} was trained for other words than the diffusion.",
             "Train both on the same shapes, with the same reader of sentences.",
         )
-    joint["imagined"] = ImaginedConfig(**settings["imagined"])
+    names = tuple(state["extra"].get("names", ()))
+    joint["imagined"] = ImaginedConfig(**settings["imagined"], names=names)
     weights = imagining.trained(path)
     return {f"joint.imagined.{name}": value for name, value in weights.items()}
 

@@ -6,14 +6,14 @@ the vector of the sentence, as its words, or under nothing. See models/wala/imag
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..conditions.words import model_words
 from ..errors import BadInput
 from ..models.wala.config import ImaginedConfig, JointConfig
 from ..models.wala.imagined import CELLS, DIFFUSION, ImaginedVoxels, values
@@ -91,6 +91,19 @@ class Library:
         return torch.where(worded, network.condition({"words": self.words[take, caption]}), told)
 
 
+def names_of(shapes: Sequence[Shape], words: tuple[str, ...]) -> list[str]:
+    """What shapes are called, each once per shape; those that known words say nothing of are left
+    out."""
+    return [name for shape in shapes if _tells(name := captions(shape)[0], words)]
+
+
+def _tells(name: str, words: tuple[str, ...]) -> bool:
+    try:
+        return bool(model_words(name, words).used)
+    except BadInput:
+        return False
+
+
 def load_library(
     folder: Path, shapes: tuple[Shape, ...], words: tuple[str, ...], text: bool
 ) -> Library:
@@ -119,6 +132,7 @@ def fit(
         report("principal components")
         know_components(run.module, library.shares)
         run.average.reset(run.module)
+    run.extra["names"] = names_of(library.shapes, words)
     sampler = Sampler(tuple(s.source for s in library.shapes), plan.seed, members.rank)
 
     def work(run: Run) -> dict[str, torch.Tensor]:
@@ -143,7 +157,7 @@ def begin(
     """A run at its beginning, or where its checkpoint left it."""
     torch.manual_seed(plan.seed)
     settings: dict[str, Any] = {
-        "imagined": dataclasses.asdict(config),
+        "imagined": _numbers(config),
         "text": text,
         "words": list(words),
         "batch": batch,
@@ -184,6 +198,11 @@ def _principal(rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tens
         variances, columns = torch.linalg.eigh(rows.mT @ rows / len(rows))
         variances, directions = variances.flip(0), columns.flip(1).mT
     return variances[:count].clamp(min=1e-6), directions[:count]
+
+
+def _numbers(config: ImaginedConfig) -> dict[str, int]:
+    """Without the names, which come of the shapes."""
+    return {"components": config.components, "width": config.width, "depth": config.depth}
 
 
 def trained(path: Path) -> dict[str, torch.Tensor]:

@@ -349,6 +349,22 @@ def test_each_variation_is_imagined_by_its_own_seed(kind: str) -> None:
         assert np.abs(other.latent - alone).max() > 1e-3
 
 
+@pytest.mark.usefixtures("solid")
+def test_where_nothing_is_said_the_model_chooses_a_thing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("a red chair", "a lamp", "oak shelf", "a bed")
+    small = ImaginedConfig(components=16, width=32, depth=1, names=names)
+    wala_models.write_joint(tmp_path / "named", imagined=small)
+    monkeypatch.setenv("FIELDFORGE_WEIGHTS", str(tmp_path / "named"))
+    several = last(TASKS["shape"](seed=0, variations=12, steps=1))
+    chosen = [note.removeprefix("The model chose: ")[:-1] for note in several.report["notes"]]
+    assert len(chosen) == 12
+    assert set(chosen) == set(names)
+    said = mesh_of(TextToMesh(prompt=chosen[3], model="tiny-joint", seed=3, steps=1))
+    np.testing.assert_allclose(several.meshes[3].latent, said.latent, atol=1e-4)
+
+
 @pytest.mark.usefixtures("imagining")
 def test_beyond_a_region_the_earlier_shape_is_what_is_known(
     monkeypatch: pytest.MonkeyPatch,

@@ -112,6 +112,11 @@ def test_it_learns_what_the_words_say(tmp_path: Path) -> None:
             assert overlap[1 - number] < 0.2
 
 
+def test_names_are_those_that_known_words_tell_of() -> None:
+    shapes = tuple(_shape(name) for name in ("pole", "thing", "a", "slab", "pole"))
+    assert imagining.names_of(shapes, ("a", "pole", "slab")) == ["a pole", "a slab", "a pole"]
+
+
 def test_another_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / seeing.CHECKPOINT
     network = torch.nn.Linear(1, 1)

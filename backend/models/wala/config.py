@@ -245,11 +245,13 @@ class ConditionConfig:
 @dataclass(frozen=True)
 class ImaginedConfig:
     """What makes voxels of words, or of nothing; see imagined.py. components: principal ones of the
-    voxels of shapes; width, depth: of the network over them."""
+    voxels of shapes; width, depth: of the network over them. names: of things, as often as they
+    were learned; one of them is said where nothing is."""
 
     components: int = 320
     width: int = 384
     depth: int = 4
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
