@@ -95,7 +95,7 @@ def start(
 
     base = base_of(name)
     vae = AutoencoderKL.from_pretrained(
-        base.folder / "vae", use_safetensors=True, local_files_only=True
+        base.folder / "vae", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
     )
     text_encoder = CLIPTextModel.from_pretrained(
         base.folder / "text_encoder", use_safetensors=True, local_files_only=True
@@ -142,7 +142,7 @@ def priors(
         raise BadInput("The model reads no words.", "Leave out --prior.")
     device = parts.model.device
     unet = UNet2DConditionModel.from_pretrained(
-        base.folder / "unet", use_safetensors=True, local_files_only=True
+        base.folder / "unet", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
     )
     unet.to(device).eval().requires_grad_(False)
     side = parts.config.image_size // (2 ** (len(parts.codec.vae.config.block_out_channels) - 1))  # type: ignore[attr-defined]
@@ -179,10 +179,10 @@ def save(run: Run, base: Base, parts: Parts, target: Path) -> Installed:
         (folder / "unet").mkdir()
         with run.average.in_place_of(run.module):
             unet: Any = parts.model.unet
+            # Copies: what is shared would be the latest weights again after this.
             tensors = {
                 name: value.detach()
-                .cpu()
-                .to(torch.float32 if loading.in_space(name) else torch.float16)
+                .to("cpu", torch.float32 if loading.in_space(name) else torch.float16, copy=True)
                 .contiguous()
                 for name, value in unet.state_dict().items()
             }
