@@ -272,10 +272,12 @@ def _projected(part: Strokes, capture: SketchCapture) -> tuple[np.ndarray, np.nd
 @dataclass(frozen=True, eq=False)
 class Part:
     """One mesh, which the scene may show several times. vertices: (V, 3) float32 local;
-    triangles: (T, 3) int32; shown: (matrix_world (4, 4), colour (3,) uint8 sRGB) of each time."""
+    triangles: (T, 3) int32; slots: (T,) int32 of their materials; shown: (matrix_world (4, 4),
+    colours (S, 3) uint8 sRGB of the material slots) of each time."""
 
     vertices: np.ndarray
     triangles: np.ndarray
+    slots: np.ndarray
     shown: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
 
@@ -297,7 +299,7 @@ def gather(parts: list[Part]) -> Soup:
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     for part in parts:
         used = np.unique(part.triangles)
-        for matrix, color in part.shown:
+        for matrix, slot_colors in part.shown:
             moved = part.vertices.astype(np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
             seen = moved[used]
             seen = seen[np.isfinite(seen).all(axis=1)]
@@ -305,7 +307,8 @@ def gather(parts: list[Part]) -> Soup:
                 low, high = np.minimum(low, seen.min(axis=0)), np.maximum(high, seen.max(axis=0))
             vertices.append(moved)
             triangles.append(part.triangles.astype(np.int64) + count)
-            colors.append(np.broadcast_to(color, (len(part.triangles), 3)))
+            # A face of a slot that is not there has the last one, as Blender shows it.
+            colors.append(slot_colors[np.minimum(part.slots, len(slot_colors) - 1)])
             count += len(moved)
     if not (np.isfinite(low).all() and (high > low).any()):
         raise BadInput(

@@ -85,7 +85,7 @@ def parts(context, items: list[bpy.types.Object]) -> list[Part]:
             key = item.data.as_pointer()
             if key not in found:
                 found[key] = _read(item.data)
-            found[key].shown.append((matrix, _color(item)))
+            found[key].shown.append((matrix, _colors(item)))
         else:
             curves.append((item.original, matrix))
     made = [_made(item, matrix, depsgraph) for item, matrix in curves]
@@ -124,12 +124,12 @@ def _made(item, matrix: np.ndarray, depsgraph) -> Part:
     evaluated = item.evaluated_get(depsgraph)
     try:
         mesh = evaluated.to_mesh()
-        part = _read(mesh) if mesh else Part(np.zeros((0, 3)), np.zeros((0, 3), np.int32))
+        part = _read(mesh) if mesh else _nothing()
     except RuntimeError:  # a metaball that belongs to another has no surface of its own
-        part = Part(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32))
+        part = _nothing()
     finally:
         evaluated.to_mesh_clear()
-    part.shown.append((matrix, _color(item)))
+    part.shown.append((matrix, _colors(item)))
     return part
 
 
@@ -139,13 +139,25 @@ def _read(mesh) -> Part:
     mesh.calc_loop_triangles()
     triangles = np.zeros(3 * len(mesh.loop_triangles), np.int32)
     mesh.loop_triangles.foreach_get("vertices", triangles)
-    return Part(vertices.reshape(-1, 3), triangles.reshape(-1, 3))
+    slots = np.zeros(len(mesh.loop_triangles), np.int32)
+    mesh.loop_triangles.foreach_get("material_index", slots)
+    return Part(vertices.reshape(-1, 3), triangles.reshape(-1, 3), slots)
 
 
-def _color(item) -> np.ndarray:
-    """(3,) uint8 sRGB: the colour of the active material in the viewport."""
-    material = item.active_material
+def _nothing() -> Part:
+    none = np.zeros((0, 3), np.int32)
+    return Part(none.astype(np.float32), none, none[:, 0])
+
+
+def _colors(item) -> np.ndarray:
+    """(S, 3) uint8 sRGB: how the viewport shows the materials of its slots; at least one."""
+    found = [_color(slot.material) for slot in item.material_slots]
+    return np.array(found or [GREY], np.uint8)
+
+
+def _color(material: bpy.types.Material | None) -> tuple[int, ...]:
+    """(3,) sRGB"""
     if material is None:
-        return np.array(GREY, np.uint8)
+        return GREY
     color = np.array(material.diffuse_color[:3])
-    return np.rint(255 * srgb_from_linear(color)).astype(np.uint8)
+    return tuple(np.rint(255 * srgb_from_linear(color)).astype(int).tolist())

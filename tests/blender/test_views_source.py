@@ -318,6 +318,43 @@ def test_rebuilding_sends_colours_without_light_and_depth(settings):
     assert sources.source_objects(bpy.context) == [box]
 
 
+def test_every_face_has_the_colour_of_its_material(settings):
+    """Also where several objects share a mesh and have materials of their own."""
+    box = cube("Box", (1.0, 1.0, 1.0))
+    for number, color in enumerate([(1, 0, 0, 1), (0, 1, 0, 1)]):
+        paint = bpy.data.materials.new(f"Paint {number}")
+        paint.diffuse_color = color
+        box.data.materials.append(paint)
+    box.data.polygons.foreach_set("material_index", [0, 0, 0, 0, 1, 1])  # below, above: green
+    select(box)
+    settings.source, settings.scene_from = "SCENE_VIEWS", "OBJECTS"
+    settings.ring_caps, settings.views_pixels, settings.own_ring = True, 64, True
+    settings.ring_elevation = 0.0
+    task, _ = task_of(settings)
+    for image, depth, pose, lens in zip(
+        task.images, task.depths, task.poses, task.intrinsics, strict=True
+    ):
+        fx, fy, cx, cy = lens.astype(float)
+        row, column = np.nonzero(depth)
+        local = np.stack([(column - cx) / fx, (cy - row) / fy, -np.ones(len(row))], axis=1)
+        points = (local * depth[row, column, None]) @ pose[:3, :3].T + pose[:3, 3]
+        inside = np.sort(np.abs(points), axis=1)[:, 1] < 0.49  # not at an edge
+        green = np.abs(np.abs(points[:, 2]) - 0.5) < 1e-3
+        seen = image[row, column]
+        assert (seen[inside & green] == (0, 255, 0, 255)).all()
+        assert (seen[inside & ~green] == (255, 0, 0, 255)).all()
+    other = box.copy()
+    bpy.context.scene.collection.objects.link(other)
+    other.location.x, other.material_slots[0].link = 3, "OBJECT"
+    blue = bpy.data.materials.new("Blue")
+    blue.diffuse_color = (0, 0, 1, 1)
+    other.material_slots[0].material = blue
+    select(box, other)
+    images = task_of(settings)[0].images
+    colors = {tuple(color) for color in images[images[..., 3] > 0][:, :3].tolist()}
+    assert colors == {(255, 0, 0), (0, 255, 0), (0, 0, 255)}
+
+
 def test_the_viewport_is_the_first_camera_and_goes_around_the_middle(settings, monkeypatch):
     """A region whose view and projection are known: the square in its middle is what is sent."""
     from types import SimpleNamespace
