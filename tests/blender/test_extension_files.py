@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ADDON = sorted((ROOT / "blender_addon").glob("**/*.py"))
 SHARED = {"errors", "protocol", "environment"}
 ALLOWED = {"bpy", "bl_ui", "bpy_extras", "mathutils", "bmesh", "blf", "gpu", "numpy", "requests"}
-FREE_OF_BPY = {"client", "backend_process", "compose"}
+IN_THREADS = ("arrival", "captures", "lenses", "paths", "transforms")
+FREE_OF_BPY = {"client", "backend_process", "compose", *(f"views/{name}" for name in IN_THREADS)}
 
 
 def _imports(path: Path) -> set[tuple[int, str]]:

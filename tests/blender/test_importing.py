@@ -182,6 +182,51 @@ def test_a_mirrored_source_flips_the_winding(empty_scene):
     assert placed.triangles.tolist() == [[2, 1, 0]]
 
 
+def textured(**changes) -> MeshResult:
+    """Two triangles; the place of each corner in the texture is that of its vertex."""
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], np.float32)
+    faces = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
+    fields = {
+        "vertices": vertices,
+        "faces": faces,
+        "uv": vertices[faces.ravel(), :2] * 0.5,
+        "texture": (np.arange(4 * 6 * 3) * 3).astype(np.uint8).reshape(4, 6, 3),
+    }
+    return MeshResult(name="x", **(fields | changes))
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_texture_stays_at_its_vertices(empty_scene, mirrored):
+    linear = np.diag([-1.0 if mirrored else 1.0, 1, 1])
+    placed = compose.place(textured(), compose.Placement(linear=linear))
+    mesh = importing.mesh_from_arrays("x", placed)
+    assert not mesh.validate()
+    for loop, uv in zip(mesh.loops, mesh.uv_layers[0].uv, strict=True):
+        corner = mesh.vertices[loop.vertex_index].co
+        assert tuple(uv.vector) == (abs(corner.x) * 0.5, corner.y * 0.5)
+    (node,) = [n for n in mesh.materials[0].node_tree.nodes if n.type == "TEX_IMAGE"]
+    width, height = node.image.size
+    values = np.array(node.image.pixels[:]).reshape(height, width, 4)[::-1, :, :3]
+    assert np.array_equal(np.rint(255 * values), textured().texture)
+    assert node.image.packed_file is not None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"uv": np.zeros((5, 2), np.float32)},
+        {"uv": None},
+        {"texture": None},
+        {"texture": np.zeros((4, 4, 2), np.uint8)},
+        {"texture": np.zeros((4, 4, 3), np.float32)},
+        {"texture": np.zeros((0, 4, 3), np.uint8)},
+    ],
+)
+def test_a_texture_that_does_not_fit_is_refused(changes):
+    with pytest.raises(BadInput, match="does not fit its mesh"):
+        compose.place(textured(**changes), compose.Placement())
+
+
 @pytest.mark.parametrize("faces", [[[0, 1, 3]], [[0, 1, -1]], [[0, 1]]])
 def test_a_damaged_mesh_never_reaches_blender(faces):
     result = MeshResult(vertices=np.zeros((3, 3), np.float32), faces=np.array(faces, np.int32))
