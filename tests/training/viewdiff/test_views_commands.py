@@ -1,0 +1,48 @@
+"""`python3 -m backend.training views`, from shapes to a measured model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from backend import weights
+from backend.posed_images import read_transforms
+from backend.training.__main__ import main
+
+
+def test_from_shapes_to_a_measured_model(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Everything in its order, as the documentation has it; a tiny model."""
+    folder = ["-f", str(data), "--size", "tiny"]
+    assert main(["views", "render", *folder, "--generated", "0", "--workers", "1"]) == 0
+    assert "3 train scenes" in capsys.readouterr().out  # as it is, and two looks
+    assert main(["views", "write", *folder, "1", str(data / "scene")]) == 0
+    assert read_transforms(data / "scene").images.shape == (24, 16, 16, 4)
+
+    train = ["views", "train", *folder, "--steps", "2", "--device", "cpu"]
+    assert main(train) == 0
+    assert "step 2 of 2" in capsys.readouterr().out
+    assert main([*train, "--scenes", str(data / "scene"), "-o", str(data / "others")]) == 0
+    assert "1 scenes" in capsys.readouterr().out
+
+    target = data / "my-views"
+    assert main(["views", "export", *folder, str(target), "--title", "Mine"]) == 0
+    assert weights.read_model(target).title == "Mine"
+    measure = ["views", "evaluate", *folder, "--generated", "0", "--steps", "2", "--device", "cpu"]
+    without = ["--without", str(data / "without.json")]
+    (data / "without.json").write_text(json.dumps({"psnr": 3.5}), "utf-8")
+    assert main([*measure, *without, str(target)]) == 0
+    found = json.loads((data / "views-evaluation.json").read_text("utf-8"))
+    assert found["shapes"] == 1
+    assert (target / "samples.png").exists()
+    assert "3.5" in (target / "README.md").read_text("utf-8")
+    assert "Box (test)" in (target / "ATTRIBUTION.md").read_text("utf-8")
+
+
+def test_what_is_missing_is_said(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["views", "train", "-f", str(data), "--steps", "1"]) == 2
+    assert "views render" in capsys.readouterr().err
+    (data / "shapes.ffs").unlink()
+    assert main(["views", "render", "-f", str(data)]) == 2
+    assert "prepare" in capsys.readouterr().err
