@@ -16,7 +16,7 @@ import torch
 from ..conditions.words import model_words
 from ..errors import BadInput
 from ..models.wala.config import ImaginedConfig, JointConfig
-from ..models.wala.imagined import CELLS, DIFFUSION, ImaginedVoxels, values
+from ..models.wala.imagined import CELLS, DIFFUSION, FEWEST, ImaginedVoxels, values
 from . import dataset, stretched
 from .conditions import captions
 from .dataset import Sampler
@@ -36,6 +36,7 @@ _CHANCES = {"text": 0.45, "words": 0.3}
 _MOST = 1.25
 """How much longer a shape gets along an axis, at most."""
 _STRETCHED = 0.5
+_TRIES = 4
 _VARIANTS = 9
 """Ways in which each shape is kept: as it is, then stretched ones."""
 
@@ -97,6 +98,22 @@ def names_of(shapes: Sequence[Shape], words: tuple[str, ...]) -> list[str]:
     return [name for shape in shapes if _tells(name := captions(shape)[0], words)]
 
 
+@torch.no_grad()
+def clear_names(
+    network: torch.nn.Module, names: Sequence[str], words: tuple[str, ...], guidance: float = 3.5
+) -> list[str]:
+    """Those of `names` that the network has a clear picture of: cells that are solid by themselves,
+    not for want of others. Thin and rare things it is not sure of."""
+    assert isinstance(network, ImaginedVoxels)  # noqa: S101 - it made the run
+    clear = []
+    for name in sorted(set(names)):
+        vector = torch.from_numpy(model_words(name, words).vector).to(network.null.device)[None]
+        made = network.imagine({"words": vector}, range(_TRIES), guidance)
+        if int(made.flatten(1).sum(dim=1).min()) > FEWEST:
+            clear.append(name)
+    return [name for name in names if name in clear]
+
+
 def _tells(name: str, words: tuple[str, ...]) -> bool:
     try:
         return bool(model_words(name, words).used)
@@ -132,7 +149,6 @@ def fit(
         report("principal components")
         know_components(run.module, library.shares)
         run.average.reset(run.module)
-    run.extra["names"] = names_of(library.shapes, words)
     sampler = Sampler(tuple(s.source for s in library.shapes), plan.seed, members.rank)
 
     def work(run: Run) -> dict[str, torch.Tensor]:
@@ -141,7 +157,11 @@ def fit(
         return _step(run, library, chosen, rng, members)
 
     if train(run, work, members, report):
-        report("imagining: done")
+        with run.average.in_place_of(run.module):
+            run.extra["names"] = clear_names(run.module, names_of(library.shapes, words), words)
+        if members.leads:
+            run.save()
+        report(f"imagining: done, {len(run.extra['names'])} names to choose of")
     return run
 
 

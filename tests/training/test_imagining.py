@@ -100,6 +100,13 @@ def test_it_learns_what_the_words_say(tmp_path: Path) -> None:
     assert train(run, work, ALONE, lambda _: None)
     network = run.module.eval()
     network.load_state_dict(imagining.trained(run.path))
+    # A cloud of cells that are hardly solid is nothing clear.
+    assert imagining.clear_names(network, ["slab", "pole", "slab"], WORDS, 2.0) == [
+        *("slab", "pole", "slab")
+    ]
+    network.mean -= 3
+    assert imagining.clear_names(network, ["pole"], WORDS, 2.0) == []
+    network.mean += 3
     truth = solid(values(shares_of(BITS)[:, :1].float() / 255))[:, 0]
     for number in range(2):
         made = network.imagine({"words": torch.eye(2)[number : number + 1]}, [1, 2, 3], 2.0)[:, 0]

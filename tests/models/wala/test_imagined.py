@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from backend.models.wala.config import ImaginedConfig
-from backend.models.wala.imagined import CELLS, FULL, LEVEL, ImaginedVoxels, Known, solid, values
+from backend.models.wala.imagined import (
+    CELLS,
+    FEWEST,
+    FULL,
+    LEVEL,
+    ImaginedVoxels,
+    Known,
+    solid,
+    values,
+)
 
 CONFIG = ImaginedConfig(components=40, width=32, depth=2)
 
@@ -76,12 +85,15 @@ def test_shares_and_values() -> None:
 
 def test_there_is_always_something_solid() -> None:
     cells = torch.full((2, 1, CELLS, CELLS, CELLS), -0.9)
-    cells[0, 0, 1, 2, 3] = -0.5
+    cells[0, 0, 1, 2] = -0.5
+    cells[0, 0, 3, 4, :8] = -0.6
+    cells[0, 0, 3, 5] = -0.7
     cells[1, 0, :2] = LEVEL
     cells[1, 0, 2] = LEVEL - 1e-3
     found = solid(cells)
-    assert found[0].sum() == 1
-    assert found[0, 0, 1, 2, 3] == 1
+    assert found[0].sum() == FEWEST == 24
+    assert found[0, 0, 1, 2].all()
+    assert found[0, 0, 3, 4, :8].all()
     assert found[1].sum() == 2 * CELLS**2
 
 
