@@ -504,7 +504,8 @@ def write_snapshot(
             default_for=default_for,
             stands_in_for=stands_in_for,
             source=source,
-            **written,
+            files=written["files"],
+            texts=written["texts"],
         )
         _write_description(partial, record)
     return read_model(folder)
