@@ -167,8 +167,9 @@ def solid(cells: torch.Tensor) -> torch.Tensor:
 
     Where too few are, the FEWEST that are nearest to it, so that there is always something.
     """
-    least = cells.flatten(1).topk(FEWEST, dim=1).values[:, -1]
-    return (cells >= least.clamp(max=LEVEL)[:, None, None, None, None]).float()
+    flat = cells.flatten(1)
+    nearest = flat.topk(FEWEST, dim=1).indices
+    return (flat >= LEVEL).float().scatter(1, nearest, 1.0).view_as(cells)
 
 
 def _read(length: int, width: int) -> nn.Module | None:

@@ -95,6 +95,7 @@ def test_there_is_always_something_solid() -> None:
     assert found[0, 0, 1, 2].all()
     assert found[0, 0, 3, 4, :8].all()
     assert found[1].sum() == 2 * CELLS**2
+    assert (solid(torch.full_like(cells, -1)).flatten(1).sum(dim=1) == FEWEST).all()
 
 
 def test_components_of_cells_and_back(network: ImaginedVoxels) -> None:
