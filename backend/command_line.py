@@ -92,7 +92,8 @@ def run_views(options: argparse.Namespace) -> int:
     with ProgressBar() as bar:
         bar.report("Reading", 0.0)
         task = read_task(options)
-        result, report = work(task, options, bar.report)
+        result, measured = work(task, options, bar.report)
+        report = {key: measured[key] for key in measured if key not in ("vertices", "faces")}
         bar.report("Writing", 1.0)
         views_commands.write(options.output, result, report)
     views_commands.tell(options.output, result, report, as_json=options.json)

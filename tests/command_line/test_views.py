@@ -108,6 +108,7 @@ def test_views_as_arrays_and_json(command: Callable[..., Any], photo: Path, tmp_
     assert done.code == 0, done.err
     assert done.record["output"] == str(path)
     assert (done.record["views"], done.record["batches"]) == (4, [4])
+    assert "vertices" not in done.record
     with np.load(path) as arrays:
         assert arrays["images"].shape == (4, 16, 16, 4)
         assert arrays["poses"].shape == (4, 4, 4)
