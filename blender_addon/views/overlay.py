@@ -12,7 +12,7 @@ from ...backend.errors import BadInput
 from .. import session
 from ..model_choice import chosen_model
 from .planning import Plan, home_of_views, plan_of
-from .source import MAKE_VIEWS, known_views
+from .source import MAKE_VIEWS, is_rebuilt, known_views
 
 SIZE = 0.16  # of a camera, in its distance to the middle
 KNOWN, NEW = (1.0, 0.62, 0.15, 1.0), (0.35, 0.7, 1.0, 1.0)
@@ -23,8 +23,7 @@ _handle = None
 
 def wants_cameras(settings) -> bool:
     """Whether the chosen source puts cameras into the scene."""
-    rebuilds = settings.source == "SCENE_VIEWS" and settings.scene_from == "OBJECTS"
-    return settings.show_cameras and (settings.source in MAKE_VIEWS or rebuilds)
+    return settings.show_cameras and (settings.source in MAKE_VIEWS or is_rebuilt(settings))
 
 
 def lines_of(plan: Plan) -> np.ndarray:
@@ -64,7 +63,7 @@ def _draw() -> None:
     if plan.names:  # they are there already
         return
     lines = lines_of(plan)
-    known = known_views(settings)
+    known = len(lines) if is_rebuilt(settings) else known_views(settings)
     _draw_lines(lines[known:], NEW)
     if settings.source != "IMAGE_VIEWS" or settings.views_picture != "VIEWPORT":
         _draw_lines(lines[:known], KNOWN)  # else it is the eye that one looks with
