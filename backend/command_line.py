@@ -188,6 +188,7 @@ GENERATION_FACTS = (
     *("previews", "preview_seconds", "preview_share"),
     *("width", "edges", "missing", "depth_model", "interocular", "holes"),
     *("views", "given", "size", "batches", "prompt"),
+    *("views_used", "depth", "outlines", "coverage", "noise", "texture_size", "warnings"),
 )
 
 
@@ -226,6 +227,8 @@ def tell(outputs: list[Path], report: dict[str, Any], *, as_json: bool) -> None:
         f"{', '.join(names)}: {report['vertices']:,} vertices, {report['faces']:,} faces, "
         f"{report['total_seconds']:.1f} s ({report['model']}, {report['device']})"
     )
+    for warning in report.get("warnings", ()):
+        print(warning, file=sys.stderr)
 
 
 # ------------------------------------------------------------------------------------------ output

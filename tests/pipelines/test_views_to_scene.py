@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from backend import pipelines
+from backend import __main__, pipelines, posed_images
 from backend.bench import known_things
 from backend.bench.known_things import Shown
 from backend.errors import BadInput
+from backend.geometry import mesh_files
 from backend.models.panorama_depth import monocular
 from backend.pipelines import Context, view_depths, views_to_scene
 from backend.protocol import MeshResult, ViewsToScene, decode_result, encode_result
@@ -293,3 +295,21 @@ def test_cancelling_stops_between_stages() -> None:
     asked = iter([False, False, True])
     with pytest.raises(Cancelled):
         list(pipelines.run(task_of(shown()), Context("cpu", lambda: next(asked))))
+
+
+def test_the_command_line_writes_the_mesh_and_tells_what_was_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    views = known_things_ring(30)
+    names = tuple(f"view-{k}" for k in range(len(views.poses)))
+    depths = np.where(np.isfinite(views.depths), views.depths, 0)
+    posed = posed_images.PosedImages(views.images, views.poses, views.intrinsics, names, depths)
+    posed_images.write_transforms(tmp_path / "views", posed)
+    output = tmp_path / "thing.obj"
+    command = ["run", "views-to-scene", str(tmp_path / "views"), "-o", str(output)]
+    assert __main__.main([*command, "--resolution", "128", "--texture-size", "256"]) == 0
+    assert "No view shows the bottom" in capsys.readouterr().err
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"views", "thing.obj", "thing.mtl", "thing-texture.png"}
+    mesh = mesh_files.read_mesh(output)
+    assert known_things.iou(THING, mesh.points, mesh.faces, 64) > 0.6
