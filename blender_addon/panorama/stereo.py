@@ -6,12 +6,13 @@ has such cameras. Also: look around from the middle of a sphere.
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import bpy
 from bpy.props import FloatProperty
 
-from .live import sphere_of
+from .live import layers_of, sphere_of
 from .scene import LOOKS_ALONG_X, NEAREST_SEEN
 
 NAME = "360 Stereo Camera"
@@ -154,6 +155,9 @@ class FIELDFORGE_OT_look_around(bpy.types.Operator):
             space = context.space_data
             space.region_3d.view_perspective = "CAMERA"
             space.shading.type = "MATERIAL"
+        for part in layers_of(sphere):  # still active; the outlines of its cuts hide the picture
+            with contextlib.suppress(RuntimeError):  # it is in no view layer
+                part.select_set(False)
         return {"FINISHED"}
 
 

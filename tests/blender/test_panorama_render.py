@@ -199,7 +199,9 @@ def test_the_eyes_see_the_parallax_of_the_depth(quick, tmp_path):
 def test_looking_around_uses_the_camera_of_the_sphere(extension):
     with pytest.raises(RuntimeError, match="Select a sphere"):
         bpy.ops.fieldforge.look_around()
-    _, camera = arrive()
+    front, camera = arrive()
     bpy.context.scene.camera = None
     assert bpy.ops.fieldforge.look_around() == {"FINISHED"}
     assert bpy.context.scene.camera == camera
+    assert bpy.context.view_layer.objects.active == front
+    assert not bpy.context.selected_objects  # whose outlines would hide the picture
