@@ -145,7 +145,9 @@ class FIELDFORGE_PT_views(bpy.types.Panel):
         if home.fieldforge_views.job_id:
             layout.label(text="Make Anew:", icon="FILE_REFRESH")
             row = layout.row(align=True)
-            row.operator("fieldforge.reroll_views", text="This").which = "ONE"
+            this = row.row(align=True)
+            this.enabled = not (reason or disabled_reason(context, "ONE"))
+            this.operator("fieldforge.reroll_views", text="This").which = "ONE"
             row.operator("fieldforge.reroll_views", text="Not Kept").which = "REST"
             row.operator("fieldforge.reroll_views", text="All").which = "ALL"
             if reason:

@@ -130,7 +130,7 @@ class ViewsSettings:
     path_look: EnumProperty(
         name="Look",
         items=[
-            ("MIDDLE", "At the Middle", "The cameras look at the middle"),
+            ("MIDDLE", "Inwards", "The cameras look at the middle"),
             ("ALONG", "Ahead", "The cameras look where the curve goes"),
         ],
         update=_changed,

@@ -9,15 +9,17 @@ from fieldforge.blender_addon import panels
 class Layout:
     """Takes every call that a UILayout takes and keeps the words, properties and operators."""
 
-    def __init__(self, page=None) -> None:
-        self.__dict__["page"] = page if page is not None else []
+    def __init__(self, page=None, grey=False) -> None:
+        self.__dict__.update(page=page if page is not None else [], grey=grey)
 
     def __setattr__(self, name, value) -> None:
         known = bpy.types.UILayout.bl_rna.properties
         assert name in known, f"a layout has no {name}"
+        if name == "enabled":
+            self.__dict__["grey"] = not value
 
     def _inner(self, **options):
-        return Layout(self.page)
+        return Layout(self.page, self.grey)
 
     row = column = box = split = _inner
 
@@ -45,6 +47,8 @@ class Layout:
         owner, _, action = name.partition(".")
         assert hasattr(bpy.types, f"{owner.upper()}_OT_{action}"), f"there is no {name}"
         self.page.append(("operator", name))
+        if self.grey:
+            self.page.append(("grey", name))
         return SimpleNamespace()
 
     def words(self) -> str:

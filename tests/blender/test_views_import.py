@@ -401,13 +401,18 @@ def test_all_views_are_the_same_task_with_another_seed(settings, running, fake):
 
 
 def test_a_given_view_is_never_made_anew(settings, running, fake):
+    from fieldforge.blender_addon.views.panel import FIELDFORGE_PT_views as Panel
+
     image = bpy.data.images.new("Chair", 16, 16)
     image.pixels.foreach_set(np.full(16 * 16 * 4, 1, np.float32))
     made = make(running, source="IMAGE_VIEWS", image=image)
     views = views_of(made)
     assert [camera.fieldforge_view.given for camera in views] == [True] + [False] * (COUNT - 1)
     given = pixels(image_of(views[0]))
+    select(views[1])
+    assert not draw(Panel).has("grey", "fieldforge.reroll_views")
     select(views[0])
+    assert draw(Panel).has("grey", "fieldforge.reroll_views")
     assert bpy.ops.fieldforge.reroll_views(which="ONE") == {"CANCELLED"}
     assert bpy.ops.fieldforge.reroll_views(which="REST") == {"FINISHED"}
     finish(running, running.jobs[0])
