@@ -40,7 +40,7 @@ STAGES = {
     "connecting": "Connecting",
     "sending": "Sending",
     "queued": "Waiting for its turn",
-    "running": "Working",
+    "running": "Getting ready",  # until it tells a stage: the first job waits for what is loaded
     "fetching": "Fetching the mesh",
     "placing": "Placing the mesh",
 }

@@ -130,6 +130,8 @@ def test_progress_names_stage_and_time(running):
     assert "42%, 1:23 min" in page.words()
     assert "Orienting normals" in page.words()
     assert page.has("operator", "fieldforge.cancel")
+    running.jobs = [_job(state="running")]  # taken, but what works on it is being loaded
+    assert "Getting ready" in draw().words()
 
 
 def test_an_error_shows_cause_and_remedy(running):
