@@ -33,6 +33,10 @@ _MILLIMETRE = 1e-3
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 _FLAT_MODELS = {"", "PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE"}
 _BENDS = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
+_LARGEST_NUMBER = 1e30
+"""Beyond it nothing can be calculated in float32."""
+_BLENDERS_NOTHING = np.float32(1e10)
+"""What its depth pass has where nothing is."""
 _SKEW = 0.02
 """How far axes of length one may be from right angles: files are written with few digits."""
 
@@ -145,7 +149,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _MOST_JSON_BYTES:
         raise TooLarge(f"{path.name} is larger than any list of cameras.", "Choose another file.")
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise BadInput(
             f"{path.name} is no JSON that can be read ({error}).", "Export it again."
@@ -179,9 +183,10 @@ def _pose(path: Path, frame: Mapping[str, Any], place: int) -> np.ndarray:
     where = f"{path.name}, frame {place + 1}"
     try:
         rows = np.array(frame["transform_matrix"], np.float64)
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         rows = np.zeros(0)
-    if rows.shape not in ((4, 4), (3, 4)) or not np.isfinite(rows).all():
+    fits = rows.shape in ((4, 4), (3, 4))
+    if not fits or not (np.abs(rows) <= _LARGEST_NUMBER).all():
         raise BadInput(
             f"{where} has no matrix of its camera.",
             "Each frame needs transform_matrix, 4 x 4 numbers from the camera to the world.",
@@ -221,7 +226,8 @@ def _number(entry: Mapping[str, Any], name: str, where: str) -> float | None:
     value = entry.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    if not plain or not abs(value) <= _LARGEST_NUMBER:
         raise BadInput(f"{where}: {name} is no number.", "Export it again.")
     return float(value)
 
@@ -260,7 +266,14 @@ def _intrinsics(
             said_height / 2 if centre_y is None else centre_y,
         ]
     )
-    return (values * scale - [0, 0, 0.5, 0.5]).astype(np.float32)
+    found = values * scale - [0, 0, 0.5, 0.5]
+    if not (np.abs(found) < _LARGEST_NUMBER).all() or found[:2].min() < 1e-6:
+        raise BadInput(
+            f"{where}: a focal length of {values[0]:.3g} pixels, or a centre at {values[2]:.6g},"
+            f" {values[3]:.6g}, is impossible.",
+            "Export it again, with focal lengths and centres in pixels.",
+        )
+    return found.astype(np.float32)
 
 
 def _focal(entry: Mapping[str, Any], axis: str, size: float, where: str) -> float | None:
@@ -286,17 +299,30 @@ def _place(folder: Path, text: Any, where: str) -> Path:
     if not isinstance(text, str) or not text:
         raise BadInput(f"{where}: the frame names no picture.", "Each frame needs file_path.")
     named = folder / (PureWindowsPath(text).as_posix() if "\\" in text else text)
-    if not named.is_file():
+    if named.anchor.startswith(("\\\\", "//")) and named.anchor != folder.absolute().anchor:
+        # To look for it would tell another computer who is asking.
+        raise BadInput(
+            f"{where}: the picture {named} is on another computer.",
+            "Copy the pictures beside the file, and name them relative to it.",
+        )
+    if not _is_file(named):
         # A name may have dots of its own, so the suffix is added, not exchanged.
-        for suffix in _SUFFIXES:
+        for suffix in _SUFFIXES if named.name else ():
             longer = named.with_name(named.name + suffix)
-            if longer.is_file():
+            if _is_file(longer):
                 return longer
         raise NotFound(
             f"{where}: there is no picture {named}.",
             "Keep the pictures where the file says, relative to it.",
         )
     return named
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no name that a file can have
+        return False
 
 
 def _picture(folder: Path, frame: Mapping[str, Any], where: str) -> np.ndarray:
@@ -333,6 +359,11 @@ def _depth(folder: Path, entry: Mapping[str, Any], shape: tuple[int, int]) -> np
         ),
         _MILLIMETRE,
     )
+    if unit <= 0:
+        raise BadInput(
+            f"{path.name}: a unit of depth of {unit:g} is impossible.",
+            "depth_unit_scale_factor is how many units of the world a step of depth is: 0.001.",
+        )
     if path.suffix.lower() == ".npy":
         values = picture_files.read_npy(path, _any_size).astype(np.float32)
     else:
@@ -344,7 +375,7 @@ def _depth(folder: Path, entry: Mapping[str, Any], shape: tuple[int, int]) -> np
             f" {shape[1]} x {shape[0]}.",
             "Export both at the same size.",
         )
-    known = np.isfinite(values) & (values > 0)
+    known = np.isfinite(values) & (values > 0) & (values != _BLENDERS_NOTHING)
     return np.where(known, values * np.float32(unit), np.float32(0))
 
 
@@ -459,9 +490,12 @@ def write_transforms(folder: str | Path, posed: PosedImages) -> Path:
 
 
 def _check_names(posed: PosedImages) -> None:
-    plain = all(name and PurePosixPath(name).name == name for name in posed.names)
+    # On Windows \ and : lead elsewhere, too.
+    plain = all(name and PureWindowsPath(name).name == name for name in posed.names)
     if not plain or len(set(posed.names)) < len(posed) or len(posed.names) != len(posed):
-        raise BadInput("Each view needs a name of its own.", "Name views without slashes.")
+        raise BadInput(
+            "Each view needs a name of its own.", "Name views without slashes and colons."
+        )
 
 
 def _description(posed: PosedImages) -> dict[str, Any]:

@@ -233,3 +233,80 @@ def test_names_that_cannot_be_files_are_refused(tmp_path: Path) -> None:
             write_transforms(tmp_path, PosedImages(posed.images, posed.poses,
                                                    posed.intrinsics, names))  # fmt: skip
     assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------- files that are no good
+
+
+@pytest.mark.parametrize("name", ["/", ".", "./", "..", "a\0b", "x" * 5000], ids=range(6))
+def test_names_that_no_file_has(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {"camera_angle_x": 0.7, "frames": [frame(file_path=name)]})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotFound, match="no picture") as caught:
+        read_transforms("transforms.json")
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["//server/share/a.png", r"\\server\share\a.png"])
+@pytest.mark.parametrize("key", ["file_path", "mask_path", "depth_file_path"])
+def test_no_other_computer_is_asked(key: str, name: str, tmp_path: Path) -> None:
+    path = write(tmp_path, {"camera_angle_x": 0.7, "frames": [frame(**{key: name})]})
+    with pytest.raises(BadInput, match="another computer"):
+        read_transforms(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("fl_x", 1e300),
+        ("fl_x", 1e-300),
+        ("fl_x", 10**400),
+        ("cx", 1e300),
+        ("cy", -(10**400)),
+        ("camera_angle_x", 1e-310),
+        ("transform_matrix", [[10**400] * 4] * 4),
+        ("transform_matrix", [[1e308] * 4] * 4),
+    ],
+)
+def test_numbers_that_no_camera_has(key: str, value: Any, tmp_path: Path) -> None:
+    path = write(tmp_path, {"camera_angle_x": 0.7, "frames": [frame(**{key: value})]})
+    with pytest.raises(BadInput, match="frame 1") as caught:
+        read_transforms(path)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("unit", [0, -0.001])
+def test_units_of_depth_are_above_0(unit: float, tmp_path: Path) -> None:
+    np.save(tmp_path / "d.npy", np.full((12, 16), 2000, np.uint16))
+    content = {"camera_angle_x": 0.7, "depth_unit_scale_factor": unit}
+    path = write(tmp_path, {**content, "frames": [frame(depth_file_path="d.npy")]})
+    with pytest.raises(BadInput, match="unit of depth"):
+        read_transforms(path)
+
+
+def test_where_blenders_depth_pass_has_nothing_is_nothing(tmp_path: Path) -> None:
+    depth = np.full((12, 16), 2.5, np.float32)
+    depth[:4] = 1e10
+    np.save(tmp_path / "d.npy", depth)
+    content = {"camera_angle_x": 0.7, "depth_unit_scale_factor": 1.0}
+    posed = read_transforms(
+        write(tmp_path, {**content, "frames": [frame(depth_file_path="d.npy")]})
+    )
+    assert posed.depths is not None
+    assert (posed.depths[0, :4] == 0).all()
+    assert (posed.depths[0, 4:] == 2.5).all()
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = write(tmp_path, {"camera_angle_x": 0.7, "frames": [frame()]})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_transforms(path)) == 1
+
+
+@pytest.mark.parametrize("name", ["../a", r"..\a", "C:a", "a/b"])
+def test_nothing_is_written_outside_the_folder(name: str, tmp_path: Path) -> None:
+    posed = some(1)
+    outside = PosedImages(posed.images, posed.poses, posed.intrinsics, (name,), posed.depths)
+    with pytest.raises(BadInput, match="name of its own"):
+        write_transforms(tmp_path / "views", outside)
+    assert not list(tmp_path.iterdir())
