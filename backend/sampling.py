@@ -287,12 +287,18 @@ def ddim(
     x: torch.Tensor,
     prediction: Prediction = Prediction.NOISE,
     final: float = 1.0,
+    eta: float = 0.0,
+    fresh: Iterator[torch.Tensor] | None = None,
 ) -> Iterator[Step]:
-    """Denoise x_T = `x` (B, ...) down all steps without adding noise (Song et al. 2021, eta 0).
+    """Denoise x_T = `x` (B, ...) down all steps (Song et al. 2021), as a rule adding no noise.
 
     final: alphas_cumprod that the last step leads to. 1 is x_0; Stable Diffusion and its kin stop
     at timestep 0 of training. Yields every step; the last one's `sample` is the result.
+    eta: above 0, this share of the ancestral sampler's small deviation is added in `fresh` noise,
+    one draw per step, the last one too though it adds nothing where `final` is 1.
     """
+    if eta and fresh is None:
+        raise ValueError("eta above 0 needs fresh noise")
     before = np.append(final, steps.alphas_cumprod[:-1])
     for number, index in enumerate(reversed(range(len(steps)))):
         timestep = steps.timesteps[index]
@@ -301,8 +307,11 @@ def ddim(
         start = steps.start_of(prediction, index, x, predicted)
         known = prediction is Prediction.NOISE
         noise = predicted if known else steps.noise_of(index, x, start)
-        level = float(before[index])
-        sample = math.sqrt(level) * start + math.sqrt(1 - level) * noise
+        level, here = float(before[index]), float(steps.alphas_cumprod[index])
+        deviation = eta * math.sqrt((1 - level) / (1 - here) * (1 - here / level)) if eta else 0.0
+        sample = math.sqrt(level) * start + math.sqrt(1 - level - deviation**2) * noise
+        if eta and fresh is not None:
+            sample = sample + deviation * next(fresh)
         yield Step(number, len(steps), timestep, x, start, sample)
         x = sample
 

@@ -461,3 +461,50 @@ def test_replays_the_published_sampler(name: str) -> None:
     with pytest.raises(StopIteration):
         next(outputs)
     assert list(noise) == []
+
+
+# ------------------------------------------------------------------------------- between the two
+
+
+@pytest.mark.parametrize("prediction", [Prediction.START, Prediction.NOISE])
+def test_ddim_with_all_its_noise_is_the_ancestral_sampler(prediction: Prediction) -> None:
+    """At eta 1 the step is the posterior of x_{t-1} given x_t and x_0 (Song et al. 2021)."""
+    steps = Diffusion("linear").spaced(12)
+    draws = [_random(3, 4, seed=seed) for seed in range(13)]
+
+    def denoise(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return torch.sin(x) + timesteps[:, None] / 1000
+
+    expected = sampling.ancestral(denoise, steps, iter(draws), prediction)
+    found = sampling.ddim(denoise, steps, draws[0], prediction, eta=1.0, fresh=iter(draws[1:]))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one.sample, other.sample, atol=1e-10)
+
+
+def test_half_the_noise_is_between_and_noise_must_be_given() -> None:
+    steps = Diffusion("linear").spaced(4)
+    x = _random(1, 1)
+    zero = torch.zeros_like(x)
+
+    def last(eta: float) -> torch.Tensor:
+        fresh = iter([zero, zero, zero, zero])
+        return next(sampling.ddim(lambda _x, _t: zero, steps, x, eta=eta, fresh=fresh)).sample
+
+    level, before = steps.alphas_cumprod[3], steps.alphas_cumprod[2]
+    assert torch.allclose(last(0.0), last(0.5))  # no noise is seen in x: its share does not count
+    assert last(0.5).item() == pytest.approx(math.sqrt(before / level) * x.item())
+    with pytest.raises(ValueError, match="needs fresh noise"):
+        next(sampling.ddim(lambda _x, _t: zero, steps, x, eta=0.5))
+
+
+def test_a_share_of_the_noise_has_that_share_of_the_deviation() -> None:
+    steps = Diffusion("linear").spaced(4)
+    zero, one = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    taken = [
+        next(
+            sampling.ddim(lambda _x, _t: zero, steps, zero, eta=eta, fresh=iter([one]))
+        ).sample.item()
+        for eta in (0.5, 1.0)
+    ]
+    assert taken[1] == pytest.approx(math.sqrt(steps.posterior_variance[3]))
+    assert taken[0] == pytest.approx(taken[1] / 2)
