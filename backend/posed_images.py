@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from .conditions import picture_files
+from .conditions.cut_views import BLENDERS_NOTHING
 from .errors import BadInput, NotFound, StorageFailed, TooLarge
 from .geometry.mesh_files import write_bytes
 from .geometry.resampling import area_resized
@@ -35,8 +36,6 @@ _FLAT_MODELS = {"", "PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RAD
 _BENDS = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
 _LARGEST_NUMBER = 1e30
 """Beyond it nothing can be calculated in float32."""
-_BLENDERS_NOTHING = np.float32(1e10)
-"""What its depth pass has where nothing is."""
 _SKEW = 0.02
 """How far axes of length one may be from right angles: files are written with few digits."""
 
@@ -375,7 +374,7 @@ def _depth(folder: Path, entry: Mapping[str, Any], shape: tuple[int, int]) -> np
             f" {shape[1]} x {shape[0]}.",
             "Export both at the same size.",
         )
-    known = np.isfinite(values) & (values > 0) & (values != _BLENDERS_NOTHING)
+    known = np.isfinite(values) & (values > 0) & (values != BLENDERS_NOTHING)
     return np.where(known, values * np.float32(unit), np.float32(0))
 
 

@@ -58,6 +58,7 @@ _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.E
 
 _log = logging.getLogger("fieldforge.workers")
 _spawn = multiprocessing.get_context("spawn")
+_one_at_a_time = threading.Lock()  # for messages: a worker has two threads that send
 
 Message = dict[str, Any]
 
@@ -341,7 +342,8 @@ def _fault(log: Path, name: str = "") -> InternalError:
 
 
 def _send(pipe: Connection, message: Message) -> None:
-    pipe.send_bytes(to_json(message))
+    with _one_at_a_time:
+        pipe.send_bytes(to_json(message))
 
 
 def _receive(pipe: Connection) -> Message:
@@ -358,9 +360,11 @@ def _worker_main(pipe: Connection, server: int, log: str, options: WorkerOptions
     _write_output_to(Path(log))
     _limit_threads(options.threads)
     orders: queue.SimpleQueue[tuple[Message, threading.Event]] = queue.SimpleQueue()
-    threading.Thread(target=_read_orders, args=(pipe, orders), daemon=True).start()
-    if options.warm:
-        _warm_up(pipe, options)
+    warming = threading.Lock()  # held until jobs can begin
+    with warming:
+        threading.Thread(target=_read_orders, args=(pipe, orders, warming), daemon=True).start()
+        if options.warm:
+            _warm_up(pipe, options)
     while True:
         order, cancelled = orders.get()
         with contextlib.suppress(BrokenPipeError):  # the reader ends the process
@@ -409,7 +413,9 @@ def _limit_threads(threads: int) -> None:
 
 
 def _read_orders(
-    pipe: Connection, orders: queue.SimpleQueue[tuple[Message, threading.Event]]
+    pipe: Connection,
+    orders: queue.SimpleQueue[tuple[Message, threading.Event]],
+    warming: threading.Lock,
 ) -> None:
     cancelled = threading.Event()
     current = ""
@@ -418,6 +424,8 @@ def _read_orders(
             order = _receive(pipe)
             if "run" in order:
                 current, cancelled = order["run"], threading.Event()
+                if warming.locked():  # which takes minutes where nothing is compiled yet
+                    _send(pipe, {"progress": current, "stage": "Getting ready", "fraction": 0.0})
                 orders.put((order, cancelled))
             elif order.get("cancel") == current:
                 cancelled.set()
@@ -433,18 +441,53 @@ def _warm_up(pipe: Connection, options: WorkerOptions) -> None:
             from .pipelines import warm_up
 
             warm_up()
-            importlib.import_module(".pipelines.panorama_to_stereo", __package__)
-            threading.Thread(target=_warm_up_spheres, daemon=True).start()
+            for name in ("panorama_to_stereo", "views_to_scene"):
+                importlib.import_module(f".pipelines.{name}", __package__)
+            threading.Thread(target=_warm_up_beside_jobs, daemon=True).start()
     except Exception:
         traceback.print_exc()  # a job that needs it will fail and tell
 
 
-def _warm_up_spheres() -> None:
-    """Compile what panoramas need: a small one, with sky and things before a wall, for both eyes.
+def _warm_up_beside_jobs() -> None:
+    """What takes long where nothing is compiled yet, and the first job may want none of.
 
-    Beside the jobs, as it takes long where nothing is compiled yet, and the first job may want
-    none of it. Its modules are imported before: two threads that import can wait for each other.
+    Its modules are imported before: two threads that import can wait for each other.
     """
+    _warm_up_spheres()
+    _warm_up_views()
+
+
+def _warm_up_views() -> None:
+    """Compile what views with cameras need: a ball from six sides, its depth 5 % off in one."""
+    from .pipelines import run
+
+    try:
+        for _ in run(_ball_from_six_sides()):
+            pass
+    except Exception:
+        traceback.print_exc()
+
+
+def _ball_from_six_sides() -> protocol.ViewsToScene:
+    """Of radius 0.8, from 4 away."""
+    across = (np.arange(64) - 31.5) / (32 / np.tan(np.radians(20)))
+    ray = 1 + across**2 + across[:, None] ** 2
+    inner = 16 - ray * (16 - 0.8**2)
+    depth = np.where(inner > 0, (4 - np.sqrt(np.maximum(inner, 0))) / ray, 0).astype(np.float32)
+    depths = np.tile(depth, (6, 1, 1))
+    depths[0] *= 1.05
+    return protocol.ViewsToScene(
+        images=np.full((6, 64, 64, 3), 128, np.uint8),
+        depths=depths,
+        poses=protocol.ring_poses(4, 0.0, 4.0, caps=True),
+        field=40.0,
+        resolution=128,
+        texture_size=256,
+    )
+
+
+def _warm_up_spheres() -> None:
+    """Compile what panoramas need: a small one, with sky and things before a wall, for two eyes."""
     from .pipelines import run
 
     depth = np.full((32, 64), 3, np.float32)

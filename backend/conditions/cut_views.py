@@ -9,6 +9,8 @@ import numpy as np
 from ..errors import BadInput
 from .backgrounds import CAREFUL, STRONG, opacity_of
 
+BLENDERS_NOTHING = np.float32(1e10)
+"""What its depth pass has where nothing is."""
 _SOLID = 250
 _TELLING = 0.002
 """Share of the pixels that must be transparent for alpha to tell of a ground."""
@@ -38,7 +40,9 @@ def cut(images: np.ndarray, depths: np.ndarray | None, background: str) -> CutVi
     opacity = np.full(images.shape[:3], 255, np.uint8)
     plain = np.ones(len(images), bool)
     how = "none"
-    with_depth = None if depths is None else np.isfinite(depths) & (depths > 0)
+    with_depth = None
+    if depths is not None:
+        with_depth = np.isfinite(depths) & (depths > 0) & (depths != BLENDERS_NOTHING)
     has_alpha = images.shape[3] == 4 and (images[..., 3] < _SOLID).mean() > _TELLING
     if has_alpha and background != "keep":
         opacity, how = images[..., 3].copy(), "alpha"

@@ -17,7 +17,7 @@ from ..geometry.view_fusion import Cube, Fused, PosedViews, find_cube, fuse, mis
 from ..posed_views import intrinsics_of_field, same_cameras
 from ..protocol import MeshResult, PanoramaToDepth, Progress, Result, Task, ViewsToScene
 from ..weights import Installed
-from . import Context, memory, view_depths
+from . import Context, memory
 from .stages import Stages
 
 _FINE = 256
@@ -54,6 +54,8 @@ def to_scene(task: Task, context: Context) -> Iterator[Progress | Result]:
         model = depth_model()
         if model is not None:
             yield stages.at("Asking for depth", 0.2)
+            from . import view_depths  # here: it brings torch, which takes seconds to import
+
             device = devices.pick(context.device)
             asked = view_depths.estimate(cut, views, cube, view_depths.load(model, device))
             views, noise, trusted = yield from stages.of(asked)
@@ -155,6 +157,7 @@ def _views(task: ViewsToScene, warnings: list[str]) -> tuple[np.ndarray, PosedVi
     depth = None
     if task.depths is not None:
         depth = np.nan_to_num(task.depths[used].astype(np.float32), posinf=0, neginf=0)
+        depth[depth == cut_views.BLENDERS_NOTHING] = 0
     views = PosedViews(
         images[..., 3].astype(np.float32) / 255,
         depth,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -313,3 +315,30 @@ def test_the_command_line_writes_the_mesh_and_tells_what_was_noticed(
     assert written == {"views", "thing.obj", "thing.mtl", "thing-texture.png"}
     mesh = mesh_files.read_mesh(output)
     assert known_things.iou(THING, mesh.points, mesh.faces, 64) > 0.6
+
+
+def test_blenders_depth_of_nothing_is_nothing() -> None:
+    """1e10, as its depth pass has it, on pictures without alpha."""
+    views = shown()
+    empty = ~np.isfinite(views.depths)
+    assert empty.any()
+    opaque = np.ascontiguousarray(views.images[..., :3])
+    given = made(task_of(views, images=opaque))
+    result = made(
+        task_of(views, images=opaque, depths=np.where(empty, np.float32(1e10), views.depths))
+    )
+    np.testing.assert_array_equal(result.vertices, given.vertices)
+    assert iou(result) > 0.95
+
+
+def test_one_job_makes_the_same_bytes_again() -> None:
+    task = task_of(shown(), texture=True, texture_size=256)
+    first, second = made(task), made(task)
+    for name in ("vertices", "faces", "colors", "uv", "texture"):
+        assert getattr(first, name).tobytes() == getattr(second, name).tobytes(), name
+
+
+def test_depth_models_are_imported_where_they_are_asked() -> None:
+    """They bring torch, which takes seconds: nothing would be told in the meantime."""
+    code = "import sys, backend.pipelines.views_to_scene; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

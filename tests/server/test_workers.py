@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 import time
@@ -11,15 +12,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from running_servers import Talk, Threaded, threaded_server
 
 from backend import pipelines, protocol, workers
-from backend.geometry import sphere
+from backend.bench import known_things
+from backend.geometry import sphere, texture_baking, view_colors, view_fusion, view_scales
 from backend.parent import process_lives
 
+_open: list[Any] = []
+"""Pipes that must not be closed: their reader would end this process."""
 needs_signals = pytest.mark.skipif(os.name == "nt", reason="Windows has no signals")
 
 
@@ -78,7 +83,9 @@ def test_a_worker_that_is_warm_tells_its_device(tmp_path: Path) -> None:
         assert talk.run("quick")["state"] == "done"
 
 
-def test_warming_up_covers_panoramas_beside_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warming_up_covers_panoramas_and_views_beside_the_jobs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[tuple[protocol.Task, threading.Thread]] = []
 
     def run(task: protocol.Task) -> Iterator[object]:
@@ -93,10 +100,56 @@ def test_warming_up_covers_panoramas_beside_the_jobs(monkeypatch: pytest.MonkeyP
     for thread in threading.enumerate():
         if thread not in (threading.main_thread(), threading.current_thread()) and thread.daemon:
             thread.join(10)
-    (ball, first), (around, second) = asked
+    (ball, first), (around, second), (views, third) = asked
     assert isinstance(ball, protocol.PointsToMesh)
     assert isinstance(around, protocol.PanoramaToStereo)
+    assert isinstance(views, protocol.ViewsToScene)
     assert first is threading.current_thread() is not second
+    assert second is third
+
+
+def test_what_warms_up_has_all_that_views_are_made_into_meshes_with(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Nothing is left to compile for a real job."""
+    kernels = {
+        f"{module.__name__}.{name}": kernel
+        for module in (view_fusion, view_colors, view_scales, texture_baking)
+        for name, kernel in vars(module).items()
+        if hasattr(kernel, "signatures")
+    }
+    workers._warm_up_views()
+    assert capfd.readouterr().err == ""
+    compiled = {name: list(kernel.signatures) for name, kernel in kernels.items()}
+    shown = known_things.show("cup", known_things.all_around(8), 48)
+    views = protocol.ViewsToScene(
+        images=shown.images,
+        depths=shown.depths * np.linspace(1, 1.04, 8, dtype=np.float32)[:, None, None],
+        poses=shown.poses,
+        intrinsics=shown.intrinsics,
+    )
+    *_, result = pipelines.run(views)
+    assert "even" in result.report["warnings"][0]
+    assert {name: list(kernel.signatures) for name, kernel in kernels.items()} == compiled
+
+
+def test_a_job_that_waits_for_its_worker_to_be_ready_says_so() -> None:
+    orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    warming = threading.Lock()
+    here, there = multiprocessing.Pipe()
+    with warming:
+        reader = threading.Thread(
+            target=workers._read_orders, args=(there, orders, warming), daemon=True
+        )
+        reader.start()
+        workers._send(here, {"run": "first"})
+        assert here.poll(10)
+        told = workers._receive(here)
+        assert told == {"progress": "first", "stage": "Getting ready", "fraction": 0.0}
+    workers._send(here, {"run": "second"})
+    assert [orders.get(timeout=10)[0]["run"] for _ in range(2)] == ["first", "second"]
+    assert not here.poll(0.1)  # it is ready
+    _open.append((here, there))
 
 
 def test_what_warms_up_has_all_that_panoramas_are_made_of(
