@@ -108,6 +108,12 @@ def test_parts_thinner_than_a_first_cell_are_found(
     _same_mesh(_box(half, centre), 89, 0.0, 20)  # cells of 0.011, the first ones of 0.046
 
 
+def test_a_sheet_in_the_middle_between_nodes_is_found() -> None:
+    """Nodes on both of its sides are equally far from it: only cells further off show a change."""
+    sheet = _box(np.array([1, 1, 0.01], np.float32), np.array([0, 0, 0.025], np.float32))
+    _same_mesh(sheet, 81, 0.0, 20)
+
+
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=8, deadline=None)
 def test_specks_that_leave_a_trace_are_found(seed: int) -> None:
