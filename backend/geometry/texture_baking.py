@@ -23,6 +23,9 @@ _WAYS = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0
 _STEEPEST = 0.35  # cosine up to which a face may follow its neighbours' way
 _SMOOTHINGS = 8
 _PEELS = 6
+BYTES_PER_TEXEL = 48
+"""What `bake` takes, about, of memory."""
+_TEXELS_AT_ONCE = 1 << 20
 _TEXELS_OF_PADDING = 256  # one texel of padding for this many along the side
 
 Paint = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -79,27 +82,41 @@ def bake(
     the colours go on for as far as the padding between them; elsewhere is their mean.
     """
     face, share = _covered(atlas)
-    row, column = np.nonzero(face >= 0)
-    number, weights = face[row, column], share[row, column].astype(np.float64)
-    known_corners = faces[number]
-
-    def mixed(values: np.ndarray) -> np.ndarray:
-        return np.einsum("nk,nkc->nc", weights, values[known_corners].astype(np.float64))
-
-    ways = mixed(normals)
-    ways /= np.maximum(np.linalg.norm(ways, axis=1, keepdims=True), 1e-30)
-    painted, seen = paint(mixed(vertices), ways)
-    usual = mixed(colors[:, :3])
-    # Where little is seen, fade over to what the vertices around agree on.
-    sure = seen / np.maximum(seen + 0.02 * np.median(seen[seen > 0]), 1e-30) if seen.any() else seen
-    values = usual + (painted - usual) * np.asarray(sure)[:, None]
     picture = np.zeros((atlas.size, atlas.size, 3), np.float32)
-    picture[row, column] = np.clip(values, 0, 255)
+    seen = np.zeros((atlas.size, atlas.size), np.float32)
+    step = max(1, _TEXELS_AT_ONCE // atlas.size)
+    bands = [slice(begin, begin + step) for begin in range(0, atlas.size, step)]
+
+    def mixed(values: np.ndarray, number: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return np.einsum("nk,nkc->nc", weights, values[faces[number]].astype(np.float64))
+
+    for band in bands:
+        number, weights = _texels(face[band], share[band])
+        ways = mixed(normals, number, weights)
+        ways /= np.maximum(np.linalg.norm(ways, axis=1, keepdims=True), 1e-30)
+        painted = paint(mixed(vertices, number, weights), ways)
+        picture[band][face[band] >= 0], seen[band][face[band] >= 0] = painted
+    # Where little is seen, fade over to what the vertices around agree on.
+    usual_seen = float(np.median(seen[seen > 0])) if seen.any() else 1.0
+    total = np.zeros(3)
+    for band in bands:
+        covered = face[band] >= 0
+        usual = mixed(colors[:, :3], *_texels(face[band], share[band]))
+        sure = seen[band][covered] / np.maximum(seen[band][covered] + 0.02 * usual_seen, 1e-30)
+        values = usual + (picture[band][covered] - usual) * sure[:, None]
+        total += values.sum(axis=0)
+        picture[band][covered] = np.clip(values, 0, 255)
     filled = face >= 0
     for _ in range(_padding(atlas.size)):
         filled = _padded(picture, filled)
-    picture[~filled] = values.mean(axis=0) if len(values) else 0
+    picture[~filled] = total / max(int((face >= 0).sum()), 1)
     return np.rint(picture).astype(np.uint8)
+
+
+def _texels(face: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of texels that a face covers, in order: its number (N,), and the shares of its corners."""
+    covered = face >= 0
+    return face[covered], share[covered].astype(np.float64)
 
 
 def size_for(vertices: np.ndarray, faces: np.ndarray, pixel: float) -> int:

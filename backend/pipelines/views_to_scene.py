@@ -43,7 +43,9 @@ def to_scene(task: Task, context: Context) -> Iterator[Progress | Result]:
     yield stages.at("Cutting out the views", 0.0)
     pixels = task.images.shape[0] * task.images.shape[1] * task.images.shape[2]
     side = task.resolution or _FINE
-    memory.require(pixels * _BYTES_PER_PIXEL + side**3 * _BYTES_PER_NODE, "cpu")
+    needed = pixels * _BYTES_PER_PIXEL + side**3 * _BYTES_PER_NODE
+    texels = task.texture_size**2 if task.texture else 0
+    memory.require(max(needed, texels * texture_baking.BYTES_PER_TEXEL), "cpu")
     cut, views, used = _views(task, warnings)
     yield stages.at("Finding the object", 0.1)
     cut, views, used = _without_misfits(cut, views, used, warnings)

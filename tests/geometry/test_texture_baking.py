@@ -190,6 +190,24 @@ def test_what_is_not_known_comes_from_the_vertices() -> None:
     assert np.abs(painted - filled)[face >= 0].mean() < 1.5
 
 
+def test_texels_are_painted_a_bounded_number_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large texture must not take many times its own memory; nothing tells where bands met."""
+    whole = baked()
+    asked: list[int] = []
+    blend = texture_baking._texels
+
+    def counted(face: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = blend(face, share)
+        asked.append(len(found[0]))
+        return found
+
+    monkeypatch.setattr(texture_baking, "_texels", counted)
+    monkeypatch.setattr(texture_baking, "_TEXELS_AT_ONCE", 5000)
+    np.testing.assert_array_equal(baked(), whole)
+    assert max(asked) <= 5000
+    assert len(asked) > 20
+
+
 def test_around_charts_is_their_colour() -> None:
     picture = baked().astype(float)
     face, _ = texture_baking._covered(atlas())
