@@ -192,9 +192,10 @@ def check_output(options: argparse.Namespace) -> None:
             f"{options.task} makes no {output.suffix} file.",
             "Give a folder, which gets the pictures and transforms.json, or a .npz file.",
         )
-    elif output.is_dir() and any(output.iterdir()) and not (output / REPORT).is_file():
+    elif output.is_dir() and (other := _not_ours(output)):
         raise BadInput(
-            f"The folder {output} has other files in it.", "Give an empty one, or a new name."
+            f"The folder {output} has other files in it ({other}), which would be lost.",
+            "Give an empty one, or a new name.",
         )
     elif output.exists() and not output.is_dir():
         raise BadInput(f"{output} is a file.", "Give the name of a folder.")
@@ -202,6 +203,21 @@ def check_output(options: argparse.Namespace) -> None:
         raise NotFound(
             f"There is no folder {output.absolute().parent}.", "Make it, or choose another one."
         )
+
+
+def _not_ours(folder: Path) -> str:
+    """The first file in it, if any, that is none of earlier views, which may be replaced."""
+    ours: set[str] = set()
+    if (folder / REPORT).is_file():
+        ours = {REPORT, "transforms.json", "images", "depths"}
+    for place, suffix in ((folder, ""), (folder / "images", ".png"), (folder / "depths", ".npy")):
+        for path in sorted(place.iterdir()) if place.is_dir() else ():
+            if path.name in (".DS_Store", "Thumbs.db"):  # which file managers leave behind
+                continue
+            numbered = path.stem.isdecimal() and path.suffix == suffix
+            if not (numbered if suffix and ours else path.name in ours):
+                return str(path.relative_to(folder))
+    return ""
 
 
 def write(output: Path, result: Result, report: Fields) -> None:
@@ -251,8 +267,10 @@ def _replaced_folder(output: Path) -> Iterator[Path]:
             if output.is_dir():  # of ours, or empty: see check_output
                 old = Path(tempfile.mkdtemp(prefix=".fieldforge-", dir=output.parent))
                 os.replace(output, old / "old")
+                os.replace(partial, output)
                 shutil.rmtree(old, ignore_errors=True)
-            os.replace(partial, output)
+            else:
+                os.replace(partial, output)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:

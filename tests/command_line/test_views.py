@@ -94,6 +94,13 @@ def test_a_folder_of_views_is_made_anew_but_no_other_folder(
     assert command(*make, 2).code == 0
     assert len(posed_images.read_transforms(folder)) == 2
     assert len(list((folder / "images").iterdir())) == 2
+    for name in ("chair.glb", "images/painted over.png", "images/000.psd"):
+        (folder / name).write_bytes(b"mine")
+        refused = command(*make, 3)
+        assert refused.code == 2
+        assert f"{Path(name)}" in refused.err
+        assert (folder / name).read_bytes() == b"mine"
+        (folder / name).unlink()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     (folder / views_commands.REPORT).unlink()
     refused = command(*make, 3)
