@@ -13,7 +13,8 @@ from backend.conditions.picture_files import read_image
 from backend.demo import PICTURE
 from backend.geometry.voxels import iou, occupancy_of_mesh
 from backend.pipelines import Context, run
-from backend.protocol import ImageToMesh, MeshResult, VoxelsToMesh
+from backend.pipelines.generate import config_of
+from backend.protocol import ImageToMesh, MeshResult, Shape, TextToMesh, VoxelsToMesh
 
 ID = "fieldforge-small"
 BUNDLED = weights.REGISTRY.parent
@@ -24,6 +25,8 @@ TASKS = {
     "sketch-to-mesh",
     "depth-to-mesh",
     "views-to-mesh",
+    "text-to-mesh",
+    "shape",
 }
 """What it was found to do well."""
 
@@ -107,6 +110,36 @@ def test_another_picture_becomes_another_shape():
     *_, result = run(ImageToMesh(image=lying, up_axis="z", seed=0), Context("cpu"))
     width, depth, height = np.ptp(result.vertices, axis=0)
     assert height < max(width, depth)
+
+
+def test_words_become_what_they_name():
+    """Of two seeds each: tables are lower than long and hollow, bookcases high and shallow."""
+
+    def made(prompt):
+        task = TextToMesh(prompt=prompt, up_axis="z", variations=2, seed=0)
+        *_, result = run(task, Context("cpu"))
+        assert result.report["model"] == ID
+        return result.meshes
+
+    for mesh in made("a bookcase"):
+        width, depth, height = np.ptp(mesh.vertices, axis=0)
+        assert height > 0.7 * width > depth
+    for mesh in made("a table"):
+        width, depth, height = np.ptp(mesh.vertices, axis=0)
+        assert height < max(width, depth)
+        solid = trimesh.Trimesh(mesh.vertices, mesh.faces)
+        assert solid.volume < 0.6 * width * depth * height
+
+
+def test_of_nothing_comes_something_that_has_a_name():
+    *_, result = run(Shape(seed=3), Context("cpu"))
+    assert isinstance(result, MeshResult)
+    assert result.report["model"] == ID
+    (note,) = result.report["notes"]
+    assert (
+        note.removeprefix("The model chose: ")[:-1]
+        in config_of(weights.installed()[ID]).joint.imagined.names
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="peak memory is read from the kernel")

@@ -107,13 +107,22 @@ def _prepared_jointly(task: Generation, model: Installed, joint: JointConfig) ->
 
 
 def _said(task: TextToMesh, joint: JointConfig) -> Prepared:
-    """The whole sentence, for a model that was trained on such where what reads them is installed;
-    else its words."""
-    if joint.text == sentences.LENGTH and (sentences.available() or not joint.words):
-        source = {"text": sentences.sentence_vectors([task.prompt])[0]}
-        return Prepared(source, turned_up(task.up_axis))
-    said = words.model_words(task.prompt, joint.words)
-    return _picture(said.vector, task, said.notes)
+    """The words that the model knows; where it knows none of them, the whole sentence, for a model
+    that was trained on such where what reads them is installed."""
+    reads = joint.text == sentences.LENGTH and (sentences.available() or not joint.words)
+    if joint.words:
+        try:
+            said = words.model_words(task.prompt, joint.words)
+        except BadInput:
+            if not reads:
+                raise
+        else:
+            return Prepared({"words": said.vector}, turned_up(task.up_axis), notes=said.notes)
+    source = {"text": sentences.sentence_vectors([task.prompt])[0]}
+    return Prepared(source, turned_up(task.up_axis), notes=_WHOLE if joint.words else ())
+
+
+_WHOLE = ("The model knows none of these words by itself; it goes by what the sentence means.",)
 
 
 def prepare_points(task: PointsToMesh, model: Installed) -> Prepared:

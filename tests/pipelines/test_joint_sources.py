@@ -143,13 +143,23 @@ def no_reader(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("reader")
-def test_a_whole_sentence_is_read_where_the_model_knows_sentences() -> None:
+def test_a_whole_sentence_is_read_where_no_word_is_known() -> None:
     task = TextToMesh(prompt="something that nobody has a word for")
-    source = _prepared(task, "reader").source
+    prepared = _prepared(task, "reader")
+    assert "what the sentence means" in prepared.notes[0]
+    source = prepared.source
     assert source.keys() == {"text"}
     np.testing.assert_array_equal(source["text"], sentences.sentence_vectors([task.prompt])[0])
     with pytest.raises(BadInput):  # this one knows words only, and none of these
         _prepared(task)
+
+
+@pytest.mark.usefixtures("reader")
+def test_known_words_are_gone_by_and_said() -> None:
+    prepared = _prepared(TextToMesh(prompt="a red chair of the Zorgons"), "reader")
+    assert prepared.source.keys() == {"words"}
+    assert "red, chair" in prepared.notes[0]
+    assert "zorgons" in prepared.notes[1]
 
 
 @pytest.mark.usefixtures("no_reader")
@@ -176,7 +186,7 @@ def test_sentences_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "marching_cubes", lambda *_, **__: surface)
     first, again, other = (
         mesh_of(TextToMesh(prompt=prompt, model="reader", steps=1)).latent
-        for prompt in ("a chair", "a chair", "a big table")
+        for prompt in ("a throne", "a throne", "a big ottoman")
     )
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-3
