@@ -63,12 +63,14 @@ class ImaginedVoxels(nn.Module):
         self.components_out = zeroed(nn.Linear(width, count))
 
     def components(self, cells: torch.Tensor) -> torch.Tensor:
-        """Values (B, 1, 16, 16, 16) -> (B, components)."""
-        return (cells.flatten(1) - self.mean) @ self.basis.mT / self.scale
+        """Values (B, 1, 16, 16, 16) -> (B, components), float32."""
+        mean, basis, scale = self.mean.float(), self.basis.float(), self.scale.float()
+        return (cells.flatten(1) - mean) @ basis.mT / scale
 
     def cells(self, components: torch.Tensor) -> torch.Tensor:
-        """(B, components) -> values (B, 1, 16, 16, 16)."""
-        flat = (components * self.scale) @ self.basis + self.mean
+        """(B, components) -> values (B, 1, 16, 16, 16), float32."""
+        mean, basis, scale = self.mean.float(), self.basis.float(), self.scale.float()
+        flat = (components * scale) @ basis + mean
         return flat.unflatten(1, (1, CELLS, CELLS, CELLS))
 
     def condition(self, said: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -116,16 +118,13 @@ class ImaginedVoxels(nn.Module):
         if said:
             condition, scale = self.condition(said).expand(rows, -1), guidance
         denoise = sampling.guided(self, condition, self.nothing(rows), scale)
-        exact = [tensor.float() for tensor in (self.mean, self.basis, self.scale)]
 
         def cells_of(components: torch.Tensor) -> torch.Tensor:
-            mean, basis, size = exact
-            cells = ((components * size) @ basis + mean).unflatten(1, (1, CELLS, CELLS, CELLS))
+            cells = self.cells(components)
             return known.put_in(cells) if known else cells
 
         def correct(start: torch.Tensor) -> torch.Tensor:
-            mean, basis, size = exact
-            return (cells_of(start).flatten(1) - mean) @ basis.mT / size
+            return self.components(cells_of(start))
 
         noise = _streams(seeds, len(self.scale), device)
         *_, last = sampling.ancestral(
