@@ -7,12 +7,19 @@ import dataclasses
 import os
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import environment
 from ..errors import BadInput, FieldforgeError
 from . import panorama_commands, views_commands
+
+SHARES = {"autoencoder": 10, "seeing": 6, "imagining": 2, "diffusion": 9}
+"""Of the whole time, what each training gets where all are done, in the order in which they are."""
+
+RATES = {"autoencoder": 1e-3, "seeing": 4e-4, "imagining": 1e-3, "diffusion": 4e-4}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,26 +76,16 @@ def _add_trainings(actions: Any) -> None:
         ("diffusion", "train what makes latents of points, voxels, pictures and words"),
     ):
         action = actions.add_parser(name, help=words)
-        action.add_argument("-f", "--folder", type=Path, default=environment.home() / "training")
-        action.add_argument("-o", "--output", type=Path, help="of checkpoints; FOLDER if left out")
-        action.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
-        action.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-        action.add_argument("--batch", type=int, help="shapes in a step of one process")
-        action.add_argument("--groups", type=int, default=4, help="of one set of conditions each")
-        action.add_argument("--steps", type=int, default=0, help="of the whole training")
-        action.add_argument(
-            "--total-minutes", type=float, default=0, help="of the whole training, without --steps"
-        )
-        action.add_argument("--minutes", type=float, default=0, help="of this call; it goes on")
-        action.add_argument("--rate", type=float, help="of learning, at its highest")
-        action.add_argument("--seed", type=int, default=0)
-        action.add_argument(
-            "--begin-with",
-            type=Path,
-            help="a checkpoint whose weights a new run of diffusion begins with",
-        )
-        action.add_argument("--compile", action="store_true", help="for a graphics card")
+        _add_training(action)
         action.set_defaults(action=_train, training=name)
+    everything = actions.add_parser(
+        "everything", help="prepare what is missing, all four trainings, and pieces to carry away"
+    )
+    _add_training(everything)
+    everything.add_argument("--package", type=Path, help="the .deb of the furniture, if it is here")
+    everything.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    everything.add_argument("--pieces", type=Path, required=True, help="where the pieces go")
+    everything.set_defaults(action=_everything)
     export = actions.add_parser("export", help="write the averaged weights as a model")
     export.add_argument("-f", "--folder", type=Path, required=True, help="of the checkpoints")
     export.add_argument(
@@ -123,6 +120,28 @@ def _add_trainings(actions: Any) -> None:
     card.add_argument("--title", default="Fieldforge small")
     card.add_argument("--hardware", default="", help="a sentence on what it was trained on")
     card.set_defaults(action=_card)
+
+
+def _add_training(action: argparse.ArgumentParser) -> None:
+    action.add_argument("-f", "--folder", type=Path, default=environment.home() / "training")
+    action.add_argument("-o", "--output", type=Path, help="of checkpoints; FOLDER if left out")
+    action.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
+    action.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    action.add_argument("--batch", type=int, help="shapes in a step of one process")
+    action.add_argument("--groups", type=int, default=4, help="of one set of conditions each")
+    action.add_argument("--steps", type=int, default=0, help="of the whole training")
+    action.add_argument(
+        "--total-minutes", type=float, default=0, help="of the whole training, without --steps"
+    )
+    action.add_argument("--minutes", type=float, default=0, help="of this call; it goes on")
+    action.add_argument("--rate", type=float, help="of learning, at its highest")
+    action.add_argument("--seed", type=int, default=0)
+    action.add_argument(
+        "--begin-with",
+        type=Path,
+        help="a checkpoint whose weights a new run of diffusion begins with",
+    )
+    action.add_argument("--compile", action="store_true", help="for a graphics card")
 
 
 def _prepare(options: argparse.Namespace) -> int:
@@ -164,75 +183,129 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from .loops import team
+
+    with team(options.device) as members:
+        run = _run(options, options.training, members, options.total_minutes, options.minutes)
+        _say(members)(f"{run.path}: step {run.step} of {run.steps or '?'}, {run.seconds:.0f} s")
+    return 0
+
+
+def _say(members: Any) -> Callable[[str], None]:
+    """Prints, from one process of all."""
+    return (lambda line: print(line, flush=True)) if members.leads else (lambda line: None)
+
+
+def _run(
+    options: argparse.Namespace, name: str, members: Any, total_minutes: float, minutes: float
+) -> Any:
+    """The `loops.Run` of one training, as far as it came."""
     from ..conditions import sentences
     from . import autoencoder, dataset, diffusion, imagining, seeing
-    from .loops import Plan, team
+    from .loops import Plan
 
-    coding = options.training == "autoencoder"
+    coding = name == "autoencoder"
     small = options.size == "cpu"
-    output = options.output or options.folder
+    folder, output = options.folder, options.output or options.folder
+    say = _say(members)
     plan = Plan(
         steps=options.steps,
-        total_minutes=options.total_minutes,
-        minutes=options.minutes,
-        rate=options.rate or (1e-3 if coding else 4e-4),
+        total_minutes=total_minutes,
+        minutes=minutes,
+        rate=options.rate or RATES[name],
         seed=options.seed,
     )
+    if coding:
+        batch = options.batch or (2 if small else 32)
+        recipe = autoencoder.Recipe(
+            autoencoder.SIZES[options.size],
+            batch,
+            cells=3000 if small else 0,
+            compiled=options.compile,
+        )
+        return autoencoder.fit(folder, recipe, plan, members, say, output)
+    joint = diffusion.JOINTS[options.size]
+    if name == "seeing":
+        batch = options.batch or (16 if small else 256)
+        return seeing.fit(folder, joint, batch, plan, members, say, output)
+    if sentences.available():
+        joint = dataclasses.replace(joint, text=sentences.LENGTH)
+    if name == "imagining":
+        batch = options.batch or (256 if small else 2048)
+        size = imagining.SIZES[options.size]
+        return imagining.fit(folder, joint, size, batch, plan, members, say, output)
+    coder = autoencoder.trained(output / autoencoder.CHECKPOINT)
+    denoiser = diffusion.denoiser_config(
+        diffusion.DENOISERS[options.size], joint, coder.config.latent_channels
+    )
+    batch = options.batch or (16 if small else 256)
+    # Latents take a fifth of a second each on a processor.
+    turns = (0, 2, 4, 6) if small else tuple(range(dataset.SYMMETRIES))
+    wanted = diffusion.Recipe(denoiser, joint, batch, options.groups, symmetries=turns)
+    return diffusion.fit(folder, coder, wanted, plan, members, say, output, options.begin_with)
+
+
+def _everything(options: argparse.Namespace) -> int:
+    from .loops import team
+    from .prepare import prepare
+
+    begun = time.monotonic()
     with team(options.device) as members:
-
-        def say(line: str) -> None:
-            if members.leads:
-                print(line, flush=True)
-
-        if coding:
-            batch = options.batch or (2 if small else 32)
-            recipe = autoencoder.Recipe(
-                autoencoder.SIZES[options.size],
-                batch,
-                cells=3000 if small else 0,
-                compiled=options.compile,
-            )
-            run = autoencoder.fit(options.folder, recipe, plan, members, say, output)
-        elif options.training == "seeing":
-            joint = diffusion.JOINTS[options.size]
-            batch = options.batch or (16 if small else 256)
-            run = seeing.fit(options.folder, joint, batch, plan, members, say, output)
-        elif options.training == "imagining":
-            joint = diffusion.JOINTS[options.size]
-            if sentences.available():
-                joint = dataclasses.replace(joint, text=sentences.LENGTH)
-            batch = options.batch or (256 if small else 2048)
-            size = imagining.SIZES[options.size]
-            run = imagining.fit(options.folder, joint, size, batch, plan, members, say, output)
+        if members.leads:
+            report = _every_tenth(_say(members))
+            prepare(options.folder, options.package, options.workers, report)
+        members.agreed(True)  # all wait for what the first makes
+        for name, share in SHARES.items():
+            left = options.minutes - (time.monotonic() - begun) / 60
+            if options.minutes and not members.agreed(left > 0):
+                break
+            total = options.total_minutes * share / sum(SHARES.values())
+            run = _run(options, name, members, total, left if options.minutes else 0)
+            _say(members)(f"{name}: step {run.step} of {run.steps or '?'}, {run.seconds:.0f} s")
+            if not run.steps or run.step < run.steps:
+                break
         else:
-            coder = autoencoder.trained(output / autoencoder.CHECKPOINT)
-            joint = diffusion.JOINTS[options.size]
-            if sentences.available():
-                joint = dataclasses.replace(joint, text=sentences.LENGTH)
-            denoiser = diffusion.denoiser_config(
-                diffusion.DENOISERS[options.size], joint, coder.config.latent_channels
-            )
-            batch = options.batch or (16 if small else 256)
-            # Latents take a fifth of a second each on a processor.
-            turns = (0, 2, 4, 6) if small else tuple(range(dataset.SYMMETRIES))
-            wanted = diffusion.Recipe(denoiser, joint, batch, options.groups, symmetries=turns)
-            run = diffusion.fit(
-                options.folder, coder, wanted, plan, members, say, output, options.begin_with
-            )
-        say(f"{run.path}: step {run.step} of {run.steps or '?'}, {run.seconds:.0f} s")
+            if members.leads:
+                _write_pieces(options.output or options.folder, _checkpoints(), options.pieces)
+            return 0
+        _say(members)("Not done yet: the same command goes on.")
     return 0
+
+
+def _every_tenth(say: Callable[[str], None]) -> Callable[[str, float], None]:
+    """Of what is reported, a line per stage and tenth: it may go to a file."""
+    said: set[tuple[str, int]] = set()
+
+    def report(stage: str, fraction: float) -> None:
+        if (tenth := (stage, int(10 * fraction))) not in said:
+            said.add(tenth)
+            say(f"{stage}: {fraction:.0%}")
+
+    return report
+
+
+def _checkpoints() -> list[str]:
+    from . import autoencoder, diffusion, imagining, seeing
+
+    return [module.CHECKPOINT for module in (autoencoder, seeing, imagining, diffusion)]
+
+
+def _write_pieces(folder: Path, names: Sequence[str], target: Path) -> None:
+    from . import export
+
+    for name in names:
+        with tempfile.TemporaryDirectory() as place:
+            small = Path(place) / name
+            export.averaged_only(folder / name, small)
+            for piece in export.split(small, target):
+                print(piece)
 
 
 def _export(options: argparse.Namespace) -> int:
     from . import export
 
     if options.pieces:
-        for name in options.pieces:
-            with tempfile.TemporaryDirectory() as folder:
-                small = Path(folder) / name
-                export.averaged_only(options.folder / name, small)
-                for piece in export.split(small, options.target):
-                    print(piece)
+        _write_pieces(options.folder, options.pieces, options.target)
         return 0
     if options.join:
         for name in options.join:
