@@ -21,10 +21,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from . import moving_meshes, neural_fields
 from .depth_meanings import DEPTH_MEANINGS as DEPTH_MEANINGS
 from .depth_meanings import METRIC, DepthMeaning
 from .depth_meanings import radii as radii
 from .errors import BadInput, TooLarge, VersionMismatch
+from .neural_fields import NeuralField as NeuralField
 from .posed_views import (
     check_around,
     check_at_one_place,
@@ -69,6 +71,12 @@ ASPECTS = ("strict", "pad", "partial")
 LAYER_KINDS = ("front", "backing", "sky")
 MAX_PICTURE_WIDTH = 512
 VIEW_KINDS = ("image", "depth")
+EFFORTS = ("fast", "good", "best")
+FIELD_RESOLUTIONS = (32, 64, 128, 256, 512)
+TOPOLOGIES = ("frames", "one")
+MAX_AMOUNTS = 101
+MAX_GENERATED_FRAMES = 16
+MAX_RESULT_FRAMES = 1024
 
 Arrays = dict[str, np.ndarray]
 
@@ -861,6 +869,240 @@ class ViewsToScene(Task):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class MeshToField(Task):
+    """A mesh, or one that moves, as a small neural field (FieldResult).
+
+    vertices, faces, vertex_counts, face_counts: one mesh per frame as in `moving_meshes`, in the
+    order of the frames, any topology in each; one frame is a shape at rest. The field comes back
+    as a mesh, too, in the same frame of axes and units.
+    fps, loop: of the motion, handed on.
+    effort: "fast", "good" or "best": how long the network is fitted.
+    resolution: nodes along a side for the mesh that comes back.
+    topology: "frames": one mesh per frame; "one": one mesh whose vertices move, where that can be
+    had without loss (else frames, and the report says why).
+    half: round the weights to float16: half the bytes.
+    up_axis: which axis of the source points up, "z" or "y".
+    """
+
+    kind: ClassVar[str] = "mesh-to-field"
+    model: str = "neural-field"
+    vertices: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
+    faces: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.int32))
+    vertex_counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    face_counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    fps: float = 24.0
+    loop: bool = False
+    effort: str = "good"
+    resolution: int = 128
+    topology: str = "frames"
+    half: bool = False
+    up_axis: str = "z"
+
+    @property
+    def frame_count(self) -> int:
+        """How many frames there are."""
+        return len(self.vertex_counts)
+
+    def validate(self) -> None:
+        super().validate()
+        neural_fields.check_fps(self.fps)
+        _check_flags(self, "loop", "half")
+        _check_choice("effort", self.effort, EFFORTS)
+        _check_field_surface(self.resolution, self.topology)
+        _check_choice("up axis", self.up_axis, UP_AXES)
+        moving_meshes.check_source(self.vertices, self.faces, self.vertex_counts, self.face_counts)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FieldToMesh(Task):
+    """A neural field, or what lies between two of one layout, as meshes (AnimationResult).
+
+    weights: (K, W) float32 or float16 of K = 1 or 2 fields; dimensions, frequencies, hidden,
+    frame_count: of both; level, fps, loop, to_source: of the first, in whose place the meshes
+    come. starts: of each field, `NeuralField.start`, or () where nobody knows.
+    amounts: (M,) float32 in 0..1: how much of the second field each step has; 0 with one field.
+    The result has the frames of the first amount, then those of the next, and so on.
+    frames: (F,) int32, which frames to make; None: all.
+    resolution, topology: as in MeshToField; one topology is had of one amount only.
+    """
+
+    kind: ClassVar[str] = "field-to-mesh"
+    model: str = "neural-field"
+    weights: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    dimensions: int = 3
+    frequencies: int = 4
+    hidden: tuple[int, ...] = (128, 128, 128)
+    level: float = 0.0
+    frame_count: int = 1
+    fps: float = 24.0
+    loop: bool = False
+    to_source: np.ndarray = field(default_factory=lambda: np.eye(4))
+    starts: tuple[str, ...] = ()
+    amounts: np.ndarray = field(default_factory=lambda: np.zeros(1, np.float32))
+    frames: np.ndarray | None = None
+    resolution: int = 128
+    topology: str = "frames"
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "starts"):
+            if isinstance(getattr(self, name), list):  # as a message holds them
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    @classmethod
+    def of(
+        cls, *fields: NeuralField, amounts: Sequence[float] = (0.0,), **more: Any
+    ) -> FieldToMesh:
+        """The task for one field, or for two of one layout.
+
+        Raises BadInput where two cannot be mixed.
+        """
+        if not 1 <= len(fields) <= 2:
+            raise BadInput(
+                f"{len(fields)} fields cannot be mixed.", "Choose one shape, or two to mix."
+            )
+        for one in fields:
+            one.check()
+        first, last = fields[0], fields[-1]
+        if first.layout != last.layout:
+            what = "frames" if first.frame_count != last.frame_count else "layers"
+            still = "one of them moves, the other does not"
+            raise BadInput(
+                "These two cannot be mixed: "
+                + (still if first.moves != last.moves else f"they have different {what}")
+                + ".",
+                "Choose two shapes, or two animations of as many frames, made by one model or both"
+                " compressed here.",
+            )
+        return cls(
+            weights=np.stack([np.asarray(one.weights, np.float32) for one in fields]),
+            dimensions=first.dimensions,
+            frequencies=first.frequencies,
+            hidden=first.hidden,
+            level=first.level,
+            frame_count=first.frame_count,
+            fps=first.fps,
+            loop=first.loop,
+            to_source=first.to_source,
+            starts=tuple(one.start for one in fields),
+            amounts=np.asarray(amounts, np.float32),
+            **more,
+        )
+
+    def fields(self) -> tuple[NeuralField, ...]:
+        """The fields, each by itself."""
+        starts = self.starts or ("",) * len(self.weights)
+        return tuple(
+            NeuralField(
+                weights=weights,
+                dimensions=self.dimensions,
+                frequencies=self.frequencies,
+                hidden=self.hidden,
+                level=self.level,
+                frame_count=self.frame_count,
+                fps=self.fps,
+                loop=self.loop,
+                to_source=self.to_source,
+                start=start,
+            )
+            for weights, start in zip(self.weights, starts, strict=True)
+        )
+
+    def validate(self) -> None:
+        super().validate()
+        _check_array("weights of the fields", self.weights, (None, None), "f")
+        if not 1 <= len(self.weights) <= 2:
+            raise BadInput(
+                f"{len(self.weights)} fields cannot be mixed.", "Choose one shape, or two to mix."
+            )
+        if not isinstance(self.starts, tuple) or len(self.starts) not in (0, len(self.weights)):
+            raise BadInput("The starts of the fields are not as many as they.", "Send them again.")
+        for one in self.fields():
+            one.check()
+        self._check_amounts()
+        self._check_frames()
+        _check_field_surface(self.resolution, self.topology)
+        meshes = len(self.amounts) * (self.frame_count if self.frames is None else len(self.frames))
+        if meshes > MAX_RESULT_FRAMES:
+            raise TooLarge(
+                f"{meshes:,} meshes are more than the {MAX_RESULT_FRAMES:,} that are made at once.",
+                "Choose fewer steps between the two, or fewer frames.",
+            )
+
+    def _check_amounts(self) -> None:
+        _check_array("amounts", self.amounts, (None,), "f")
+        if not 1 <= len(self.amounts) <= MAX_AMOUNTS:
+            raise BadInput(
+                f"{len(self.amounts)} steps between two shapes cannot be made.",
+                f"Use 1 to {MAX_AMOUNTS}.",
+            )
+        if not ((self.amounts >= 0) & (self.amounts <= 1)).all():
+            raise BadInput(
+                "An amount lies outside of 0 to 1.", "Use 0 (the first) to 1 (the last)."
+            )
+        if len(self.weights) == 1 and self.amounts.any():
+            raise BadInput(
+                "There is one shape only: nothing lies between it and another.",
+                "Choose two shapes to mix.",
+            )
+        if self.topology == "one" and len(self.amounts) > 1:
+            raise BadInput(
+                "Shapes between two others have no one topology.",
+                "Choose one mesh per frame, or a single amount.",
+            )
+
+    def _check_frames(self) -> None:
+        if self.frames is None:
+            return
+        _check_array("frames", self.frames, (None,), "i")
+        wrong = (self.frames < 0) | (self.frames >= self.frame_count)
+        if not len(self.frames) or wrong.any():
+            raise BadInput(
+                "Some of the frames are none of the field's.",
+                f"Choose from 0 to {self.frame_count - 1}.",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Animation(Task):
+    """A shape in motion of the model's own choice (AnimationResult, or an AnimationSet of several).
+
+    model: "" for the best that is here. choice: one of the words that the model offers, "" for any.
+    frames: 1 to 16, spread over the motion; 0: the model's own. fps: 0: the model's own, so that
+    the motion takes its own time also with fewer frames.
+    steps: of the sampler, None: what the model's authors found best. variations: as in Generation.
+    resolution, topology: as in MeshToField. up_axis: which axis shall point up.
+    """
+
+    kind: ClassVar[str] = "animation"
+    model: str = ""
+    choice: str = ""
+    frames: int = 0
+    fps: float = 0.0
+    steps: int | None = None
+    variations: int = 1
+    resolution: int = 128
+    topology: str = "frames"
+    up_axis: str = "z"
+
+    def validate(self) -> None:
+        super().validate()
+        if self.choice:
+            check_prompt(self.choice, "Choose one of the words that the model offers, or none.")
+        elif not isinstance(self.choice, str):
+            raise BadInput("The choice is no word.", "Choose one that the model offers, or none.")
+        if self.frames != 0 or type(self.frames) is not int:
+            _check_whole("frames", self.frames, 1, MAX_GENERATED_FRAMES)
+        if self.fps != 0 or type(self.fps) not in (int, float):
+            neural_fields.check_fps(self.fps)
+        _check_whole("steps", self.steps, 1, MAX_STEPS)
+        _check_whole("variations", self.variations, 1, MAX_VARIATIONS)
+        if self.variations is None:
+            raise BadInput("The number of variations is missing.", f"Use 1 to {MAX_VARIATIONS}.")
+        _check_field_surface(self.resolution, self.topology)
+        _check_choice("up axis", self.up_axis, UP_AXES)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class DownloadModel(Task):
     """Fetch the weights of `model`. license: the identifier of the licence that was accepted."""
 
@@ -1108,6 +1350,21 @@ def _check_resolution(resolution: int) -> None:
         )
 
 
+def _check_field_surface(resolution: object, topology: object) -> None:
+    if type(resolution) is not int or resolution not in FIELD_RESOLUTIONS:
+        raise BadInput(
+            f"Resolution {resolution!r} is not available.",
+            f"Choose one of {', '.join(map(str, FIELD_RESOLUTIONS))}.",
+        )
+    _check_choice("topology", topology, TOPOLOGIES)
+
+
+def _check_flags(task: Task, *names: str) -> None:
+    for name in names:
+        if type(getattr(task, name)) is not bool:
+            raise BadInput(f"{name} is neither yes nor no.", "Send true or false.")
+
+
 def _is_control(letter: str) -> bool:
     """Half a character, or one that stands for no letter; line ends and tabs are spaces."""
     return "\ud800" <= letter <= "\udfff" or (letter < " " and letter not in "\n\r\t")
@@ -1217,6 +1474,9 @@ TASKS: dict[str, type[Task]] = {
         ImageToViews,
         TextToViews,
         ViewsToScene,
+        MeshToField,
+        FieldToMesh,
+        Animation,
         DownloadModel,
     )
 }
@@ -1226,6 +1486,8 @@ PANORAMAS = tuple(
 """The kinds of tasks about panoramas."""
 POSED_VIEWS = (ImageToViews.kind, TextToViews.kind, ViewsToScene.kind)
 """The kinds of tasks about pictures with cameras."""
+FIELDS = (MeshToField.kind, FieldToMesh.kind, Animation.kind)
+"""The kinds of tasks about neural fields and what moves."""
 
 
 def encode_task(task: Task) -> bytes:
@@ -1393,6 +1655,7 @@ class MeshResult:
     so that a region of it can be made anew; None where there was none.
     uv: (3 F, 2) float32, a place in `texture` per corner of `faces`, in their order, (0, 0) at the
     lower left; texture: (H, W, 3 or 4) uint8 sRGB, row 0 at the top; both or neither.
+    neural: the neural field whose surface it is, so that it can be mixed with another; or None.
     report: seconds per stage, device, model, seed and whatever else the pipeline measured.
     """
 
@@ -1405,6 +1668,7 @@ class MeshResult:
     latent: np.ndarray | None = None
     uv: np.ndarray | None = None
     texture: np.ndarray | None = None
+    neural: NeuralField | None = None
     report: dict[str, Any] = field(default_factory=dict)
 
 
@@ -1589,6 +1853,101 @@ class ViewsResult:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class AnimationResult:
+    """A mesh that changes from frame to frame, or in steps from one shape to another.
+
+    vertices, faces, vertex_counts, face_counts: float32 and int32 in either way of
+    `moving_meshes`: one mesh per frame, or one topology. Wound counter-clockwise from outside.
+    amounts: (M,) float32 of FieldToMesh: the meshes are then those of amount 0, .. M - 1, each with
+    as many frames; None where nothing was mixed.
+    fps, loop: how to play it. neural: the field that it was made of, where there is one.
+    to_source: (4, 4), from the cube to the frame of these vertices.
+    """
+
+    kind: ClassVar[str] = "animation"
+    name: str = "Fieldforge"
+    vertices: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
+    faces: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.int32))
+    vertex_counts: np.ndarray | None = None
+    face_counts: np.ndarray | None = None
+    amounts: np.ndarray | None = None
+    fps: float = 24.0
+    loop: bool = False
+    neural: NeuralField | None = None
+    to_source: np.ndarray = field(default_factory=lambda: np.eye(4))
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def one_topology(self) -> bool:
+        """Whether all frames have the same faces."""
+        return self.vertices.ndim == 3
+
+    def meshes(self) -> list[moving_meshes.Mesh]:
+        """The mesh of every frame of every amount, in order."""
+        return moving_meshes.split(self.vertices, self.faces, self.vertex_counts, self.face_counts)
+
+    def steps(self) -> list[list[moving_meshes.Mesh]]:
+        """The meshes by amount: of each, its frames."""
+        meshes = self.meshes()
+        share = len(meshes) // (1 if self.amounts is None else len(self.amounts))
+        return [meshes[begin : begin + share] for begin in range(0, len(meshes), share)]
+
+    def check(self) -> None:
+        """Raise BadInput unless the arrays fit each other; indices included."""
+        arrays = (self.vertices, self.faces, self.vertex_counts, self.face_counts)
+        moving_meshes.check(*arrays, most=MAX_RESULT_FRAMES)
+        if not np.isfinite(self.vertices).all():
+            raise _malformed("the animation has vertices without a place")
+        neural_fields.check_fps(self.fps)
+        if type(self.loop) is not bool:
+            raise _malformed("loop is neither yes nor no")
+        neural_fields.check_frame(self.to_source)
+        if self.neural is not None:
+            self.neural.check()
+        if self.amounts is not None:
+            _check_array("amounts", self.amounts, (None,), "f")
+            meshes = len(self.vertices if self.vertex_counts is None else self.vertex_counts)
+            if not len(self.amounts) or meshes % len(self.amounts):
+                raise _malformed("the meshes are not as many for each amount")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AnimationSet:
+    """Several animations of one task: its variations, in the order of their seeds."""
+
+    kind: ClassVar[str] = "animations"
+    name: str = "Fieldforge"
+    animations: tuple[AnimationResult, ...] = ()
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FieldResult:
+    """A mesh as a neural field, and what has become of it.
+
+    neural: the field. animation: its surface, frame by frame (one frame of a shape at rest), in the
+    frame of the source. report: "bytes" of the field as a file, "source_bytes" of the meshes it was
+    made of, "iou" of both, "seconds", "notes".
+    """
+
+    kind: ClassVar[str] = "field"
+    name: str = "Fieldforge"
+    neural: NeuralField = field(default_factory=NeuralField)
+    animation: AnimationResult = field(default_factory=AnimationResult)
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(W,) of the field."""
+        return self.neural.weights
+
+    @property
+    def frame_count(self) -> int:
+        """How many frames the field has; 1 at rest."""
+        return self.neural.frame_count
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Report:
     """What a task did that has nothing else to show."""
 
@@ -1597,12 +1956,23 @@ class Report:
     report: dict[str, Any] = field(default_factory=dict)
 
 
-Result = MeshResult | MeshSet | PanoramaResult | SphereResult | StereoResult | ViewsResult | Report
+Result = (
+    MeshResult
+    | MeshSet
+    | PanoramaResult
+    | SphereResult
+    | StereoResult
+    | ViewsResult
+    | AnimationResult
+    | AnimationSet
+    | FieldResult
+    | Report
+)
 RESULTS: dict[str, type[Any]] = {
     result.kind: result
     for result in (
         *(MeshResult, MeshSet, PanoramaResult, SphereResult, StereoResult, ViewsResult),
-        Report,
+        *(AnimationResult, AnimationSet, FieldResult, Report),
     )
 }
 
@@ -1614,12 +1984,25 @@ def meshes_of(result: Result) -> tuple[MeshResult, ...]:
     return (result,) if isinstance(result, MeshResult) else ()
 
 
+def animations_of(result: Result) -> tuple[AnimationResult, ...]:
+    """The animations of a result, however many; of a field, its surface."""
+    if isinstance(result, AnimationSet):
+        return result.animations
+    if isinstance(result, FieldResult):
+        return (result.animation,)
+    return (result,) if isinstance(result, AnimationResult) else ()
+
+
 def encode_result(result: Result) -> bytes:
     """A result -> bytes; None fields and defaults are left out."""
     if isinstance(result, MeshSet):
         return _encode_set(result)
     if isinstance(result, SphereResult):
         return _encode_sphere(result)
+    if isinstance(result, AnimationSet):
+        return _encode_animations(result)
+    if isinstance(result, FieldResult):
+        return _encode_field(result)
     return _encode(result, {"protocol": PROTOCOL_VERSION, "kind": result.kind})
 
 
@@ -1634,8 +2017,12 @@ def decode_result(body: bytes) -> Result:
         return _decode_set(arrays, message)
     if kind == SphereResult.kind:
         return _decode_sphere(arrays, message)
+    if kind == AnimationSet.kind:
+        return _decode_animations(arrays, message)
+    if kind == FieldResult.kind:
+        return _decode_field(arrays, message)
     result: Result = _decode(RESULTS[kind], arrays, message)
-    if isinstance(result, ViewsResult):
+    if isinstance(result, ViewsResult | AnimationResult):
         result.check()
     return result
 
@@ -1670,6 +2057,49 @@ def _decode_sphere(arrays: Arrays, message: dict[str, Any]) -> SphereResult:
     result: SphereResult = _decode(SphereResult, own, {**message, "layers": layers})
     check_panorama_image(result.image)
     return result
+
+
+def _encode_animations(result: AnimationSet) -> bytes:
+    arrays, entries = _encode_parts(result.animations)
+    own, message = _split(dataclasses.replace(result, animations=()))
+    message |= {"protocol": PROTOCOL_VERSION, "kind": result.kind, "animations": entries}
+    return pack(own | arrays, message)
+
+
+def _decode_animations(arrays: Arrays, message: dict[str, Any]) -> AnimationSet:
+    found = _animations(arrays, message.pop("animations", None), MAX_VARIATIONS)
+    result: AnimationSet = _decode(AnimationSet, {}, {**message, "animations": found})
+    return result
+
+
+def _encode_field(result: FieldResult) -> bytes:
+    """The field's own arrays are named "neural.weights" and so on, the surface's as of a part."""
+    parts, entries = _encode_parts((result.animation,))
+    # A field without a default is told whole.
+    blank = {"animation": None, "neural": None}
+    message = _split(dataclasses.replace(result, **blank))[1]  # type: ignore[arg-type]
+    own, message["neural"] = _split_neural("neural", result.neural)
+    message |= {"protocol": PROTOCOL_VERSION, "kind": result.kind, "animations": entries}
+    return pack(own | parts, message)
+
+
+def _decode_field(arrays: Arrays, message: dict[str, Any]) -> FieldResult:
+    own = {name: arrays.pop(name) for name in list(arrays) if name.startswith("neural.")}
+    found = _animations(arrays, message.pop("animations", None), 1)
+    if len(found) != 1 or "neural" not in message:
+        raise _malformed("the field or its surface is missing")
+    result: FieldResult = _decode(FieldResult, own, {**message, "animation": found[0]})
+    result.neural.check()
+    return result
+
+
+def _animations(arrays: Arrays, entries: object, most: int) -> tuple[AnimationResult, ...]:
+    own, listed = _parts_of(arrays, entries, "animation", most)
+    pairs = zip(own, listed, strict=True)
+    found = tuple(_decode(AnimationResult, parts, entry) for parts, entry in pairs)
+    for animation in found:
+        animation.check()
+    return found
 
 
 def _encode_parts(parts: Sequence[Any]) -> tuple[Arrays, list[dict[str, Any]]]:
@@ -1715,13 +2145,39 @@ def _split(record: Any) -> tuple[Arrays, dict[str, Any]]:
         value = getattr(record, spec.name)
         if isinstance(value, np.ndarray):
             arrays[spec.name] = value
+        elif isinstance(value, NeuralField):
+            own, message[spec.name] = _split_neural(spec.name, value)
+            arrays |= own
         elif value is not None and value != spec.default:
             message[spec.name] = value.to_dict() if isinstance(value, DepthMeaning) else value
     return arrays, message
 
 
+def _split_neural(name: str, value: NeuralField) -> tuple[Arrays, dict[str, Any]]:
+    """A field's arrays, named "neural.weights" and so on, and its record."""
+    arrays, record = _split(value)
+    return {f"{name}.{part}": array for part, array in arrays.items()}, record
+
+
+def _with_neural(
+    types: dict[str, str], arrays: Arrays, message: dict[str, Any]
+) -> tuple[Arrays, dict[str, Any]]:
+    """The inverse of `_split_neural` for every field of a record that holds one."""
+    for name in [name for name in message if "NeuralField" in types.get(name, "")]:
+        if not isinstance(message[name], dict):
+            raise _malformed(f"{name} is no record")
+        parts = {part: arrays[part] for part in arrays if part.startswith(f"{name}.")}
+        arrays = {part: arrays[part] for part in arrays if part not in parts}
+        own = {part.partition(".")[2]: array for part, array in parts.items()}
+        neural = _decode(NeuralField, own, message[name])
+        neural.check()
+        message = {**message, name: neural}
+    return arrays, message
+
+
 def _decode(kind: Callable[..., Any], arrays: Arrays, message: dict[str, Any]) -> Any:
     types = {spec.name: str(spec.type) for spec in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    arrays, message = _with_neural(types, arrays, message)
     unknown = sorted((set(arrays) | set(message)) - set(types))
     if unknown:
         raise BadInput(

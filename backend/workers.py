@@ -571,8 +571,8 @@ def _forming(step: Progress) -> protocol.Result | None:
 
 
 def _write_result(result: protocol.Result, part: Path, limit: int) -> None:
-    records: tuple[Any, ...] = protocol.meshes_of(result) or (result,)
-    records += getattr(result, "layers", ())
+    records: tuple[Any, ...] = protocol.meshes_of(result) or protocol.animations_of(result)
+    records = (*(records or (result,)), *getattr(result, "layers", ()))
     size = sum(getattr(value, "nbytes", 0) for one in records for value in vars(one).values())
     if size > limit:
         raise TooLarge(

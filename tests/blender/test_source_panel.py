@@ -33,7 +33,7 @@ EVERYTHING = [
 ]
 
 # What is asked for by other buttons, or on the way to another result.
-NO_SOURCES = {protocol.DownloadModel.kind, protocol.PanoramaToDepth.kind}
+NO_SOURCES = {protocol.DownloadModel.kind, protocol.PanoramaToDepth.kind, *protocol.FIELDS}
 
 
 @pytest.fixture

@@ -1,0 +1,170 @@
+"""Neural fields as they travel and lie in files: weights, how they are laid out, where they stand.
+
+Imported by both sides, as protocol.py is. Standard library and numpy, nothing else; nothing here
+evaluates a field (`models/hyperdiffusion` does).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from .errors import BadInput, TooLarge
+from .moving_meshes import MAX_FRAMES
+
+MAX_FIELD_WEIGHTS = 4_000_000
+MAX_FREQUENCIES = 12
+MAX_LAYERS = 16
+MAX_START_LENGTH = 80
+
+_REMEDY = "Use a field that was made by Fieldforge or HyperDiffusion, whole and unchanged."
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NeuralField:
+    """A shape, or a shape in motion, as the weights of a small network.
+
+    weights: (W,) float32 or float16, layer by layer, in each the matrix (row-major) before the
+    bias. dimensions: 3, or 4 for one that moves: then the fourth coordinate is the number of the
+    frame, 0 .. frame_count - 1. frequencies, hidden: of the network, as in
+    `models/hyperdiffusion/config.py`.
+    level: the logit that its surface lies at.
+    fps, loop: of one that moves: frames a second, and whether the last leads into the first.
+    to_source: (4, 4) float64, from the field's own frame (the shape in [-0.475, 0.475]^3, Y up) to
+    where the shape stood.
+    start: names the weights that fitting began with, "" where nobody knows. Fields with one start
+    can be mixed weight by weight.
+    """
+
+    weights: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    dimensions: int = 3
+    frequencies: int = 4
+    hidden: tuple[int, ...] = (128, 128, 128)
+    level: float = 0.0
+    frame_count: int = 1
+    fps: float = 24.0
+    loop: bool = False
+    to_source: np.ndarray = field(default_factory=lambda: np.eye(4))
+    start: str = ""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.hidden, list):  # as a message holds it
+            object.__setattr__(self, "hidden", tuple(self.hidden))
+
+    @property
+    def moves(self) -> bool:
+        """Whether it has frames."""
+        return self.dimensions == 4
+
+    @property
+    def layout(self) -> tuple[int, int, tuple[int, ...], int]:
+        """What two fields must share to be mixed."""
+        return self.dimensions, self.frequencies, self.hidden, self.frame_count
+
+    def check(self) -> None:
+        """Raise BadInput or TooLarge unless these are the weights of such a field."""
+        check_layout(self.dimensions, self.frequencies, self.hidden, self.frame_count)
+        check_weights(self.weights, weight_count(self.dimensions, self.frequencies, self.hidden))
+        check_level(self.level)
+        check_fps(self.fps)
+        if type(self.loop) is not bool:
+            raise BadInput("Whether the motion repeats is neither yes nor no.", _REMEDY)
+        check_frame(self.to_source)
+        if not isinstance(self.start, str) or len(self.start) > MAX_START_LENGTH:
+            raise BadInput("The name of what the field began with cannot be read.", _REMEDY)
+
+
+def layer_sizes(
+    dimensions: int, frequencies: int, hidden: tuple[int, ...]
+) -> list[tuple[int, int]]:
+    """(outputs, inputs) of each matrix, in order; a bias of `outputs` follows each."""
+    widths = (dimensions * (1 + 2 * frequencies), *hidden, 1)
+    return [(outputs, inputs) for inputs, outputs in pairwise(widths)]
+
+
+def weight_count(dimensions: int, frequencies: int, hidden: tuple[int, ...]) -> int:
+    """How many weights such a field has: 36,737 of the published one at rest, 37,889 in motion."""
+    sizes = layer_sizes(dimensions, frequencies, hidden)
+    return sum(outputs * (inputs + 1) for outputs, inputs in sizes)
+
+
+def check_layout(dimensions: object, frequencies: object, hidden: object, frames: object) -> None:
+    """Raise BadInput or TooLarge unless a field may have this layout."""
+    if type(dimensions) is not int or dimensions not in (3, 4):
+        raise BadInput(f"A field over {dimensions!r} dimensions is not known.", _REMEDY)
+    if type(frequencies) is not int or not 0 <= frequencies <= MAX_FREQUENCIES:
+        raise BadInput(f"A field with {frequencies!r} frequencies is not known.", _REMEDY)
+    if (
+        not isinstance(hidden, tuple)
+        or not 1 <= len(hidden) <= MAX_LAYERS
+        or not all(type(width) is int and 1 <= width <= MAX_FIELD_WEIGHTS for width in hidden)
+    ):
+        raise BadInput("The layers of the field are not known.", _REMEDY)
+    count = weight_count(dimensions, frequencies, hidden)
+    if count > MAX_FIELD_WEIGHTS:
+        raise TooLarge(
+            f"A field of {count:,} weights is more than the {MAX_FIELD_WEIGHTS:,} that are"
+            " accepted.",
+            "Make the field anew with Compress to neural field.",
+        )
+    if type(frames) is not int or not 1 <= frames <= MAX_FRAMES:
+        raise BadInput(
+            f"A field of {frames!r} frames cannot be used.", f"Use 1 to {MAX_FRAMES} frames."
+        )
+    if dimensions == 3 and frames != 1:
+        raise BadInput(f"A field at rest has 1 frame, not {frames}.", _REMEDY)
+
+
+def check_weights(weights: object, count: int) -> None:
+    """Raise BadInput unless `weights` is (count,) float32 or float16, all numbers."""
+    if (
+        not isinstance(weights, np.ndarray)
+        or weights.dtype.kind != "f"
+        or weights.dtype.itemsize not in (2, 4)
+        or weights.ndim != 1
+    ):
+        raise BadInput("The weights of the field are no list of numbers.", _REMEDY)
+    if len(weights) != count:
+        raise BadInput(
+            f"The field has {len(weights):,} weights; its layers need {count:,}.", _REMEDY
+        )
+    if not np.isfinite(weights).all():
+        raise BadInput(
+            "The field has weights that are not numbers.", "Make the field anew from its object."
+        )
+
+
+def check_level(level: object) -> None:
+    """Raise BadInput unless `level` is a logit that a surface may lie at."""
+    if type(level) not in (int, float) or not -1000 <= level <= 1000:  # type: ignore[operator]
+        raise BadInput(
+            f"A surface at the level {level!r} cannot be made.", "Use -1000 to 1000; 0 is usual."
+        )
+
+
+def check_fps(fps: object) -> None:
+    """Raise BadInput unless `fps` is a number of frames a second."""
+    if type(fps) not in (int, float) or not 0.01 <= fps <= 1000:  # type: ignore[operator]
+        raise BadInput(
+            f"{fps!r} frames a second cannot be played.", "Use 0.01 to 1000; 24 is usual."
+        )
+
+
+def check_frame(matrix: object) -> None:
+    """Raise BadInput unless `matrix` is (4, 4) floats, finite, and flattens nothing."""
+    if (
+        not isinstance(matrix, np.ndarray)
+        or matrix.shape != (4, 4)
+        or matrix.dtype.kind != "f"
+        or not np.isfinite(matrix).all()
+        or np.abs(matrix[3] - [0, 0, 0, 1]).max() > 1e-6
+    ):
+        raise BadInput("Where the field stands is no 4 x 4 matrix of numbers.", _REMEDY)
+    axes = matrix[:3, :3].astype(np.float64)
+    lengths = np.linalg.norm(axes, axis=0)
+    if not lengths.min() > 0 or abs(np.linalg.det(axes / lengths)) < 1e-6:
+        raise BadInput(
+            "Where the field stands, it is flat.", "Give the object a scale above 0 along all axes."
+        )
