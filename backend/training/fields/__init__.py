@@ -1,0 +1,1 @@
+"""Fields of shapes and of moving things: data, fitting, diffusion over their weights, measuring."""
