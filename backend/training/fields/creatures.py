@@ -5,6 +5,7 @@ motion repeats, the last frame leads back to the first. The same number gives th
 wherever numpy's generator PCG64 does. Kinds take turns. All look towards +x, y is up.
 """
 
+# ruff: noqa: RUF005 - places are arrays, to which lists are added
 from __future__ import annotations
 
 import math
