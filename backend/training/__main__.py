@@ -39,12 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python3 -m backend.training", description=__doc__)
     actions = parser.add_subparsers(required=True)
     prepare = actions.add_parser("prepare", help="fetch the shapes and make what training reads")
-    prepare.add_argument("--package", type=Path, help="the .deb of the furniture, if it is here")
-    prepare.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     prepare.add_argument("-o", "--folder", type=Path, default=environment.home() / "training")
-    prepare.add_argument(
-        "--generated", type=int, default=1200, help="how many of the project's own shapes join"
-    )
+    _add_preparation(prepare)
     prepare.add_argument(
         "--until",
         choices=("shapes", "trees", "conditions"),
@@ -82,8 +78,7 @@ def _add_trainings(actions: Any) -> None:
         "everything", help="prepare what is missing, all four trainings, and pieces to carry away"
     )
     _add_training(everything)
-    everything.add_argument("--package", type=Path, help="the .deb of the furniture, if it is here")
-    everything.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    _add_preparation(everything)
     everything.add_argument("--pieces", type=Path, required=True, help="where the pieces go")
     everything.set_defaults(action=_everything)
     export = actions.add_parser("export", help="write the averaged weights as a model")
@@ -120,6 +115,14 @@ def _add_trainings(actions: Any) -> None:
     card.add_argument("--title", default="Fieldforge small")
     card.add_argument("--hardware", default="", help="a sentence on what it was trained on")
     card.set_defaults(action=_card)
+
+
+def _add_preparation(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--package", type=Path, help="the .deb of the furniture, if it is here")
+    action.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    action.add_argument(
+        "--generated", type=int, default=1200, help="how many of the project's own shapes join"
+    )
 
 
 def _add_training(action: argparse.ArgumentParser) -> None:
@@ -253,7 +256,13 @@ def _everything(options: argparse.Namespace) -> int:
     with team(options.device) as members:
         if members.leads:
             report = _every_tenth(_say(members))
-            prepare(options.folder, options.package, options.workers, report)
+            prepare(
+                options.folder,
+                options.package,
+                options.workers,
+                report,
+                generated_shapes=options.generated,
+            )
         members.agreed(True)  # all wait for what the first makes
         for name, share in SHARES.items():
             left = options.minutes - (time.monotonic() - begun) / 60

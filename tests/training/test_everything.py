@@ -27,8 +27,8 @@ class Trainings:
         monkeypatch.setattr(commands, "_run", self.run)
         monkeypatch.setattr(prepare, "prepare", self.prepare)
 
-    def prepare(self, *_: object) -> None:
-        self.prepared += 1
+    def prepare(self, *_: object, generated_shapes: int) -> None:
+        self.prepared += generated_shapes
 
     def run(self, options, name: str, members, total: float, minutes: float) -> SimpleNamespace:
         self.calls.append((name, total, minutes))
@@ -56,14 +56,14 @@ def call(trainings: Trainings, *more: str) -> int:
 
 
 def test_each_gets_its_share_and_the_pieces_are_what_was_trained(trainings, capsys):
-    assert call(trainings) == 0
+    assert call(trainings, "--generated", "7") == 0
     assert trainings.calls == [
         ("autoencoder", 10.0, 0),
         ("seeing", 6.0, 0),
         ("imagining", 2.0, 0),
         ("diffusion", 9.0, 0),
     ]
-    assert trainings.prepared == 1
+    assert trainings.prepared == 7
     assert "goes on" not in capsys.readouterr().out
     joined = [f"{name}.pt" for name in ORDER]
     target = trainings.folder / "joined"
