@@ -16,7 +16,8 @@ import numpy as np
 
 from .errors import BadInput, TooLarge
 
-MAX_FRAMES = 256
+MAX_FRAMES = 64
+"""Of a field."""
 MAX_FRAME_VERTICES = 50_000_000
 """Of all frames together."""
 MAX_FRAME_FACES = 50_000_000
@@ -59,20 +60,15 @@ def check_source(
     vertices: np.ndarray, faces: np.ndarray, vertex_counts: np.ndarray, face_counts: np.ndarray
 ) -> None:
     """Raise BadInput or TooLarge unless the frames, one mesh each, are ones of which a field can be
-    made: every frame has faces, all places are numbers, and they span a volume.
+    made: there are faces, all places are numbers, and some frame spans a volume.
 
-    Open, inside-out and self-intersecting meshes, and any change of topology, are let through.
+    Open, inside-out and self-intersecting meshes, any change of topology, and frames without faces
+    beside others are let through.
     """
     check(vertices, faces, vertex_counts, face_counts, most=MAX_FRAMES)
-    empty = np.flatnonzero((face_counts == 0) | (vertex_counts == 0))
-    if len(empty) == len(face_counts):
+    if not face_counts.any():
         raise BadInput(
             "The object has no faces.", "Choose a mesh with faces, or give it a thickness first."
-        )
-    if len(empty):
-        raise BadInput(
-            f"The object has no faces in frame {empty[0] + 1} of {len(face_counts)}.",
-            "Choose a frame range in which it is always there.",
         )
     _check_numbers(vertices, vertex_counts)
     _check_extent(vertices, faces, vertex_counts, face_counts)
@@ -166,6 +162,8 @@ def _check_extent(
     """One frame at least must fill a volume; a sheet that unfolds may begin flat."""
     flattest = 2
     for own, corners in split(vertices, faces, vertex_counts, face_counts):
+        if not len(corners):
+            continue
         used = own[corners.reshape(-1)].astype(np.float64) if len(corners) < 10_000 else own
         centred = used - used.mean(axis=0, dtype=np.float64)
         scale = float(np.abs(centred).max())

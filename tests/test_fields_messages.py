@@ -227,7 +227,6 @@ GONE = moving_meshes.joined([(CORNERS, SIDES), (CORNERS[:0], SIDES[:0])])
     ("wrong", "cause"),
     [
         (NOTHING, "has no faces\\."),
-        (GONE, "no faces in frame 2 of 2"),
         (FLAT, "in a plane"),
         (POINT, "at one place"),
         ({"vertices": changed(ALL["vertices"], (5, 1), np.nan)}, "1 vertices.*frame 2 of 3"),
@@ -260,7 +259,7 @@ def test_what_makes_no_field_is_told(wrong: dict[str, Any], cause: str) -> None:
 
 def test_too_many_frames_are_told() -> None:
     many = moving_meshes.joined([(CORNERS, SIDES)] * (moving_meshes.MAX_FRAMES + 1))
-    with pytest.raises(TooLarge, match="257 frames"):
+    with pytest.raises(TooLarge, match="65 frames"):
         MeshToField(**many).validate()
 
 
@@ -272,7 +271,8 @@ def test_too_many_faces_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     source().validate()
 
 
-def test_meshes_that_are_open_inside_out_or_flat_at_times_are_let_through() -> None:
+def test_meshes_that_are_open_inside_out_or_not_always_there_are_let_through() -> None:
+    source(**GONE).validate()
     source(**moving_meshes.joined([(CORNERS, SIDES[1:])])).validate()
     source(**moving_meshes.joined([(CORNERS, SIDES[:, ::-1].copy())])).validate()
     source(**moving_meshes.joined([(CORNERS * [1, 1, 0], SIDES), (CORNERS, SIDES)])).validate()
@@ -313,10 +313,10 @@ def test_what_makes_no_mesh_is_told(make: Any, cause: str) -> None:
 
 def test_more_meshes_than_anybody_looks_at_are_refused() -> None:
     weights = small(0, 4).weights
-    fields = [small(k, 4, frame_count=200, weights=weights) for k in range(2)]
-    between(*fields, amounts=np.linspace(0, 1, 5)).validate()
-    with pytest.raises(TooLarge, match="1,200 meshes"):
-        between(*fields, amounts=np.linspace(0, 1, 6)).validate()
+    fields = [small(k, 4, frame_count=64, weights=weights) for k in range(2)]
+    between(*fields, amounts=np.linspace(0, 1, 16)).validate()
+    with pytest.raises(TooLarge, match="1,088 meshes"):
+        between(*fields, amounts=np.linspace(0, 1, 17)).validate()
 
 
 @pytest.mark.parametrize(
