@@ -139,6 +139,8 @@ class ModelBody(BaseModel):
     any_views: bool
     ring: dict[str, float] | None
     view_size: int
+    names: list[str]
+    frames: int
     ready: bool
     bytes: int
     license: str

@@ -19,18 +19,23 @@ import numpy as np
 from .. import weights
 from ..errors import BadInput, Cancelled, NotInstalled
 from ..protocol import (
+    FIELDS,
     PANORAMAS,
     POSED_VIEWS,
     TASKS,
+    Animation,
     DownloadModel,
+    FieldToMesh,
     Generation,
     ImageToViews,
+    MeshToField,
     PanoramaToDepth,
     PanoramaToSphere,
     PanoramaToStereo,
     PointsToMesh,
     Progress,
     Result,
+    Shape,
     Task,
     TextToMesh,
     TextToPanorama,
@@ -71,6 +76,7 @@ class Model:
     from where, in order, numbers of `protocol.VIEW_CAMERAS`; any_views: some of them will do.
     ring: of a model that paints views around a thing: elevation and field of view in degrees, and
     radius, the thing being in a cube of side 2, of cameras where nobody says; view_size: pixels.
+    names: words that a model of shapes or animations lets choose from; frames: how many it makes.
     default_for: kinds of tasks for which it is taken when none is chosen; of ready models only.
     ready: it can be used now; else it, and the models that it needs, are to be downloaded first:
     bytes, under which license, and what that allows (license_words).
@@ -90,6 +96,8 @@ class Model:
     any_views: bool = False
     ring: dict[str, float] | None = None
     view_size: int = 0
+    names: tuple[str, ...] = ()
+    frames: int = 0
     ready: bool = True
     bytes: int = 0
     license: str = ""
@@ -124,6 +132,14 @@ BUILT_IN: tuple[Model, ...] = (
         samples=False,
         family="view-fusion",
     ),
+    Model(
+        id="neural-field",
+        title="Neural field",
+        summary="Fits a small network to a mesh or an animation, and brings it back. No weights.",
+        tasks=(MeshToField.kind, FieldToMesh.kind),
+        samples=False,
+        family="neural-field",
+    ),
 )
 
 _SHARED_FIELDS = (
@@ -135,6 +151,7 @@ _GENERATE = "backend.pipelines.generate:generate"
 _DOWNLOAD = "backend.pipelines.download_model:download_model"
 FAMILIES_WITH_WEIGHTS = (
     *("wala", "mvdream", "ldm3d", "panorama-depth", "viewdiff", "stable-diffusion"),
+    "hyperdiffusion",
 )
 _NEEDLESS = ((TextToViews.kind, "mvdream"),)
 """(task, family) that goes without what the model otherwise needs: painting views takes no model of
@@ -153,6 +170,10 @@ PIPELINES: dict[tuple[str, str], str] = {
     (ImageToViews.kind, "viewdiff"): "backend.pipelines.image_to_views:image_to_views",
     (TextToViews.kind, "viewdiff"): "backend.pipelines.text_to_views:text_to_views",
     (TextToViews.kind, "mvdream"): "backend.pipelines.text_to_views:with_mvdream",
+    (MeshToField.kind, "neural-field"): "backend.pipelines.mesh_to_field:mesh_to_field",
+    (FieldToMesh.kind, "neural-field"): "backend.pipelines.field_to_mesh:field_to_mesh",
+    (Animation.kind, "hyperdiffusion"): "backend.pipelines.animation:animation",
+    (Shape.kind, "hyperdiffusion"): "backend.pipelines.animation:shape",
     **{(DownloadModel.kind, family): _DOWNLOAD for family in FAMILIES_WITH_WEIGHTS},
 }
 """(task, family of the model) -> "module:function"."""
@@ -169,7 +190,7 @@ def models() -> tuple[Model, ...]:
         if own.id not in listed:
             listed[own.id] = _listed(own, all(name in here for name in own.needs))
     defaults: dict[str, list[str]] = {}
-    for kind in (*GENERATIONS, *PANORAMAS, *POSED_VIEWS):
+    for kind in (*GENERATIONS, *PANORAMAS, *POSED_VIEWS, *FIELDS):
         best = _best(_able(listed, kind), kind, here)
         if best is not None and best.ready:
             defaults.setdefault(best.id, []).append(kind)
@@ -190,6 +211,7 @@ def _listed(model: weights.Entry | weights.Installed, ready: bool) -> Model:
         any_views=bool(config.get("joint")),
         ring=_numbers(paints, ("elevation", "field", "radius")),
         view_size=_size(paints.get("denoiser")),
+        **(_of_fields(config) if model.family == "hyperdiffusion" else {}),
         **{name: getattr(model, name) for name in _SHARED_FIELDS},
     )
 
@@ -200,6 +222,18 @@ def _numbers(record: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, flo
     if not all(type(value) in (int, float) for value in found.values()):
         return None
     return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def _of_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What can be asked of a model of fields, by a description that anybody may have written."""
+    told = config.get("model")
+    told = told if isinstance(told, dict) else {}
+    names, frames = told.get("names", []), told.get("frames")
+    named = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return {
+        "names": tuple(names) if named else (),
+        "frames": frames if type(frames) is int and frames > 0 else 0,
+    }
 
 
 def _size(denoiser: object) -> int:

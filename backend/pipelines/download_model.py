@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from .. import downloads, weights
-from ..errors import Cancelled, NotFound
+from ..errors import NotFound
 from ..protocol import DownloadModel, Progress, Report, Task
 from . import Context
-
-_POLL_SECONDS = 0.2
-_SECONDS_BETWEEN = 0.05
-_SECONDS_TO_TIDY_UP = 3.0
+from .background import in_background
 
 # What share of the job each part is, by the first word of its stage.
 _SHARES = {"Asking": (0.0, 0.0), "Downloading": (0.0, 0.8), "Checking": (0.8, 0.05)}
@@ -46,10 +41,12 @@ def fetch(
     already = model is not None
     if model is None:
         downloads.check_license(entry, license)
-        model = yield from _in_background(
+        steps = in_background(
             lambda report: downloads.install(entry, license=license, report=report, **options),
             context,
+            "download",
         )
+        model = yield from _told(steps)
     yield Report(
         name=entry.title,
         report={
@@ -63,59 +60,17 @@ def fetch(
     )
 
 
-def _in_background(
-    work: Callable[[downloads.Report], weights.Installed], context: Context
+def _told(
+    steps: Generator[tuple[str, float], None, weights.Installed],
 ) -> Generator[Progress, None, weights.Installed]:
-    """Run `work` in a thread, which a network that does not answer may hold up, and tell where it
-    stands. Returns what it returns; raises what it raises, or Cancelled."""
-    told: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-    unwanted = threading.Event()
-    newest: list[Any] = ["", 0.0]
-
-    def report(stage: str, fraction: float) -> None:
-        # Asked here too: a worker has little time before it is killed, and there is much to remove.
-        if unwanted.is_set() or context.cancelled():
-            raise Cancelled("The download was stopped.")
-        now = time.monotonic()
-        if stage != newest[0] or now - newest[1] >= _SECONDS_BETWEEN:
-            newest[:] = stage, now
-            told.put(("progress", (stage, fraction)))
-
-    def run() -> None:
+    """What a download, which a network that does not answer may hold up, says of itself."""
+    while True:
         try:
-            told.put(("done", work(report)))
-        except BaseException as error:
-            told.put(("failed", error))
-
-    thread = threading.Thread(target=run, name="download", daemon=True)
-    thread.start()
-    try:
-        while True:
-            context.check_cancelled()
-            news = _newest(told)
-            if news is None:
-                continue
-            kind, value = news
-            if kind == "done":
-                return value
-            if kind == "failed":
-                raise value
-            yield _progress(*value)
-    finally:
-        unwanted.set()
-        thread.join(_SECONDS_TO_TIDY_UP if not context.cancelled() else _POLL_SECONDS)
-
-
-def _newest(told: queue.SimpleQueue[tuple[str, Any]]) -> tuple[str, Any] | None:
-    """The last word of those that came, and the end before all others."""
-    news = None
-    try:
-        news = told.get(timeout=_POLL_SECONDS)
-        while news[0] == "progress":
-            news = told.get_nowait()
-    except queue.Empty:
-        pass
-    return news
+            stage, fraction = next(steps)
+        except StopIteration as end:
+            model: weights.Installed = end.value
+            return model
+        yield _progress(stage, fraction)
 
 
 def _progress(stage: str, fraction: float) -> Progress:

@@ -34,6 +34,7 @@ from ..weights import DESCRIPTION, Installed
 from . import Context, memory
 
 if TYPE_CHECKING:
+    from ..models.hyperdiffusion.model import FieldModel
     from ..models.ldm3d.model import Ldm3d
     from ..models.mvdream.model import MVDream
     from ..models.viewdiff.painter import ViewPainter
@@ -162,7 +163,19 @@ class LoadedViews:
     used_at: float = 0.0
 
 
-Kept = TypeVar("Kept", Loaded, LoadedText, LoadedPanorama, LoadedViews)
+@dataclass(eq=False)
+class LoadedFields:
+    """A model that makes neural fields, in memory. It computes in float32."""
+
+    model: FieldModel
+    installed: Installed
+    device: torch.device
+    dtype: torch.dtype
+    nbytes: int
+    used_at: float = 0.0
+
+
+Kept = TypeVar("Kept", Loaded, LoadedText, LoadedPanorama, LoadedViews, LoadedFields)
 _models: dict[Key, Any] = {}
 
 
@@ -211,6 +224,14 @@ def load_views_model(installed: Installed, device: torch.device, working_bytes: 
     return _kept(installed, device, precision(device, _TEXT), working_bytes, _read_views_model)
 
 
+def load_field_model(
+    installed: Installed, device: torch.device, working_bytes: int
+) -> LoadedFields:
+    """As `load`, of a model that makes neural fields. Its weights are what is diffused, of which
+    half precision keeps too little."""
+    return _kept(installed, device, torch.float32, working_bytes, _read_field_model)
+
+
 def _read(installed: Installed, device: torch.device, dtype: torch.dtype, nbytes: int) -> Loaded:
     model = loading.load(installed, device, dtype)
     acceleration.to_channels_last(model.autoencoder)
@@ -243,6 +264,15 @@ def _read_views_model(
     from ..models.viewdiff.painter_files import load as read  # here: its libraries take seconds
 
     return LoadedViews(read(installed, device, dtype), installed, device, dtype, nbytes)
+
+
+def _read_field_model(
+    installed: Installed, device: torch.device, dtype: torch.dtype, nbytes: int
+) -> LoadedFields:
+    from ..models.hyperdiffusion.model import load as read  # here: not every worker needs it
+
+    model = read(installed.folder).to(device)
+    return LoadedFields(model, installed, device, dtype, nbytes)
 
 
 def _kept(
