@@ -17,6 +17,10 @@ from . import (
     session,
     variations,
 )
+from .fields import exporting, recording
+from .fields import operators as fields_operators
+from .fields import panel as fields_panel
+from .fields import settings as fields_settings
 from .panorama import panel as panorama_panel
 from .panorama import settings as panorama_settings
 from .panorama import stereo
@@ -28,6 +32,7 @@ from .views import settings as views_settings
 CLASSES = (
     *panorama_settings.CLASSES,
     *views_settings.CLASSES,
+    *fields_settings.CLASSES,
     properties.FieldforgeSettings,
     generated.FieldforgeResult,
     preferences.FieldforgePreferences,
@@ -42,6 +47,9 @@ CLASSES = (
     *rerolls.CLASSES,
     *transforms_files.CLASSES,
     *views_panel.CLASSES,
+    *fields_operators.CLASSES,
+    *exporting.CLASSES,
+    *fields_panel.CLASSES,
 )
 
 
@@ -69,6 +77,7 @@ def register() -> None:
     generated.register()
     panorama_settings.register()
     views_settings.register()
+    fields_settings.register()
     overlay.register()
     preferences.register()
     session.begin()
@@ -87,10 +96,12 @@ def unregister() -> None:
     bpy.app.handlers.load_post.remove(_file_loaded)
     bpy.app.handlers.undo_post.remove(_undone)
     bpy.app.handlers.redo_post.remove(_undone)
+    recording.unregister()
     capture.unregister()
     session.end()
     preferences.unregister()
     overlay.unregister()
+    fields_settings.unregister()
     views_settings.unregister()
     panorama_settings.unregister()
     generated.unregister()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.errors import BadInput
-from ..backend.protocol import MeshResult, Result, meshes_of
+from ..backend.protocol import MeshResult, NeuralField, Result, meshes_of
 from .compose import PlacedMesh, Placement, place
 
 GAP = 0.15
@@ -21,12 +21,13 @@ GAP = 0.15
 @dataclass(frozen=True, eq=False)
 class Arrival:
     """One mesh. latent: (C, 12, 12, 12) float32 it was decoded from, or None; report: of the
-    backend."""
+    backend; neural: the field that it was made of, or None."""
 
     mesh: PlacedMesh
     seed: int
     latent: np.ndarray | None
     report: dict[str, Any]
+    neural: NeuralField | None = None
 
 
 def arrivals_of(result: Result, placement: Placement, seed: int) -> list[Arrival]:
@@ -41,7 +42,7 @@ def arrivals_of(result: Result, placement: Placement, seed: int) -> list[Arrival
 def _arrival(mesh: MeshResult, placement: Placement, seed: int) -> Arrival:
     told = mesh.report.get("seed")
     seed = told if type(told) is int else seed
-    return Arrival(place(mesh, placement), seed, mesh.latent, mesh.report)
+    return Arrival(place(mesh, placement), seed, mesh.latent, mesh.report, mesh.neural)
 
 
 def formed(result: Result, placement: Placement) -> list[PlacedMesh | None]:

@@ -21,6 +21,7 @@ from ..backend import environment
 from ..backend.protocol import DownloadModel
 from .arrival import Arrival
 from .compose import PlacedMesh, Placement
+from .fields.arrival import FieldArrival
 from .importing import Destination
 from .panorama.arrival import Arrived, FormingPicture
 from .views.arrival import ViewsArrival
@@ -85,7 +86,9 @@ class Job:
     file_serial: int = -1
     watch: bool = False
     forming: list[PlacedMesh | FormingPicture | None] = field(default_factory=list, repr=False)
-    placed: list[Arrival] | Arrived | ViewsArrival | None = field(default=None, repr=False)
+    placed: list[Arrival] | Arrived | ViewsArrival | FieldArrival | None = field(
+        default=None, repr=False
+    )
     unwanted: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @property

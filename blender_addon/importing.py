@@ -29,6 +29,7 @@ class Destination:
     replaces: the result becomes the mesh of the source.
     panorama: how results about panoramas are put into the file (`panorama.source.import_options`).
     views: how views are (`views.options.import_options`).
+    fields: how shapes of neural fields, and what moves, are (`fields.source.import_options`).
     """
 
     name: str
@@ -40,6 +41,7 @@ class Destination:
     replaces: bool = False
     panorama: dict[str, Any] = field(default_factory=dict)
     views: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

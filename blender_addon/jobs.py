@@ -35,12 +35,24 @@ from ..backend.errors import (
     WorkerDied,
     from_dict,
 )
-from ..backend.protocol import DownloadModel, decode_result, decode_task, encode_task
+from ..backend.protocol import (
+    DownloadModel,
+    FieldToMesh,
+    NeuralField,
+    decode_result,
+    decode_task,
+    encode_task,
+)
 from .arrival import Arrival, arrivals_of, formed, placement_of, to_local
 from .backend_process import Backend, Settings
 from .capture import Origin, remember_result
 from .client import Client, Record, gone
 from .compose import Capture, Choices, Placement, compose, with_choices
+from .fields.arrival import FieldArrival, fields_arrived
+from .fields.kept import keep
+from .fields.motion import extent_of_roots
+from .fields.scene import add as add_fields
+from .fields.weights import moved
 from .forming import Forming
 from .generated import Making, remember
 from .history import HistoryFile, Job, history_file, read_history
@@ -433,7 +445,7 @@ class Jobs:
             if job.origin is not None:
                 remember_result(item, job.origin)
         job.notes = _notes_of(placed)
-        if isinstance(placed, Arrived | ViewsArrival):
+        if isinstance(placed, Arrived | ViewsArrival | FieldArrival):
             self._note_sampling(job, placed.report)
             job.stage, job.faces = where_it_is(placed), placed.faces
         else:
@@ -453,7 +465,7 @@ class Jobs:
     def _put_into_scene(
         self,
         job: Job,
-        arrivals: list[Arrival] | Arrived | ViewsArrival,
+        arrivals: list[Arrival] | Arrived | ViewsArrival | FieldArrival,
         source: bpy.types.Object | None,
     ) -> list[bpy.types.ID]:
         if isinstance(arrivals, Arrived):
@@ -461,6 +473,9 @@ class Jobs:
         if isinstance(arrivals, ViewsArrival):
             frame = job.placement.matrix_world
             return add_views(arrivals, job.destination, frame, making_of(job))
+        if isinstance(arrivals, FieldArrival):
+            frame = job.placement.matrix_world
+            return add_fields(arrivals, job.destination, frame, self._beside_ends(job))
         local = to_local(job.placement)
         if job.destination.replaces and source is not None:
             replace_mesh(source, arrivals[0].mesh)
@@ -470,6 +485,8 @@ class Jobs:
         created = add_meshes(meshes, names, job.destination, self._beside(job, source))
         for new, arrival in zip(created, arrivals, strict=True):
             remember(new.item, _making(job, arrival, new.baked @ local))
+            if arrival.neural is not None:
+                keep(new.item, moved(arrival.neural, new.baked @ local))
         return [new.item for new in created]
 
     def _beside(self, job: Job, source: bpy.types.Object | None) -> tuple[float, float] | None:
@@ -479,6 +496,11 @@ class Jobs:
             named = [(bpy.data.objects.get(name), uid) for name, uid in job.origin.members]
             items = [item for item, uid in named if item is not None and item.session_uid == uid]
         return world_extent([item for item in items if item.name not in job.destination.hide])
+
+    def _beside_ends(self, job: Job) -> tuple[float, float] | None:
+        """(lowest, highest) x in the world of the two between which a result lies."""
+        options = job.destination.fields
+        return extent_of_roots([options[end] for end in ("first", "second") if end in options])
 
     def _end(self, job: Job, state: str) -> None:
         job.seconds, job.state, job.forming = job.elapsed, state, []
@@ -619,15 +641,23 @@ class Jobs:
                 body = client.result(job_id)
             except Unreachable:
                 raise gone(self.backend.alive(settings)) from None
-            self._in_thread_arrived(job, body, placement)
+            self._in_thread_arrived(job, body, placement, lambda: _ends_of(client.task(job_id)))
 
-    def _in_thread_arrived(self, job: Job, body: bytes, placement: Placement) -> None:
+    def _in_thread_arrived(
+        self,
+        job: Job,
+        body: bytes,
+        placement: Placement,
+        ends: Callable[[], tuple[NeuralField, ...]],
+    ) -> None:
         """Prepare what came for the scene. The bytes are let go of before that is changed."""
         result = decode_result(body)
-        placed: list[Arrival] | Arrived | ViewsArrival | None
+        placed: list[Arrival] | Arrived | ViewsArrival | FieldArrival | None
         placed = arrived(result, job.destination.name, job.destination.panorama)
         if placed is None:
             placed = views_arrived(result, job.destination.name, job.destination.views)
+        if placed is None:
+            placed = fields_arrived(result, placement, job.seed, ends)
         if placed is None:
             placed = arrivals_of(result, placement, job.seed)
         self._update(job, state="placing", stage="", placed=placed)
@@ -725,7 +755,13 @@ class Jobs:
         self.jobs += [job for job in jobs if job.key not in known]
 
 
-def _notes_of(placed: list[Arrival] | Arrived | ViewsArrival) -> list[str]:
+def _ends_of(body: bytes) -> tuple[NeuralField, ...]:
+    """The fields of a task between whose shapes its result lies."""
+    task = decode_task(body)
+    return task.fields() if isinstance(task, FieldToMesh) else ()
+
+
+def _notes_of(placed: list[Arrival] | Arrived | ViewsArrival | FieldArrival) -> list[str]:
     """Sentences for the person about a result, each once."""
     reports = [each.report for each in placed] if isinstance(placed, list) else [placed.report]
     told = (report.get(name) or () for report in reports for name in ("warnings", "notes"))

@@ -9,6 +9,7 @@ from bpy.props import StringProperty
 from ..backend.errors import FieldforgeError
 from . import backend_process, model_choice, preferences, session, sources
 from .compose import Capture, Choices
+from .fields import source as moving
 from .history import Job
 from .importing import Destination
 from .model_choice import chosen_model, task_kind
@@ -57,7 +58,7 @@ class FIELDFORGE_OT_generate(bpy.types.Operator):
             return {"CANCELLED"}
         jobs.generate(
             captured,
-            Choices(model["id"], int(settings.resolution), **sampling_choices(settings, model)),
+            Choices(model["id"], _resolution(settings), **sampling_choices(settings, model)),
             _destination(context, captured),
             source=sources.source_object(context),
             kind=task_kind(settings),
@@ -65,6 +66,11 @@ class FIELDFORGE_OT_generate(bpy.types.Operator):
             samples=bool(model.get("samples")),
         )
         return {"FINISHED"}
+
+
+def _resolution(settings) -> int:
+    moves = moving.is_animation(settings)
+    return int(settings.field_resolution if moves else settings.resolution)
 
 
 def _destination(context, captured: Capture) -> Destination:
@@ -75,7 +81,7 @@ def _destination(context, captured: Capture) -> Destination:
     collection = next((item for item in beside if item in inside), None)
     around = is_panorama(settings)
     return Destination(
-        name=name if around else result_name(settings, name),
+        name=name if around or moving.is_animation(settings) else result_name(settings, name),
         matrix_world=np.array(items[0].matrix_world, np.float64) if items else np.eye(4),
         scene=context.scene.name,
         collection=collection.name if collection else "",
@@ -83,6 +89,7 @@ def _destination(context, captured: Capture) -> Destination:
         layout=settings.layout,
         panorama=import_options(settings) if around else {},
         views=views_options(settings, captured),
+        fields=moving.import_options(context) if moving.is_animation(settings) else {},
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import bpy
 
 from . import models, preferences, session, sources
+from .fields import panel as moving
+from .fields.source import is_animation
 from .history import STAGES, Job
 from .model_choice import chosen_model
 from .operators import disabled_reason
@@ -140,6 +142,8 @@ def draw_choices(layout, context) -> None:
         panorama.draw_choices(column, settings, context)
     elif posed:
         posed_views.draw_choices(column, settings, context)
+    elif is_animation(settings):
+        moving.draw_choices(column, settings, context)
     elif not model.get("samples"):
         column.row().prop(settings, "resolution", expand=True)
     if model.get("samples") or not (around or posed):

@@ -13,6 +13,7 @@ from bpy.props import (
 from ..backend.protocol import MAX_GUIDANCE, MAX_STEPS, RESOLUTIONS, PointsToMesh, VoxelsToMesh
 from . import preferences, session
 from .capture import forget_facts
+from .fields.settings import FieldSettings
 from .model_choice import (
     chosen_model,
     get_depth_model,
@@ -83,7 +84,9 @@ def sampling_choices(settings, model: dict) -> dict:
     }
 
 
-class FieldforgeSettings(SourceSettings, PanoramaSettings, ViewsSettings, bpy.types.PropertyGroup):
+class FieldforgeSettings(
+    SourceSettings, PanoramaSettings, ViewsSettings, FieldSettings, bpy.types.PropertyGroup
+):
     object_from: EnumProperty(
         name="Object From",
         items=[

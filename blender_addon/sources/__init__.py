@@ -22,6 +22,7 @@ from ...backend.protocol import (
 from .. import capture as objects
 from ..capture import Facts, Origin
 from ..compose import Capture
+from ..fields import source as moving
 from ..panorama import source as panorama
 from ..pictures import ShapeCapture, TextCapture
 from ..views import source as posed_views
@@ -39,6 +40,7 @@ TASKS = {
     "SHAPE": Shape.kind,
     **panorama.KINDS,
     **posed_views.KINDS,
+    **moving.KINDS,
 }
 FROM_OBJECTS = {"DEPTH", "VIEWS"}
 
@@ -70,6 +72,8 @@ def facts(context, model: dict) -> Facts:
             return panorama.facts(context, model)
         case kind if kind in posed_views.KINDS:
             return posed_views.facts(context, model)
+        case kind if kind in moving.KINDS:
+            return moving.facts(context, model)
         case _:
             return Facts("A shape of the model's own choice")
 
@@ -107,6 +111,8 @@ def capture(context, model: dict) -> Capture:
             return panorama.capture(context, model)
         case kind if kind in posed_views.KINDS:
             return posed_views.capture(context, model)
+        case kind if kind in moving.KINDS:
+            return moving.capture(context, model)
         case _:
             return ShapeCapture("Shape", cameras.at_cursor(context))
 

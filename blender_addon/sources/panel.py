@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..fields import panel as moving
 from ..panorama import panel as panorama
 from ..views import panel as posed_views
 from ..views.source import is_rebuilt
@@ -25,6 +26,7 @@ _ICONS = {
     "IMAGE_VIEWS": "OUTLINER_OB_CAMERA",
     "TEXT_VIEWS": "OUTLINER_OB_CAMERA",
     "SCENE_VIEWS": "OUTLINER_OB_MESH",
+    "ANIMATION": "POSE_HLT",
 }
 
 
@@ -152,4 +154,5 @@ _FIELDS = {
     "IMAGE_VIEWS": (posed_views.picture_fields, posed_views.camera_options),
     "TEXT_VIEWS": (posed_views.text_fields, posed_views.camera_options),
     "SCENE_VIEWS": (posed_views.scene_fields, posed_views.scene_options),
+    "ANIMATION": (_nothing, moving.options),
 }

@@ -47,6 +47,7 @@ SOURCES = [
         "OUTLINER_OB_MESH",
         14,
     ),
+    ("ANIMATION", "Animated Shape", "A shape that moves", "POSE_HLT", 15),
 ]
 GREASE_PENCIL_TYPES = {"GREASEPENCIL", "GPENCIL"}  # since Blender 4.3, before
 

@@ -10,6 +10,7 @@ import bpy
 import numpy as np
 from mathutils import Matrix
 
+from ..keyframes import fill, new_curves
 from ..panorama.textures import Texture
 from .arrival import ViewsArrival, file_name, new_folder
 from .cameras import frame_of, frustum_of, show_behind
@@ -99,9 +100,9 @@ def moving_camera(
         values[:, index] = [*pose[:3, 3], *turn]
     frames = begin + np.arange(len(poses))
     camera.matrix_basis = Matrix(poses[0].tolist())
-    curves = _curves_of(camera, name)
+    curves = new_curves(camera, name)
     for (path, index), column in zip(_channels(), values, strict=True):
-        _fill(curves.new(path, index=index), frames, column, "LINEAR")
+        fill(curves.new(path, index=index), frames, column, "LINEAR")
     return camera
 
 
@@ -124,29 +125,8 @@ def _flip(background, data: bpy.types.Camera, count: int, hold: int, begin: int)
     steps = np.arange(count * hold)
     user = background.image_user
     user.frame_duration, user.frame_start, user.use_auto_refresh = len(steps), begin, True
-    curve = _curves_of(data, data.name).new("background_images[0].image_user.frame_offset")
-    _fill(curve, begin + steps, steps // hold - steps, "CONSTANT")
-
-
-def _curves_of(owner: bpy.types.ID, name: str):
-    """The F-curves of a new action of `owner`; since Blender 4.4 actions have slots and layers."""
-    action = bpy.data.actions.new(name)
-    owner.animation_data_create().action = action
-    if not hasattr(action, "slots"):
-        return action.fcurves
-    slot = action.slots.new(owner.id_type, owner.name)
-    owner.animation_data.action_slot = slot
-    strip = action.layers.new("Layer").strips.new(type="KEYFRAME")
-    return strip.channelbag(slot, ensure=True).fcurves
-
-
-def _fill(curve: bpy.types.FCurve, frames: np.ndarray, values: np.ndarray, way: str) -> None:
-    points = curve.keyframe_points
-    points.add(len(frames))
-    points.foreach_set("co", np.stack([frames, values], axis=1).astype(np.float32).ravel())
-    for point in points:
-        point.interpolation = way
-    curve.update()
+    curve = new_curves(data, data.name).new("background_images[0].image_user.frame_offset")
+    fill(curve, begin + steps, steps // hold - steps, "CONSTANT")
 
 
 def show_new_pictures(collection: bpy.types.Collection, renewed: dict[int, Texture]) -> None:

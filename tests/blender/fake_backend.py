@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import moving_shapes
 import numpy as np
 import posed
 import spheres
@@ -71,7 +72,7 @@ def result_of(task: protocol.Task, empty: frozenset[int] = frozenset()) -> proto
     seed is the first number of the latent. empty: seeds that give no surface."""
     if isinstance(task, protocol.DownloadModel):
         return protocol.Report(name=task.name, report={"bytes": 1})
-    special = spheres.result_of(task) or posed.result_of(task)
+    special = spheres.result_of(task) or posed.result_of(task) or moving_shapes.result_of(task)
     if special is not None:
         return special
     mesh = mesh_of(task)

@@ -10,10 +10,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDON = sorted((ROOT / "blender_addon").glob("**/*.py"))
-SHARED = {"errors", "protocol", "environment"}
+SHARED = {"errors", "protocol", "environment", "field_files"}
 ALLOWED = {"bpy", "bl_ui", "bpy_extras", "mathutils", "bmesh", "blf", "gpu", "numpy", "requests"}
 IN_THREADS = ("arrival", "captures", "lenses", "paths", "transforms")
-FREE_OF_BPY = {"client", "backend_process", "compose", *(f"views/{name}" for name in IN_THREADS)}
+FIELDS_IN_THREADS = ("arrival", "captures", "weights")
+FREE_OF_BPY = {
+    *("client", "backend_process", "compose"),
+    *(f"views/{name}" for name in IN_THREADS),
+    *(f"fields/{name}" for name in FIELDS_IN_THREADS),
+}
 
 
 def _imports(path: Path) -> set[tuple[int, str]]:

@@ -33,7 +33,10 @@ EVERYTHING = [
 ]
 
 # What is asked for by other buttons, or on the way to another result.
-NO_SOURCES = {protocol.DownloadModel.kind, protocol.PanoramaToDepth.kind, *protocol.FIELDS}
+NO_SOURCES = {
+    *(protocol.DownloadModel.kind, protocol.PanoramaToDepth.kind),
+    *(protocol.MeshToField.kind, protocol.FieldToMesh.kind),
+}
 
 
 @pytest.fixture

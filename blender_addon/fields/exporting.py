@@ -1,0 +1,196 @@
+"""Moving shapes into files that other programs read, by Blender's own exporters. Main thread.
+
+What is exported is put into a scene of its own for the moment: parts that are hidden in this frame
+cannot be selected, and the range of the timeline is then that of the motion.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import bpy
+from bpy.props import EnumProperty, StringProperty
+from bpy_extras.io_utils import ExportHelper
+
+from ..keyframes import fill, new_curves
+from . import motion
+from .arrival import MESHES
+
+FORMATS = {
+    "GLB": (".glb", "glTF", "export_scene.gltf", "One file for engines and the web"),
+    "ABC": (".abc", "Alembic", "wm.alembic_export", "A cache of vertices, for other 3D programs"),
+    "USD": (".usdc", "USD", "wm.usd_export", "A stage, for other 3D programs"),
+}
+
+
+def operator_of(kind: str):
+    """Blender's own operator; None where this Blender was built without it."""
+    module, _, name = FORMATS[kind][2].partition(".")
+    operator = getattr(getattr(bpy.ops, module), name)
+    try:
+        operator.get_rna_type()
+    except (KeyError, AttributeError, RuntimeError):
+        return None
+    return operator
+
+
+def why_not_exported(context) -> str:
+    root = motion.root_of(context.view_layer.objects.active)
+    if root is None:
+        return "Select an object that was made of a neural field"
+    if not motion.parts_of(root):
+        return "Only the field is left: bring it back first"
+    return "" if context.mode == "OBJECT" else "Leave this mode first"
+
+
+class FIELDFORGE_OT_export_motion(bpy.types.Operator, ExportHelper):
+    """Write this shape, with its motion, into a file that other programs read"""
+
+    bl_idname = "fieldforge.export_motion"
+    bl_label = "Export Motion"
+
+    kind: EnumProperty(
+        name="Format",
+        items=[(kind, words[1], words[3]) for kind, words in FORMATS.items()],
+        options={"SKIP_SAVE"},
+    )
+    filename_ext: StringProperty(options={"HIDDEN"})
+    filter_glob: StringProperty(default="*.glb;*.abc;*.usdc", options={"HIDDEN"})
+
+    @classmethod
+    def description(cls, context, properties) -> str:
+        words = FORMATS[properties.kind]
+        return f"{cls.__doc__}. {words[1]}: {words[3]}"
+
+    @classmethod
+    def poll(cls, context) -> bool:
+        reason = why_not_exported(context)
+        if reason:
+            cls.poll_message_set(reason)
+        return not reason
+
+    def invoke(self, context, event):
+        suffix = self.filename_ext = FORMATS[self.kind][0]
+        self.filter_glob = f"*{suffix}"
+        root = motion.root_of(context.view_layer.objects.active)
+        folder = Path(bpy.data.filepath).parent if bpy.data.filepath else Path.home()
+        self.filepath = str(folder / f"{bpy.path.clean_name(root.name)}{suffix}")
+        context.window_manager.fileselect_add(self)
+        return {"RUNNING_MODAL"}
+
+    def check(self, context) -> bool:
+        return False
+
+    def execute(self, context):
+        title = FORMATS[self.kind][1]
+        if operator_of(self.kind) is None:
+            self.report({"ERROR"}, f"This Blender was built without {title}")
+            return {"CANCELLED"}
+        root = motion.root_of(context.view_layer.objects.active)
+        path = Path(self.filepath).with_suffix(FORMATS[self.kind][0])
+        try:
+            export(context, root, path, self.kind)
+        except (RuntimeError, OSError) as error:
+            self.report({"ERROR"}, f"{title} was not written: {error}")
+            return {"CANCELLED"}
+        self.report({"INFO"}, f"Written: {path.name}")
+        return {"FINISHED"}
+
+
+def export(context, root: bpy.types.Object, path: Path, kind: str) -> None:
+    """Write a root with its parts. Raises RuntimeError or OSError where that cannot be."""
+    operator, scene = operator_of(kind), context.scene
+    first, last = motion.span_of(root) if motion.is_moving(root) else (scene.frame_current,) * 2
+    with _alone(context, root, math.floor(first), math.ceil(last)):
+        match kind:
+            case "GLB":
+                with _scaled_instead_of_hidden(root):
+                    operator(
+                        filepath=str(path),
+                        export_format="GLB",
+                        use_active_scene=True,
+                        export_animations=motion.is_moving(root),
+                        export_animation_mode="SCENE",
+                        export_morph=True,
+                        export_force_sampling=root.fieldforge_motion.way != MESHES,
+                        export_frame_range=True,
+                    )
+            case "ABC":
+                operator(
+                    filepath=str(path),
+                    start=math.floor(first),
+                    end=math.ceil(last),
+                    as_background_job=False,
+                )
+            case "USD":
+                # Positions in every frame instead of blend shapes: every reader plays these.
+                operator(
+                    filepath=str(path),
+                    export_animation=motion.is_moving(root),
+                    export_shapekeys=False,
+                    evaluation_mode="VIEWPORT",
+                )
+    if not path.exists():
+        raise RuntimeError("Blender wrote no file; its Info editor may say why")
+
+
+@contextlib.contextmanager
+def _alone(context, root: bpy.types.Object, first: int, last: int) -> Iterator[None]:
+    """Show a scene that has nothing but the root and its parts, over these frames."""
+    window, before = context.window, context.window.scene
+    scene = bpy.data.scenes.new("Fieldforge Export")
+    scene.render.fps, scene.render.fps_base = before.render.fps, before.render.fps_base
+    scene.unit_settings.scale_length = before.unit_settings.scale_length
+    scene.frame_start, scene.frame_end = first, last
+    for item in motion.with_parts(root):
+        scene.collection.objects.link(item)
+    window.scene = scene
+    scene.frame_set(first)
+    try:
+        yield
+    finally:
+        window.scene = before
+        bpy.data.scenes.remove(scene)
+        before.frame_set(before.frame_current, subframe=before.frame_subframe)
+
+
+@contextlib.contextmanager
+def _scaled_instead_of_hidden(root: bpy.types.Object) -> Iterator[None]:
+    """glTF knows no keyed visibility: for the moment a mesh that is hidden has no size."""
+    if root.fieldforge_motion.way != MESHES:
+        yield
+        return
+    own = root.fieldforge_motion
+    with contextlib.ExitStack() as after:
+        for part in motion.parts_of(root):
+            number = part.fieldforge_motion.number - 1
+            frames, hidden = motion.window(number, own.frames, own.start, own.speed, own.loop)
+            after.callback(_restoring(part))
+            curves = new_curves(part, part.name)
+            part.hide_viewport = part.hide_render = False
+            for axis in range(3):
+                fill(curves.new("scale", index=axis), frames, 1 - hidden, "CONSTANT")
+        yield
+
+
+def _restoring(part: bpy.types.Object) -> Callable[[], None]:
+    """What gives a part back the action, the size and the visibility that it has now."""
+    scale, hidden = part.scale.copy(), (part.hide_viewport, part.hide_render)
+    animated = part.animation_data
+    action, slot = animated.action, getattr(animated, "action_slot", None)
+
+    def restore() -> None:
+        temporary, animated.action = animated.action, action
+        if slot is not None:
+            animated.action_slot = slot
+        bpy.data.actions.remove(temporary)
+        part.scale = scale
+        part.hide_viewport, part.hide_render = hidden
+
+    return restore
+
+
+CLASSES = (FIELDFORGE_OT_export_motion,)

@@ -1,0 +1,79 @@
+"""From one shape to another: steps that were made before, and a slider that shows one. Main thread.
+
+Moving the slider builds nothing: the parts of the root show other meshes, which is a matter of a
+millisecond. All meshes belong to the root, so that they are saved with it.
+"""
+
+from __future__ import annotations
+
+import bpy
+
+from . import motion
+from .kept import keep, kept, second
+from .weights import between
+
+
+def is_mix(root: bpy.types.Object | None) -> bool:
+    return root is not None and root.fieldforge_mix.steps > 0
+
+
+def step_of(root: bpy.types.Object) -> int:
+    """The step that the slider is nearest to, from 0 on."""
+    mix = root.fieldforge_mix
+    return round(mix.amount * (mix.steps - 1))
+
+
+def amount_of(root: bpy.types.Object) -> float:
+    """How much of the second shape there is in what shows."""
+    return step_of(root) / max(1, root.fieldforge_mix.steps - 1)
+
+
+def why_not_shown(root: bpy.types.Object) -> str:
+    """Why the slider cannot go, or ""."""
+    for part in motion.parts_of(root):
+        if part.mode != "OBJECT":
+            return "Leave Edit Mode to go from shape to shape"
+        if part.library is not None:
+            return "The object is linked from another file"
+    if any(each.mesh is None for each in root.fieldforge_mix.meshes):
+        return "Some of the steps were deleted: make them anew"
+    return ""
+
+
+def show(root: bpy.types.Object) -> None:
+    """Have every part show its mesh of the step that the slider is at."""
+    if not is_mix(root) or why_not_shown(root):
+        return
+    mix, frames = root.fieldforge_mix, root.fieldforge_motion.frames
+    first = step_of(root) * frames
+    for part in motion.parts_of(root):
+        mesh = mix.meshes[first + part.fieldforge_motion.number - 1].mesh
+        if part.data != mesh:
+            part.data = mesh
+
+
+def copy_here(root: bpy.types.Object) -> bpy.types.Object:
+    """What the slider shows as a result of its own, with its own field, in the same place."""
+    mix, motion_kept = root.fieldforge_mix, root.fieldforge_motion
+    amount = amount_of(root)
+    name = f"{mix.first} to {mix.second}, {amount:.0%}"
+    copy = bpy.data.objects.new(name, None)
+    copy.empty_display_size = root.empty_display_size
+    collections = list(root.users_collection)
+    for collection in collections:
+        collection.objects.link(copy)
+    copy.matrix_world = root.matrix_world
+    keep(copy, between(kept(root), second(root), amount))
+    for part in motion.parts_of(root):
+        own = bpy.data.objects.new(f"{name} {part.fieldforge_motion.number}", part.data.copy())
+        own.data.name = own.name
+        own.parent = copy
+        own.fieldforge_motion.number = part.fieldforge_motion.number
+        for collection in collections:
+            collection.objects.link(own)
+    target = copy.fieldforge_motion
+    for prop in ("frames", "start", "speed", "loop"):
+        setattr(target, prop, getattr(motion_kept, prop))
+    target.way = motion_kept.way  # last: from now on changes move the curves
+    motion.retime(copy)
+    return copy
