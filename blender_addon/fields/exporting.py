@@ -7,7 +7,9 @@ cannot be selected, and the range of the timeline is then that of the motion.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -102,39 +104,33 @@ class FIELDFORGE_OT_export_motion(bpy.types.Operator, ExportHelper):
 
 def export(context, root: bpy.types.Object, path: Path, kind: str) -> None:
     """Write a root with its parts. Raises RuntimeError or OSError where that cannot be."""
-    operator, scene = operator_of(kind), context.scene
-    first, last = motion.span_of(root) if motion.is_moving(root) else (scene.frame_current,) * 2
-    with _alone(context, root, math.floor(first), math.ceil(last)):
-        match kind:
-            case "GLB":
-                with _scaled_instead_of_hidden(root):
-                    operator(
-                        filepath=str(path),
-                        export_format="GLB",
-                        use_active_scene=True,
-                        export_animations=motion.is_moving(root),
-                        export_animation_mode="SCENE",
-                        export_morph=True,
-                        export_force_sampling=root.fieldforge_motion.way != MESHES,
-                        export_frame_range=True,
-                    )
-            case "ABC":
-                operator(
-                    filepath=str(path),
-                    start=math.floor(first),
-                    end=math.ceil(last),
-                    as_background_job=False,
-                )
-            case "USD":
-                # Positions in every frame instead of blend shapes: every reader plays these.
-                operator(
-                    filepath=str(path),
-                    export_animation=motion.is_moving(root),
-                    export_shapekeys=False,
-                    evaluation_mode="VIEWPORT",
-                )
+    scene, moves = context.scene, motion.is_moving(root)
+    span = motion.span_of(root) if moves else (scene.frame_current,) * 2
+    first, last = math.floor(span[0]), math.ceil(span[1])
+    options = {
+        "GLB": {
+            "export_format": "GLB",
+            "use_active_scene": True,
+            "export_animations": moves,
+            "export_animation_mode": "SCENE",
+            "export_anim_scene_split_object": False,  # one animation of all parts
+            "export_morph": True,
+        },
+        "ABC": {"start": first, "end": last, "as_background_job": False},
+        # Positions in every frame instead of blend shapes: every reader plays these.
+        "USD": {
+            "export_animation": moves,
+            "export_shapekeys": False,
+            "evaluation_mode": "VIEWPORT",
+        },
+    }
+    path.unlink(missing_ok=True)
+    with _alone(context, root, first, last), _scaled_instead_of_hidden(root):
+        operator_of(kind)(filepath=str(path), **options[kind])
     if not path.exists():
         raise RuntimeError("Blender wrote no file; its Info editor may say why")
+    if kind == "GLB" and root.fieldforge_motion.way == MESHES:
+        _switch_without_a_way_between(path)
 
 
 @contextlib.contextmanager
@@ -159,7 +155,7 @@ def _alone(context, root: bpy.types.Object, first: int, last: int) -> Iterator[N
 
 @contextlib.contextmanager
 def _scaled_instead_of_hidden(root: bpy.types.Object) -> Iterator[None]:
-    """glTF knows no keyed visibility: for the moment a mesh that is hidden has no size."""
+    """Few readers know keyed visibility: for the moment a mesh that is hidden has no size."""
     if root.fieldforge_motion.way != MESHES:
         yield
         return
@@ -191,6 +187,23 @@ def _restoring(part: bpy.types.Object) -> Callable[[], None]:
         part.hide_viewport, part.hide_render = hidden
 
     return restore
+
+
+def _switch_without_a_way_between(path: Path) -> None:
+    """Have the sizes of a .glb jump from key to key: Blender writes what it samples as lines."""
+    data = path.read_bytes()
+    (length,) = struct.unpack_from("<I", data, 12)
+    document, rest = json.loads(data[20 : 20 + length]), data[20 + length :]
+    for animation in document.get("animations", ()):
+        for channel in animation["channels"]:
+            if channel["target"]["path"] == "scale":
+                animation["samplers"][channel["sampler"]]["interpolation"] = "STEP"
+    text = json.dumps(document, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 4)
+    whole = 20 + len(text) + len(rest)
+    path.write_bytes(
+        data[:8] + struct.pack("<I", whole) + struct.pack("<I", len(text)) + b"JSON" + text + rest
+    )
 
 
 CLASSES = (FIELDFORGE_OT_export_motion,)

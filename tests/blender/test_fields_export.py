@@ -1,0 +1,198 @@
+"""Moving shapes in files of other programs, read back by Blender."""
+
+import json
+import struct
+from pathlib import Path
+
+import bpy
+import moving_shapes
+import numpy as np
+import pytest
+from driving import know_models
+from fake_backend import MODELS
+from fieldforge.blender_addon.fields import exporting, motion
+from fieldforge.blender_addon.fields import panel as fields_panel
+from moving_shapes import FRAMES, corners
+from pages import draw
+from played import shown
+from scenes import cube, select
+from test_fields_source import make, state
+
+UP = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])  # from files with Y up
+
+
+@pytest.fixture
+def settings(running, fake):
+    fake.models = [*MODELS, *moving_shapes.MODELS]
+    know_models(running)
+    chosen = bpy.context.scene.fieldforge
+    chosen.source, chosen.seed, chosen.result_size = "ANIMATION", 7, 1.8
+    bpy.context.scene.render.fps = 24
+    return chosen
+
+
+def write(root, tmp_path, kind: str) -> str:
+    """Export by the button; nothing else changes."""
+    select(motion.parts_of(root)[0])
+    scene = bpy.context.scene
+    scene.frame_set(4)
+    before, showed = state(), shown(root)
+    path = str(tmp_path / f"motion{exporting.FORMATS[kind][0]}")
+    assert bpy.ops.fieldforge.export_motion(filepath=path, kind=kind) == {"FINISHED"}
+    assert bpy.context.window.scene == scene
+    assert list(bpy.data.scenes) == [scene]
+    assert (scene.frame_current, scene.frame_start, scene.frame_end) == (4, 1, 250)
+    assert state() == before
+    assert np.array_equal(shown(root), showed)
+    return path
+
+
+def sorted_points(points: np.ndarray) -> np.ndarray:
+    return points[np.lexsort(np.round(points, 4).T)]
+
+
+def off(points: np.ndarray, want: np.ndarray) -> float:
+    """The largest distance between two sets of points, in no order."""
+    far = np.linalg.norm(points[:, None] - want[None], axis=2)
+    return float(max(far.min(axis=0).max(), far.min(axis=1).max()))
+
+
+def read_glb(path: str) -> tuple[dict, bytes]:
+    data = Path(path).read_bytes()
+    length = struct.unpack_from("<I", data, 12)[0]
+    return json.loads(data[20 : 20 + length]), data[20 + length + 8 :]
+
+
+def accessor(document: dict, body: bytes, index: int) -> np.ndarray:
+    found = document["accessors"][index]
+    width = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}[found["type"]]
+    kind = {5126: "<f4", 5123: "<u2", 5125: "<u4"}[found["componentType"]]
+    values = np.zeros(found["count"] * width, kind)
+    if "bufferView" in found:
+        view = document["bufferViews"][found["bufferView"]]
+        begin = view.get("byteOffset", 0) + found.get("byteOffset", 0)
+        values = np.frombuffer(body, kind, found["count"] * width, begin).copy()
+    if "sparse" in found:
+        sparse = found["sparse"]
+        where, what = sparse["indices"], sparse["values"]
+        begin = document["bufferViews"][where["bufferView"]].get("byteOffset", 0)
+        kind_at = {5121: "u1", 5123: "<u2", 5125: "<u4"}[where["componentType"]]
+        at = np.frombuffer(body, kind_at, sparse["count"], begin)
+        begin = document["bufferViews"][what["bufferView"]].get("byteOffset", 0)
+        new = np.frombuffer(body, kind, sparse["count"] * width, begin)
+        values.reshape(-1, width)[at] = new.reshape(-1, width)
+    return values.reshape(-1, width)
+
+
+def test_glb_has_morph_targets_that_play(settings, running, tmp_path):
+    root = make(running, motion_way="KEYS")
+    document, body = read_glb(write(root, tmp_path, "GLB"))
+    (mesh,) = document["meshes"]
+    (part,) = mesh["primitives"]
+    basis = accessor(document, body, part["attributes"]["POSITION"])
+    targets = [accessor(document, body, each["POSITION"]) for each in part["targets"]]
+    assert len(targets) == FRAMES - 1
+    assert off(basis @ UP.T, corners(0, 7)) < 1e-6
+    (animation,) = document["animations"]
+    (channel,) = [each for each in animation["channels"] if each["target"]["path"] == "weights"]
+    sampler = animation["samplers"][channel["sampler"]]
+    times = accessor(document, body, sampler["input"])[:, 0]
+    weights = accessor(document, body, sampler["output"]).reshape(len(times), FRAMES - 1)
+    begin = times[0]
+    for number in range(FRAMES):
+        at = np.abs(times - begin - 2 * number / 24).argmin()
+        assert times[at] - begin == pytest.approx(2 * number / 24, abs=1e-4)
+        there = basis + np.einsum("k,kij->ij", weights[at], np.stack(targets))
+        assert off(there @ UP.T, corners(number, 7)) < 1e-5
+
+
+def test_glb_of_a_mesh_per_frame_shows_one_at_a_time(settings, running, tmp_path):
+    root = make(running, motion_way="MESHES")
+    document, body = read_glb(write(root, tmp_path, "GLB"))
+    assert len(document["meshes"]) == FRAMES
+    (animation,) = document["animations"]
+    found = {}
+    for channel in animation["channels"]:
+        if channel["target"]["path"] != "scale":
+            continue
+        sampler = animation["samplers"][channel["sampler"]]
+        assert sampler["interpolation"] == "STEP"
+        times = accessor(document, body, sampler["input"])[:, 0]
+        found[channel["target"]["node"]] = (times, accessor(document, body, sampler["output"]))
+    assert len(found) == FRAMES
+    begin = min(times[0] for times, _ in found.values())
+    for number in range(FRAMES):
+        moment = begin + (2 * number + 0.5) / 24
+        scales = {
+            node: values[max(0, np.searchsorted(times, moment) - 1)]
+            for node, (times, values) in found.items()
+        }
+        (shown_node,) = [node for node, scale in scales.items() if scale.min() > 0.5]
+        mesh = document["meshes"][document["nodes"][shown_node]["mesh"]]
+        points = accessor(document, body, mesh["primitives"][0]["attributes"]["POSITION"])
+        assert off(points @ UP.T, corners(number, 7)) < 1e-6
+
+
+@pytest.mark.parametrize("way", ["KEYS", "MESHES"])
+@pytest.mark.parametrize("kind", ["ABC", "USD"])
+def test_caches_play_the_same_frames(settings, running, tmp_path, kind, way):
+    root = make(running, motion_way=way)
+    path = write(root, tmp_path, kind)
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+    scene = bpy.context.scene
+    scene.render.fps = 24
+    if kind == "ABC":
+        bpy.ops.wm.alembic_import(filepath=path, as_background_job=False, set_frame_range=False)
+    else:
+        bpy.ops.wm.usd_import(filepath=path, set_frame_range=False)
+    for number in range(FRAMES):
+        scene.frame_set(1 + 2 * number)
+        depsgraph = bpy.context.evaluated_depsgraph_get()
+        points = []
+        for item in bpy.data.objects:
+            if item.type == "MESH":
+                own = item.evaluated_get(depsgraph)
+                places = np.empty(3 * len(own.data.vertices), np.float32)
+                own.data.vertices.foreach_get("co", places)
+                matrix = np.array(own.matrix_world)
+                if np.abs(matrix[:3, :3]).max() < 1e-3:  # hidden: without a size
+                    continue
+                points.append(places.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3])
+        assert len(points) == 1
+        assert off(np.concatenate(points), corners(number, 7)) < 1e-4, number
+
+
+def test_a_still_is_written_without_a_motion(settings, running, tmp_path):
+    from test_fields_compress import compress
+
+    root = compress(running, cube("Chest"))
+    select(motion.parts_of(root)[0])
+    path = str(tmp_path / "still.glb")
+    assert bpy.ops.fieldforge.export_motion(filepath=path, kind="GLB") == {"FINISHED"}
+    document, _ = read_glb(path)
+    assert "animations" not in document
+    assert len(document["meshes"]) == 1
+
+
+def test_what_this_blender_cannot_write_is_told(settings, running, tmp_path, monkeypatch):
+    root = make(running)
+    plain = exporting.operator_of
+    monkeypatch.setattr(
+        exporting, "operator_of", lambda kind: None if kind == "USD" else plain(kind)
+    )
+    page = draw(fields_panel.FIELDFORGE_PT_field, 600)
+    assert "This Blender was built without USD." in page.words()
+    with pytest.raises(RuntimeError, match="built without USD"):
+        bpy.ops.fieldforge.export_motion(filepath=str(tmp_path / "a.usdc"), kind="USD")
+    select(root)
+    bpy.ops.fieldforge.keep_field_only()
+    assert exporting.why_not_exported(bpy.context) == "Only the field is left: bring it back first"
+
+
+def test_a_place_that_cannot_be_written_is_told(settings, running, tmp_path):
+    make(running)
+    (tmp_path / "none").write_text("a file")
+    path = str(tmp_path / "none" / "motion.glb")
+    with pytest.raises(RuntimeError, match="was not written"):
+        bpy.ops.fieldforge.export_motion(filepath=path, kind="GLB")
+    assert bpy.context.window.scene == bpy.context.scene
