@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import environment
 from ..errors import BadInput, FieldforgeError
-from . import panorama_commands, views_commands
+from . import fields_commands, panorama_commands, views_commands
 
 SHARES = {"autoencoder": 10, "seeing": 6, "imagining": 2, "diffusion": 9}
 """Of the whole time, what each training gets where all are done, in the order in which they are."""
@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_trainings(actions)
     panorama_commands.add_to(actions)
     views_commands.add_to(actions)
+    fields_commands.add_to(actions)
     return parser
 
 

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from ...geometry.isosurface import marching_cubes
-
 Vector = Sequence[float] | np.ndarray
 
 BALL, ROD, BOX, CYLINDER, DOME, RING = range(6)
@@ -184,12 +182,3 @@ def _depth(table, points):
             best = max(best, np.float32(value * row[13]))
         found[n] = best
     return found
-
-
-def surface(table: np.ndarray, side: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices (V, 3) float32 in [-0.5, 0.5] and faces (F, 3) int32, of side^3 nodes there."""
-    axis = np.linspace(-0.5, 0.5, side, dtype=np.float32)
-    nodes = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
-    values = depth(table, nodes).reshape((side,) * 3)
-    vertices, faces = marching_cubes(-values, 0.0, closed=True)
-    return vertices / np.float32(side - 1) - np.float32(0.5), faces

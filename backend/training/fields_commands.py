@@ -1,0 +1,384 @@
+"""`python3 -m backend.training fields ...`: from shapes to a model that makes fields.
+
+points     points, cells and clouds of all shapes of a set; goes on where it was
+fit        fields one by one, from the first one's weights, as published
+together   fields of all shapes at once: a mean and amounts of few others
+train      the diffusion over them
+voxels     the baseline: diffusion over 24^3 cells
+features   a PointNet for Frechet distances
+export, evaluate, sheet
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from .. import environment
+from ..errors import BadInput
+
+EVALUATION = "fields-evaluation.json"
+SHEET = "samples.png"
+
+
+def add_to(actions: Any) -> None:
+    """Their parsers, to the subparsers of `backend.training`."""
+    fields = actions.add_parser("fields", help="neural fields of shapes, and models that make such")
+    actions = fields.add_subparsers(required=True)
+    _add_data(actions)
+    _add_trainings(actions)
+    _add_results(actions)
+
+
+def _common(action: argparse.ArgumentParser) -> None:
+    action.add_argument("-f", "--folder", type=Path, default=environment.home() / "fields")
+    action.add_argument("--set", choices=("still", "moving"), default="moving", dest="which",
+                        help="still seats, or creatures and mechanisms that move")  # fmt: skip
+    action.add_argument("--shapes", type=Path, help="the furniture, as `prepare` made it, for still"
+                        " shapes; only the project's own if left out")  # fmt: skip
+    action.add_argument("--most", type=int, help="so many shapes only, to try")
+
+
+def _add_data(actions: Any) -> None:
+    points = actions.add_parser("points", help="points and cells of all shapes of a set")
+    _common(points)
+    points.set_defaults(action=_points)
+    fit = actions.add_parser("fit", help="fields one by one, as published; goes on where it was")
+    _common(fit)
+    fit.add_argument("--effort", choices=("fast", "good", "best"), default="good")
+    fit.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    fit.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    fit.add_argument("--seed", type=int, default=0)
+    fit.set_defaults(action=_fit)
+    sheet = actions.add_parser("sheet", help="a picture of shapes of a set, to look at")
+    _common(sheet)
+    sheet.add_argument("--side", choices=("train", "test"), default="train")
+    sheet.add_argument("target", type=Path)
+    sheet.set_defaults(action=_sheet)
+
+
+def _add_trainings(actions: Any) -> None:
+    for name, words, action_of in (
+        ("together", "fit the fields of all shapes at once", _together),
+        ("train", "train the diffusion over fields", _train),
+        ("voxels", "train the baseline over 24^3 cells", _voxels),
+        ("features", "train a PointNet for Frechet distances", _features),
+    ):
+        action = actions.add_parser(name, help=words)
+        _common(action)
+        action.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
+        action.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+        action.add_argument("--steps", type=int, default=0, help="of the whole training")
+        action.add_argument(
+            "--total-minutes", type=float, default=0, help="of the whole training, without --steps"
+        )
+        action.add_argument("--minutes", type=float, default=0, help="of this call; it goes on")
+        action.add_argument("--rate", type=float, help="of learning, at its highest")
+        action.add_argument("--batch", type=int, help="in a step of one process")
+        action.add_argument("--seed", type=int, default=0)
+        if name == "together":
+            action.add_argument("--components", type=int, help="fields beside the mean")
+        if name == "train":
+            _add_source(action)
+            action.add_argument("--space", choices=("components", "scalar", "none"),
+                                default="components", help="what the diffusion is over")  # fmt: skip
+            action.add_argument("--components", type=int, help="as many as the fields have")
+        action.set_defaults(action=action_of)
+
+
+def _add_source(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--fields", choices=("together", "one-by-one"), default="together",
+                        help="which fields: of `together` or of `fit`")  # fmt: skip
+
+
+def _add_results(actions: Any) -> None:
+    export = actions.add_parser("export", help="write the averaged weights as a model")
+    _common(export)
+    export.add_argument("target", type=Path, help="a folder, named as the model's id")
+    export.add_argument("--title", default="Fieldforge creatures")
+    export.add_argument("--steps", type=int, default=50, help="of sampling where nobody says")
+    export.add_argument("--default-for", nargs="*", default=[], metavar="TASK")
+    export.set_defaults(action=_export)
+    evaluate = actions.add_parser("evaluate", help="measure a model; a sheet of samples; its card")
+    _common(evaluate)
+    _add_source(evaluate)
+    evaluate.add_argument("target", type=Path, help="the folder of the model")
+    evaluate.add_argument(
+        "--count", type=int, help="things made; as many as test shapes if left out"
+    )
+    evaluate.add_argument("--samples", type=int, default=24, help="things on the sheet")
+    evaluate.add_argument("--pairs", type=int, default=12, help="to look in between")
+    evaluate.add_argument("--points", type=int, default=2048, help="of each cloud")
+    evaluate.add_argument("--steps", type=int, default=0)
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--features", help="module:function, instead of our own PointNet")
+    evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    evaluate.add_argument("--hardware", default="", help="a sentence for the model's card")
+    evaluate.set_defaults(action=_evaluate)
+
+
+# -------------------------------------------------------------------------------------------- data
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    found: Path = options.folder / options.which
+    found.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def _items(options: argparse.Namespace, side: str) -> Any:
+    from .fields import data
+
+    if options.shapes and not options.shapes.exists():
+        raise BadInput(f"{options.shapes} is missing.", "Make it with `prepare --until trees`.")
+    return data.items(options.which, side, options.shapes)[: options.most]
+
+
+def _field(options: argparse.Namespace) -> Any:
+    from ..models.hyperdiffusion.config import FieldConfig
+
+    return FieldConfig(4 if options.which == "moving" else 3)
+
+
+def _points(options: argparse.Namespace) -> int:
+    from ..terminal import ProgressBar
+    from .fields import points, voxels
+
+    items = _items(options, "train")
+    with ProgressBar(always=True) as bar:
+        points.prepare(items, _folder(options), bar.report)
+        voxels.prepare(items, _folder(options), bar.report)
+    print(f"{len(items)} shapes of the training side")
+    return 0
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from ..device import pick
+    from ..models.hyperdiffusion.fitting import EFFORTS
+    from .fields import fits
+
+    items = _items(options, "train")
+
+    def report(words: str, fraction: float) -> None:
+        print(f"{fraction:.0%} {words}", flush=True)
+
+    fits.fit_all(
+        items,
+        _folder(options),
+        _field(options),
+        report,
+        EFFORTS[options.effort],
+        options.seed,
+        pick(options.device),
+        options.processes,
+    )
+    overlaps = fits.load(items, _folder(options))[1]
+    print(f"{len(items)} fields: overlap {overlaps.mean():.3f}, {overlaps.min():.3f} at least")
+    return 0
+
+
+def _sheet(options: argparse.Namespace) -> int:
+    from .fields import evaluate
+
+    items = _items(options, options.side)
+    evaluate.sheet([item.surfaces(64) for item in items], options.target)
+    print(options.target)
+    return 0
+
+
+# --------------------------------------------------------------------------------------- trainings
+
+
+def _plan(options: argparse.Namespace, rate: float) -> Any:
+    from .loops import Plan
+
+    return Plan(
+        steps=options.steps,
+        total_minutes=options.total_minutes,
+        minutes=options.minutes,
+        rate=options.rate or rate,
+        seed=options.seed,
+    )
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _over(run: Any) -> int:
+    print(f"{run.path}: step {run.step} of {run.steps or '?'}, {run.seconds:.0f} s")
+    return 0
+
+
+def _together(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    from .fields import points, together
+    from .loops import team
+
+    recipe = together.SIZES[options.size]
+    changed = {"components": options.components, "shapes": options.batch}
+    recipe = dataclasses.replace(recipe, **{k: v for k, v in changed.items() if v})
+    folder, field, plan = _folder(options), _field(options), _plan(options, together.RATE)
+    with team(options.device) as members:
+        known = points.load(_items(options, "train"), folder)
+        run = together.fit(known, field, recipe, plan, members, _say, folder)
+        if run.steps and run.step >= run.steps and members.leads:
+            fields = together.fields_of(together.trained(run.path))
+            overlaps = together.overlaps(field, fields, known)
+            _say(f"overlap {overlaps.mean():.3f}, {overlaps.min():.3f} at least")
+    return _over(run)
+
+
+def _vectors(options: argparse.Namespace, items: Any) -> tuple[Any, dict[str, Any]]:
+    """Fields (N, W) of the items, and what is to be told of them."""
+    import torch
+
+    from .fields import fits, points, together
+    from .loops import read_checkpoint
+
+    folder = _folder(options)
+    if options.fields == "one-by-one":
+        vectors, overlaps = fits.load(items, folder)
+        return torch.from_numpy(vectors), _told(overlaps)
+    path = folder / together.CHECKPOINT
+    weights = together.trained(path)
+    fields = together.fields_of(weights)
+    if len(fields) != len(items):
+        raise BadInput(
+            f"{path} has {len(fields)} fields, not {len(items)}.", "Give the shapes of `together`."
+        )
+    overlaps = together.overlaps(_field(options), fields, points.load(items, folder))
+    seconds = read_checkpoint(path)["numbers"]["seconds"]
+    more = {"together": True, "components": len(weights["basis"]), "fitting seconds": seconds}
+    return fields, {**_told(overlaps), **more}
+
+
+def _told(overlaps: Any) -> dict[str, Any]:
+    return {"overlap": float(overlaps.mean()), "least overlap": float(overlaps.min())}
+
+
+def _train(options: argparse.Namespace) -> int:
+    from .fields import creatures, diffusion
+    from .loops import team
+
+    items = _items(options, "train")
+    vectors, told = _vectors(options, items)
+    _say(f"{len(items)} fields, overlap {told['overlap']:.3f}")
+    components = options.components or told.get("components") or min(128, len(items) - 1)
+    names = creatures.NAMES if options.which == "moving" else ()
+    config = diffusion.configuration(
+        _field(options), options.space, options.size, components, names
+    )
+    recipe = diffusion.Recipe(options.space, options.batch or diffusion.BATCH[options.space])
+    plan = _plan(options, diffusion.RATES[options.space])
+    with team(options.device) as members:
+        run = diffusion.fit(
+            vectors,
+            [item.kind for item in items],
+            [item.shape.caption for item in items],
+            config,
+            recipe,
+            plan,
+            members,
+            _say,
+            _folder(options) / diffusion.CHECKPOINT,
+        )
+    (_folder(options) / diffusion.FITTED).write_text(json.dumps(told), "utf-8")
+    return _over(run)
+
+
+def _voxels(options: argparse.Namespace) -> int:
+    from .fields import voxels
+    from .loops import team
+
+    folder = _folder(options)
+    cells = voxels.load(_items(options, "train"), folder)
+    recipe = voxels.Recipe(options.size, options.batch or (8 if options.size == "cpu" else 64))
+    with team(options.device) as members:
+        run = voxels.fit(cells, recipe, _plan(options, 1e-3), members, _say, folder)
+    return _over(run)
+
+
+def _features(options: argparse.Namespace) -> int:
+    from ..terminal import ProgressBar
+    from .fields import features
+    from .loops import team
+
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with ProgressBar(always=True) as bar:
+        clouds = features.clouds(options.folder, bar.report)
+    plan, batch = _plan(options, 1e-3), options.batch or 32
+    with team(options.device) as members:
+        run = features.fit(clouds, plan, members, _say, options.folder, batch)
+    return _over(run)
+
+
+# ------------------------------------------------------------------------------------------ results
+
+
+def _export(options: argparse.Namespace) -> int:
+    from .fields import diffusion, export
+
+    folder = _folder(options)
+    installed = export.export(
+        folder / diffusion.CHECKPOINT,
+        options.target,
+        title=options.title,
+        steps=options.steps,
+        default_for=tuple(options.default_for),
+    )
+    print(f"{installed.folder}: {installed.bytes / 1e6:.1f} MB. Now: fields evaluate")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    import numpy as np
+    import torch
+
+    from .. import device, weights
+    from ..models.hyperdiffusion.model import load
+    from ..terminal import ProgressBar
+    from .fields import card, diffusion, evaluate, features, voxels
+
+    folder, installed = _folder(options), weights.read_model(options.target)
+    model, place = load(options.target), device.pick(options.device)
+    training, test = _items(options, "train"), _items(options, "test")
+    if options.features:
+        judge: Any = features.given(options.features)
+    else:
+        own = options.folder / features.CHECKPOINT
+        judge = features.own(own) if own.exists() else None
+    count, kinds = options.count or len(test), model.config.names or ("",)
+    with ProgressBar(always=True) as bar:
+        known, held = (
+            evaluate.clouds_of_items(some, options.which, folder, bar.report, options.points)
+            for some in (training, test)
+        )
+        made = evaluate.of_fields(model, count, options.seed, options.steps, place, bar.report)
+        assert made.vectors is not None  # noqa: S101 - fields have them
+        sets = evaluate.Sets(held, known, judge)
+        rows = [*sets.rows(), sets.row(installed.id, made.clouds(options.points))]
+        if (folder / voxels.CHECKPOINT).exists():
+            network = voxels.trained(folder / voxels.CHECKPOINT)
+            others = evaluate.of_voxels(network, count, options.seed, torch.device(place))
+            rows.append(sets.row("voxels", others.clouds(options.points)))
+            evaluate.sheet(others.surfaces[: options.samples], folder / "voxels.png")
+        named = [kinds[number % len(kinds)] for number in range(count)]
+        between = evaluate.interpolation(model, made.vectors, named, options.pairs, bar.report)
+    fitted = folder / diffusion.FITTED
+    measured = {
+        **(json.loads(fitted.read_text("utf-8")) if fitted.exists() else {}),
+        "sets": rows,
+        "between": between,
+        "weights to training": float(np.mean([far for _, far in model.nearest(made.vectors)] or 0)),
+    }
+    (folder / EVALUATION).write_text(json.dumps(measured, indent=1), "utf-8")
+    evaluate.sheet(made.surfaces[: options.samples], options.target / SHEET)
+    for path in card.write(installed, training, measured, options.target, options.hardware):
+        print(path)
+    print(json.dumps(measured, indent=1))
+    return 0
