@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import bpy
 
+from ...backend.protocol import NeuralField
 from . import motion
-from .kept import keep, kept, second
+from .kept import has_field, keep, kept, second
 from .weights import between
 
 
@@ -52,8 +53,20 @@ def show(root: bpy.types.Object) -> None:
             part.data = mesh
 
 
+def field_here(root: bpy.types.Object) -> NeuralField | None:
+    """The field of what the slider shows; None where surfaces were mixed instead of fields.
+
+    Raises BadInput where a field cannot be read.
+    """
+    amount = amount_of(root)
+    if not has_field(root) or (not root.fieldforge_mix.by_weights and 0 < amount < 1):
+        return None
+    return between(kept(root), second(root), amount)
+
+
 def copy_here(root: bpy.types.Object) -> bpy.types.Object:
-    """What the slider shows as a result of its own, with its own field, in the same place."""
+    """What the slider shows as a result of its own in the same place, with its field where it has
+    one. Raises BadInput."""
     mix, motion_kept = root.fieldforge_mix, root.fieldforge_motion
     amount = amount_of(root)
     name = f"{mix.first} to {mix.second}, {amount:.0%}"
@@ -63,7 +76,9 @@ def copy_here(root: bpy.types.Object) -> bpy.types.Object:
     for collection in collections:
         collection.objects.link(copy)
     copy.matrix_world = root.matrix_world
-    keep(copy, between(kept(root), second(root), amount))
+    neural = field_here(root)
+    if neural is not None:
+        keep(copy, neural)
     for part in motion.parts_of(root):
         own = bpy.data.objects.new(f"{name} {part.fieldforge_motion.number}", part.data.copy())
         own.data.name = own.name

@@ -320,16 +320,19 @@ class FIELDFORGE_OT_mix_fields(_Button, bpy.types.Operator):
         matrix = np.array(first.matrix_world, np.float64)
         request = MeshRequest(name, neurals, matrix, tuple(amounts.tolist()))
         shared = {"first": first.name, "second": second.name, "way": "MESHES"}
-        options = shared | _timing_of(first)
+        options = shared | _timing_of(first, neurals[0].frame_count)
         _send_mesh(
             context, request, int(settings.mix_resolution), name, options, first, layout="BESIDE"
         )
         return {"FINISHED"}
 
 
-def _timing_of(root: bpy.types.Object) -> dict:
+def _timing_of(root: bpy.types.Object, frames: int) -> dict:
+    """So that `frames` of the field take the time that the root's own take."""
     own = root.fieldforge_motion
-    return {"start": own.start, "speed": own.speed} if motion.is_moving(root) else {}
+    if not motion.is_moving(root):
+        return {}
+    return {"start": own.start, "speed": own.speed * own.frames / frames}
 
 
 class FIELDFORGE_OT_copy_mix(_Button, bpy.types.Operator):

@@ -202,6 +202,9 @@ def _draw_mix(layout, root: bpy.types.Object, context) -> None:
     column.prop(mix, "amount", slider=True)
     column.label(text=f"Step {mixing.step_of(root) + 1} of {mix.steps}")
     column.operator("fieldforge.copy_mix", icon="DUPLICATE")
+    if not mix.by_weights:
+        words = "Their surfaces were mixed, not their fields: a copy between them keeps no field."
+        paragraph(layout, [words], context, icon="INFO")
     if reason:
         paragraph(layout, [f"{reason}."], context, icon="ERROR")
 

@@ -195,6 +195,7 @@ def _add_steps(root: bpy.types.Object, shape: MovingShape, steps: int, options: 
         keep(root, shape.ends[0])
         keep_second(root, shape.ends[1])
     mix.first, mix.second = options.get("first", ""), options.get("second", "")
+    mix.by_weights = shape.report.get("mixed", "weights") == "weights"
     mix.steps = steps
     own.way = MESHES if own.frames > 1 else motion.STILL
     motion.retime(root)
@@ -214,6 +215,7 @@ def _bring_back(
     own = root.fieldforge_motion
     motion.remove_parts(root)
     own.way = ""  # nothing to move meanwhile
+    own.speed *= own.frames / len(shape.frames)  # of other frames, the same time
     own.frames = len(shape.frames)
     root.fieldforge_mix.steps = 0
     _add_parts(root, shape, destination.fields.get("way", KEYS))

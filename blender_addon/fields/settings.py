@@ -188,12 +188,13 @@ class FieldforgeMixMesh(bpy.types.PropertyGroup):
 class FieldforgeMix(bpy.types.PropertyGroup):
     """What a root keeps that goes from one shape to another. meshes: of the frames of the first
     step, then those of the next; steps: how many, 0 of other roots; field: of the second shape;
-    first, second: the names of both."""
+    first, second: the names of both; by_weights: each step is a field, too, the mean of both."""
 
     steps: IntProperty()
     field: StringProperty()
     first: StringProperty()
     second: StringProperty()
+    by_weights: BoolProperty(default=True)
     meshes: CollectionProperty(type=FieldforgeMixMesh)
     amount: FloatProperty(
         name="Amount",

@@ -11,8 +11,10 @@ from fieldforge.backend.protocol import (
     AnimationSet,
     FieldResult,
     FieldToMesh,
+    MeshResult,
     MeshToField,
     NeuralField,
+    Shape,
 )
 
 HIDDEN = (8,)
@@ -23,7 +25,7 @@ MODELS = [
         "id": "creatures",
         "title": "Creatures",
         "summary": "",
-        "tasks": ["animation"],
+        "tasks": ["animation", "shape"],
         "samples": True,
         "ready": True,
         "steps": 50,
@@ -86,6 +88,11 @@ def result_of(task: protocol.Task) -> protocol.Result | None:
             return _field(task)
         case FieldToMesh():
             return _meshes(task)
+        case Shape(model="creatures"):
+            told = {"model": task.model, "seed": task.seed}
+            still = neural(task.seed, frames=1)
+            own = corners(0, task.seed)
+            return MeshResult(vertices=own, faces=FACES, neural=still, report=told)
     return None
 
 

@@ -67,6 +67,14 @@ def closed_points(item) -> set:
     return {tuple(point) for point in np.round(world_points(item), 4).tolist()}
 
 
+def untouched(item) -> tuple:
+    """What may not change of an original. Until Blender 5, what the extension registers is a custom
+    property from the moment that it is looked at."""
+    own = [name for name in item.keys() if not name.startswith("fieldforge")]  # noqa: SIM118
+    parts = item.modifiers[:], item.parent, item.hide_get(), item.data.name
+    return closed_points(item), own, parts
+
+
 def growing(name="Box", height=2.0) -> bpy.types.Object:
     """A cube that a shape key makes taller between frames 1 and 9."""
     item = cube(name)
@@ -334,9 +342,9 @@ def test_the_card_tells_the_size_the_iou_and_the_source(settings, running, fake)
 
 def test_the_original_is_untouched_and_one_click_hides_it(settings, running):
     item = growing()
-    before = (closed_points(item), sorted(item.keys()), len(item.modifiers), item.parent)
+    before = untouched(item)
     compress(running, item, field_from="FRAMES")
-    assert (closed_points(item), sorted(item.keys()), len(item.modifiers), item.parent) == before
+    assert untouched(item) == before
     page = draw(fields_panel.FIELDFORGE_PT_field)
     assert page.has("operator", "fieldforge.show_original")
     for hidden in (True, False, True):

@@ -142,6 +142,26 @@ def test_a_copy_at_the_slider_keeps_shape_and_field(settings, running, fake):
     assert np.abs(shown(copy)[:, 1:] - shown(copy)[:, 1:]).max() < 1e-6
 
 
+def test_a_copy_of_mixed_surfaces_keeps_no_field_but_at_the_ends(settings, running, monkeypatch):
+    """Where fields could not be mixed, what lies between two is of no field."""
+    plain = moving_shapes.animation
+    monkeypatch.setattr(
+        moving_shapes,
+        "animation",
+        lambda *given, **more: plain(*given, **more | {"report": {"mixed": "distances"}}),
+    )
+    root = mix(running, *moving(running))
+    assert "a copy between them keeps no field" in draw(fields_panel.FIELDFORGE_PT_field).words()
+    for amount, has in ((0.5, False), (0.0, True), (1.0, True)):
+        root.fieldforge_mix.amount = amount
+        known = roots()
+        select(*motion.parts_of(root)[:1])
+        bpy.ops.fieldforge.copy_mix()
+        copy = new_root(*known)
+        assert kept.has_field(copy) == has
+        assert not has or kept.kept(copy).weights[0] == 10 + 20 * amount
+
+
 def test_a_copy_of_a_sequence_moves_by_itself(settings, running, fake):
     root = mix(running, *moving(running))
     root.fieldforge_mix.amount = 0.5

@@ -1,5 +1,6 @@
 """The source Animated Shape, from Generate to what plays: whole jobs with a fake backend."""
 
+import dataclasses
 import itertools
 
 import bpy
@@ -9,7 +10,7 @@ import pytest
 from driving import finish, generate, know_models
 from fake_backend import MODELS
 from fieldforge.backend import protocol
-from fieldforge.blender_addon.fields import motion
+from fieldforge.blender_addon.fields import kept, motion
 from fieldforge.blender_addon.fields import panel as fields_panel
 from moving_shapes import FRAMES, corners
 from pages import draw
@@ -283,3 +284,44 @@ def test_a_copy_of_the_whole_has_a_time_of_its_own(settings, running):
     copy.fieldforge_motion.speed = 5.0
     assert np.abs(shown(copy, 6) - corners(1, 7)).max() < 1e-6
     assert np.abs(shown(root, 7) - corners(3, 7)).max() < 1e-6
+
+
+def test_a_field_brings_back_all_of_its_frames_in_the_same_time(settings, running):
+    """Also where fewer were asked for."""
+    root = make(running, motion_frames=3, motion_way="MESHES", field_resolution="64")
+    own = root.fieldforge_motion
+    kept.keep(root, dataclasses.replace(kept.kept(root), frame_count=6))
+    before = own.frames * own.speed
+    select(motion.parts_of(root)[0])
+    assert bpy.ops.fieldforge.bring_back() == {"FINISHED"}
+    finish(running, running.jobs[0])
+    assert own.frames == 6
+    assert own.frames * own.speed == pytest.approx(before)
+    assert np.abs(shown(root, own.start + 4 * own.speed) - corners(4, 7)).max() < 1e-5
+
+
+def test_a_generated_still_keeps_its_field_and_comes_back(settings, running, fake):
+    """A mesh of the source Anything, by a model that makes fields."""
+    settings.source, settings.result_size = "SHAPE", 3.6
+    (job,) = generate()
+    finish(running, job)
+    item = bpy.context.view_layer.objects.active
+    assert item.type == "MESH"
+    assert kept.kept(item).weights[0] == 7
+    points = world_points(item)
+    assert bpy.ops.fieldforge.bring_back.poll()
+    settings.field_resolution = "64"
+    bpy.ops.fieldforge.bring_back()
+    finish(running, running.jobs[0])
+    assert bpy.context.view_layer.objects.active == item
+    assert np.abs(world_points(item) - points).max() < 1e-6
+    assert len(bpy.data.meshes) == 1
+    settings.seed = 17
+    (job,) = generate()
+    finish(running, job)
+    other = bpy.context.view_layer.objects.active
+    select(item, other)
+    assert bpy.ops.fieldforge.mix_fields.poll()
+    bpy.ops.fieldforge.mix_fields()
+    finish(running, running.jobs[0])
+    assert new_root().fieldforge_mix.steps == settings.mix_steps
