@@ -83,8 +83,12 @@ def _add_trainings(actions: Any) -> None:
             action.add_argument("--components", type=int, help="fields beside the mean")
         if name == "train":
             _add_source(action)
-            action.add_argument("--space", choices=("components", "scalar", "none"),
-                                default="components", help="what the diffusion is over")  # fmt: skip
+            action.add_argument(
+                "--space",
+                choices=("components", "scalar", "none"),
+                default="components",
+                help="what the diffusion is over",
+            )
             action.add_argument("--components", type=int, help="as many as the fields have")
         action.set_defaults(action=action_of)
 

@@ -80,7 +80,7 @@ def fit(
     start: np.ndarray | None = None,
 ) -> Run:
     """Train into FOLDER/together.pt, going on where it was."""
-    torch.manualseeded(plan.seed)
+    torch.manual_seed(plan.seed)
     start = random_start(config, plan.seed) if start is None else start
     module = Together(config, len(points), recipe.components, start).to(members.device)
     settings: dict[str, Any] = {
@@ -98,7 +98,7 @@ def fit(
 
     def work(run: Run) -> dict[str, torch.Tensor]:
         seed = [plan.seed, run.step, members.rank, 17]
-        draws = torch.Generator(members.device).manualseeded(seeded(seed))
+        draws = torch.Generator(members.device).manual_seed(seeded(seed))
         return _step(run.module, points, recipe, draws)  # type: ignore[arg-type]
 
     train(run, work, members, report)
