@@ -2,44 +2,63 @@
 
 Published: 97 batches of 2048 points are an epoch; Adam at a rate that falls when the loss has not
 for ten epochs; at an end after 50 epochs without a better one. Ours: the same network, loss and
-optimizer, at a rate that falls along a cosine over few epochs, in bfloat16 where the processor
-multiplies in it, and gradients only of points that still have one. Rounds of it follow one another,
-each twice as long, until the points that are kept for measuring agree well enough.
+optimizer, at a rate that falls along a cosine over few epochs; smaller batches; products of
+matrices in bfloat16 where the processor has it; and gradients only of points that still have one.
+Rounds of it follow one another, each twice as long, until points that are kept for measuring agree
+well enough. On a card, many fields at once.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import multiprocessing
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ...geometry.threads import thread_count
 from .config import FieldConfig
-from .field import OccupancyField, evaluate
+from .field import OccupancyField, encode, evaluate
 from .occupancy import Samples
 from .weights_vector import flatten, layout, token_sizes, unflatten
 
 Report = Callable[[float, float], None]
 """Told (share of the longest way that is done, loss per point); may raise to stop the fit."""
 
+PUBLISHED_BATCH = 2048
+PUBLISHED_EPOCHS = 5000
+PUBLISHED_RATE = 1e-2
+_PUBLISHED_POINTS_OF_A_FRAME = 128  # in a batch of an animated field
+_PATIENCE = 50
+
+_SETTLED = 1e-2  # a probability this near to what it should be moves no weight to speak of
+_KEPT = (1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
+"""Shares of a batch that gradients are taken of: few, since products of every new size are prepared
+anew."""
+
+_MEASURED_AT_ONCE = 1 << 13
+_REPORTED = 64  # steps
+_TOGETHER = 64  # fields on a card
+
 
 @dataclass(frozen=True)
 class Effort:
     """How long is fitted, and how exactly.
 
-    epochs: of the first round, each of which draws as many points as a frame has, in batches of
-    `batch`. rounds: at most so many, each with twice the epochs of the one before. enough: no
-    further round once the intersection over union of measured points is this. rate: Adam's at the
-    start of a round from random weights; start_rate: from a start vector, and of later rounds.
+    epochs: of the first round, each of which draws as many points as a still shape has; those of
+    an animation are `moving` times as many. rounds: at most so many, each with twice the epochs of
+    the one before. enough: no further round once the intersection over union of measured points is
+    this. rate: Adam's at the start of a round from random weights; start_rate: from a start vector,
+    and of later rounds. batch: points of a step.
     """
 
     epochs: int = 10
@@ -47,27 +66,35 @@ class Effort:
     enough: float = 0.98
     rate: float = 1e-2
     start_rate: float = 4e-3
-    batch: int = 2048
+    batch: int = 512
+    moving: int = 3
+
+    def round_epochs(self, number: int, frames: int) -> int:
+        return self.epochs * 2**number * (self.moving if frames > 1 else 1)
 
 
 EFFORTS = {
-    "fast": Effort(epochs=8, rounds=1),
-    "good": Effort(epochs=16, rounds=3, enough=0.975),
-    "best": Effort(epochs=32, rounds=4, enough=0.995),
+    "fast": Effort(epochs=6, rounds=1),
+    "good": Effort(epochs=10, rounds=3, enough=0.975),
+    "best": Effort(epochs=24, rounds=4, enough=0.995),
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
     """vector: (W,) float32, the weights. loss: mean cross entropy of a point in the last epoch.
-    iou: intersection over union of the points for measuring (of all, where there are none), over
-    all frames. steps: of the optimizer. seconds: of the processor, in this process."""
+    iou: intersection over union of the points for measuring (of those anywhere, where there are
+    none), over all frames. steps: of the optimizer. seconds: of the processor, in this process; on
+    a card, the share of the time that all took."""
 
     vector: np.ndarray
     loss: float
     iou: float
     steps: int
     seconds: float
+
+
+# -------------------------------------------------------------------------------------- one field
 
 
 def fit(
@@ -78,13 +105,244 @@ def fit(
     seed: int = 0,
     report: Report | None = None,
 ) -> Fitted:
-    """A field of the samples, on the processor.
+    """A field of the samples, on one thread of the processor.
 
     config: by default of as many dimensions as the samples have, and as large as published fields.
-    start: the vector (W,) to begin with; by default that of a model that is installed, else random
-    weights. The same seed gives the same field on the same machine.
+    start: the vector (W,) to begin with, by default random weights. The same seed gives the same
+    field on the same machine. Raises ValueError where start, config and samples do not belong
+    together.
     """
-    raise NotImplementedError
+    config = config or FieldConfig(dimensions=samples.dimensions)
+    _check(samples, config, start)
+    begun = time.thread_time()
+    with _one_thread():
+        descent = _Descent(config, random_start(config, seed) if start is None else start)
+        points, inside = _all_points(samples, config)
+        draws = torch.Generator().manual_seed(seed)
+        planned = [effort.round_epochs(number, samples.frames) for number in range(effort.rounds)]
+        loss, iou, epochs = math.nan, 0.0, 0
+        best = descent.vector.clone()
+        for number, count in enumerate(planned):
+            rate = effort.rate if start is None and not number else effort.start_rate
+            for loss, done in _descend(
+                descent, points, inside, draws, effort, rate, count, samples
+            ):
+                if report is not None:
+                    report((epochs + done * count) / sum(planned), loss)
+            epochs += count
+            found = _measured(config, descent.vector.numpy(), samples)
+            if found >= iou:
+                iou = found
+                best.copy_(descent.vector)
+            if iou >= effort.enough:
+                break
+    seconds = time.thread_time() - begun
+    return Fitted(best.numpy(), loss, iou, descent.steps, seconds)
+
+
+def _descend(
+    descent: _Descent,
+    points: torch.Tensor,
+    inside: torch.Tensor,
+    draws: torch.Generator,
+    rate: float,
+    steps: int,
+    batch: int,
+) -> Iterator[tuple[float, float]]:
+    """One round: the rate falls from `rate` along half a cosine. Yields (loss per point of the last
+    steps, share of the round) now and then."""
+    losses = []
+    for step in range(steps):
+        chosen = torch.randint(len(points), (batch,), generator=draws)
+        falling = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+        losses.append(
+            descent.step(points.index_select(0, chosen), inside.index_select(0, chosen), falling)
+        )
+        if len(losses) == _REPORTED or step == steps - 1:
+            yield float(torch.stack(losses).mean()), (step + 1) / steps
+            losses.clear()
+
+
+class _Descent:
+    """Steps of Adam on one field, forwards and backwards by hand.
+
+    What automatic differentiation would do besides: keep all of it for every point, though after a
+    few epochs most points are on their side of the surface for good and change no weight.
+    """
+
+    def __init__(self, config: FieldConfig, start: np.ndarray) -> None:
+        self.vector = torch.from_numpy(np.array(start, np.float32))
+        self.vector.grad = torch.zeros_like(self.vector)
+        self.steps = 0
+        self._config = config
+        self._type = torch.bfloat16 if has_fast_bfloat16() else torch.float32
+        self._working = torch.empty_like(self.vector, dtype=self._type)
+        self._weights = _views(config, self._working)
+        self._first = _views(config, self.vector)[:2]
+        self._gradients = _views(config, self.vector.grad)
+        self._adam = torch.optim.Adam([self.vector], fused=True)
+
+    def step(self, points: torch.Tensor, inside: torch.Tensor, rate: float) -> torch.Tensor:
+        """Points (B, D) and 1.0 for those inside (B,) -> loss per point, before the step."""
+        layers, logits = self._forwards(points)
+        loss = F.binary_cross_entropy_with_logits(logits, inside)
+        residuals = logits.sigmoid_().sub_(inside)
+        layers, residuals = _unsettled(layers, residuals)
+        self._backwards(layers, residuals / len(points))
+        self._adam.param_groups[0]["lr"] = rate
+        self._adam.step()
+        self.steps += 1
+        return loss
+
+    def _forwards(self, points: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The encoded points and what each hidden layer makes of them; logits (B,) float32.
+
+        The first layer stays in float32: in bfloat16, points a thousandth of the domain apart are
+        the same.
+        """
+        self._working.copy_(self.vector)
+        layers = [encode(points, self._config.frequencies)]
+        weight, bias = self._first
+        layers.append(torch.addmm(bias, layers[0], weight.t()).relu_().to(self._type))
+        for number in range(2, len(self._weights) - 2, 2):
+            weight, bias = self._weights[number : number + 2]
+            layers.append(torch.addmm(bias, layers[-1], weight.t()).relu_())
+        weight, bias = self._weights[-2:]
+        return layers, torch.mm(layers[-1], weight.t())[:, 0].float() + self.vector[-1]
+
+    def _backwards(self, layers: list[torch.Tensor], residuals: torch.Tensor) -> None:
+        """Gradients of the weights, from the gradients (K,) of the logits."""
+        low = residuals.to(self._type)[None]
+        self._gradients[-2].copy_(torch.mm(low, layers[-1]))
+        self._gradients[-1].copy_(residuals.sum())
+        change = torch.mm(low.t(), self._weights[-2])
+        for number in range(len(layers) - 2, -1, -1):
+            change = torch.ops.aten.threshold_backward(change, layers[number + 1], 0)
+            if not number:
+                change = change.float()
+            self._gradients[2 * number].copy_(torch.mm(change.t(), layers[number]))
+            self._gradients[2 * number + 1].copy_(change.sum(0))
+            if number:
+                change = torch.mm(change, self._weights[2 * number])
+
+
+def _unsettled(
+    layers: list[torch.Tensor], residuals: torch.Tensor
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Only points whose residuals (B,) are worth a gradient, rounded up to a share of _KEPT."""
+    size = residuals.abs()
+    count, needed = len(size), int((size > _SETTLED).sum())
+    kept = next(int(count * share) for share in _KEPT if int(count * share) >= needed)
+    if kept == count:
+        return layers, residuals
+    chosen = size.topk(kept, sorted=False).indices
+    return [layer.index_select(0, chosen) for layer in layers], residuals.index_select(0, chosen)
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16; emulated, it is slower than float32."""
+    abilities = torch.cpu.get_capabilities()
+    return any(abilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+# -------------------------------------------------------------------------------------- published
+
+
+def fit_published(
+    samples: Samples,
+    config: FieldConfig | None = None,
+    start: np.ndarray | None = None,
+    seed: int = 0,
+    epochs: int = PUBLISHED_EPOCHS,
+    report: Report | None = None,
+    *,
+    gradient_of_points: bool = False,
+) -> Fitted:
+    """As published; start: the first shape's weights, for the first one None. A batch of an
+    animated field has 16 frames, and the same points' numbers in each.
+
+    gradient_of_points: also computed as published, though nothing is made of it.
+    """
+    config = config or FieldConfig(dimensions=samples.dimensions)
+    _check(samples, config, start)
+    begun = time.thread_time()
+    with _one_thread():
+        field = OccupancyField(config)
+        first = random_start(config, seed) if start is None else np.array(start, np.float32)
+        field.load_state_dict(unflatten(config, torch.from_numpy(first)))
+        points, inside = _all_points(samples, config)
+        adam = torch.optim.Adam(field.parameters(), lr=PUBLISHED_RATE)
+        plateau = Plateau(adam)
+        draws = torch.Generator().manual_seed(seed)
+        batches = max(1, samples.points.shape[1] // PUBLISHED_BATCH)
+        done, mean = 0, math.nan
+        while done < epochs and not plateau.stopped:
+            total = 0.0
+            for _ in range(batches):
+                chosen = _published_draws(samples, draws)
+                here = points[chosen].requires_grad_(gradient_of_points)
+                total += published_step(field, adam, here, inside[chosen])
+            done += 1
+            mean = total / batches
+            plateau.after_epoch(mean)
+            if report is not None:
+                report(done / epochs, mean / PUBLISHED_BATCH)
+        vector = flatten(config, field.state_dict()).numpy().copy()
+        iou = _measured(config, vector, samples)
+    seconds = time.thread_time() - begun
+    return Fitted(vector, mean / PUBLISHED_BATCH, iou, done * batches, seconds)
+
+
+def published_step(
+    field: OccupancyField, adam: torch.optim.Optimizer, points: torch.Tensor, inside: torch.Tensor
+) -> float:
+    """One step on points (B, D), inside (B,); the cross entropy of all of them together, before."""
+    logits = field(points)[:, 0]
+    # The published targets are doubles, and so is the sum.
+    loss = F.binary_cross_entropy_with_logits(logits.double(), inside.double(), reduction="sum")
+    adam.zero_grad()
+    loss.backward()
+    adam.step()
+    return float(loss)
+
+
+class Plateau:
+    """The published rate and end: 0.8 of the rate, not below 1e-5, when ten epochs have had no loss
+    below the best one; an end after 50."""
+
+    def __init__(self, adam: torch.optim.Optimizer) -> None:
+        self._adam = adam
+        self._rates = ReduceLROnPlateau(
+            adam, mode="min", factor=0.8, patience=10, threshold=0, min_lr=1e-5
+        )
+        self._best = math.inf
+        self._waited = 0
+
+    @property
+    def rate(self) -> float:
+        return float(self._adam.param_groups[0]["lr"])
+
+    @property
+    def stopped(self) -> bool:
+        return self._waited >= _PATIENCE
+
+    def after_epoch(self, loss: float) -> None:
+        self._rates.step(loss)
+        self._waited = 0 if loss < self._best else self._waited + 1
+        self._best = min(self._best, loss)
+
+
+def _published_draws(samples: Samples, draws: torch.Generator) -> torch.Tensor:
+    """Numbers of points, of all frames one after another: with replacement."""
+    frames, count = samples.points.shape[:2]
+    if frames == 1:
+        return torch.randint(count, (PUBLISHED_BATCH,), generator=draws)
+    per_frame = _PUBLISHED_POINTS_OF_A_FRAME
+    chosen = torch.randint(frames, (PUBLISHED_BATCH // per_frame, 1), generator=draws)
+    return (chosen * count + torch.randint(count, (1, per_frame), generator=draws)).flatten()
+
+
+# ------------------------------------------------------------------------------------------- many
 
 
 def fit_many(
@@ -97,20 +355,92 @@ def fit_many(
     processes: int | None = None,
 ) -> Iterator[Fitted]:
     """Fields of many samples from one start, in order, as they are done: on the processor one
-    process per core, on a card many at once."""
-    raise NotImplementedError
+    process per core, each what `fit` gives; on a card many at once, for all rounds' epochs in one.
+
+    samples: taken one by one, not long before they are needed.
+    """
+    if device != "cpu":
+        yield from _fit_on_card(samples, config, start, effort, seed, device)
+        return
+    processes = processes or thread_count()
+    if processes == 1:
+        for one in samples:
+            yield fit(one, config, start, effort, seed)
+        return
+    context = multiprocessing.get_context("spawn")  # threads of this process do not survive a fork
+    with ProcessPoolExecutor(processes, context) as pool:
+        waiting: deque[Future[Fitted]] = deque()
+        for one in samples:
+            waiting.append(pool.submit(fit, one, config, start, effort, seed))
+            if len(waiting) > processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
-def fit_published(
-    samples: Samples,
-    config: FieldConfig | None = None,
-    start: np.ndarray | None = None,
-    seed: int = 0,
-    epochs: int = 5000,
-    report: Report | None = None,
-) -> Fitted:
-    """As published; start: the first shape's weights, for the first one None."""
-    raise NotImplementedError
+def _fit_on_card(
+    samples: Iterable[Samples],
+    config: FieldConfig | None,
+    start: np.ndarray | None,
+    effort: Effort,
+    seed: int,
+    device: str,
+) -> Iterator[Fitted]:
+    remaining = iter(samples)
+    for first in remaining:
+        group = [first, *islice(remaining, _TOGETHER - 1)]
+        yield from fit_together(
+            group, config or FieldConfig(dimensions=first.dimensions), start, effort, seed, device
+        )
+
+
+def fit_together(
+    group: list[Samples],
+    config: FieldConfig,
+    start: np.ndarray | None,
+    effort: Effort,
+    seed: int,
+    device: str,
+) -> list[Fitted]:
+    """Fields of samples of one size, each layer of all of them in one product: for a card, which
+    one field alone does not fill. All rounds' epochs, in one round."""
+    for samples in group:
+        _check(samples, config, start)
+    begun = time.perf_counter()
+    first = random_start(config, seed) if start is None else np.array(start, np.float32)
+    vectors = torch.from_numpy(first).to(device).repeat(len(group), 1).requires_grad_()
+    points = torch.stack([_all_points(samples, config)[0] for samples in group]).to(device)
+    inside = torch.stack([_all_points(samples, config)[1] for samples in group]).to(device)
+    adam = torch.optim.Adam([vectors], fused=True)
+    draws = torch.Generator(device).manual_seed(seed)
+    frames, count = group[0].points.shape[:2]
+    epochs = sum(effort.round_epochs(number, frames) for number in range(effort.rounds))
+    steps = max(1, epochs * count // effort.batch)
+    rate = effort.rate if start is None else effort.start_rate
+    low = device != "cpu" or has_fast_bfloat16()
+    losses = torch.zeros(len(group), device=device)
+    for step in range(steps):
+        chosen = torch.randint(points.shape[1], (effort.batch,), generator=draws, device=device)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
+            logits = evaluate(config, vectors, points[:, chosen])
+        each = F.binary_cross_entropy_with_logits(
+            logits.float(), inside[:, chosen], reduction="none"
+        ).mean(dim=1)
+        adam.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+        adam.zero_grad()
+        each.sum().backward()  # fields do not touch one another
+        adam.step()
+        losses = each.detach() if not step else losses.lerp(each.detach(), 0.02)
+    found = vectors.detach().cpu().numpy()
+    means = losses.cpu().tolist()
+    seconds = (time.perf_counter() - begun) / len(group)
+    return [
+        Fitted(vector, loss, _measured(config, vector, samples), steps, seconds)
+        for vector, loss, samples in zip(found, means, group, strict=True)
+    ]
+
+
+# ------------------------------------------------------------------------------- starts, measures
 
 
 def random_start(config: FieldConfig, seed: int = 0) -> np.ndarray:
@@ -134,4 +464,62 @@ def intersection_over_union(
 ) -> float:
     """Of the field above `level` and of what is inside, over points (F, P, 3) of F frames,
     inside (F, P); 1 where both are empty."""
-    raise NotImplementedError
+    weights = torch.from_numpy(np.ascontiguousarray(vector, np.float32))[None]
+    both = either = 0
+    with torch.inference_mode():
+        for frame, (places, truth) in enumerate(zip(points, inside, strict=True)):
+            for begin in range(0, len(places), _MEASURED_AT_ONCE):
+                part = slice(begin, begin + _MEASURED_AT_ONCE)
+                here = torch.from_numpy(_with_frame(places[part], frame, config))
+                found = evaluate(config, weights, here)[0].numpy() > level
+                both += int((found & truth[part]).sum())
+                either += int((found | truth[part]).sum())
+    return both / either if either else 1.0
+
+
+def _measured(config: FieldConfig, vector: np.ndarray, samples: Samples) -> float:
+    points, inside = samples.check_points, samples.check_inside
+    if not points.shape[1]:
+        points, inside = samples.points[:, samples.near :], samples.inside[:, samples.near :]
+    return intersection_over_union(config, vector, points, inside)
+
+
+def _with_frame(points: np.ndarray, frame: int, config: FieldConfig) -> np.ndarray:
+    """(P, D): with the number of the frame as a fourth coordinate where the field has four."""
+    points = np.ascontiguousarray(points, np.float32)
+    if config.dimensions == 3:
+        return points
+    return np.concatenate([points, np.full((len(points), 1), frame, np.float32)], axis=1)
+
+
+def _all_points(samples: Samples, config: FieldConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points (F P, D) and 1.0 for those inside (F P,), frame after frame."""
+    framed = [_with_frame(points, frame, config) for frame, points in enumerate(samples.points)]
+    inside = samples.inside.reshape(-1).astype(np.float32)
+    return torch.from_numpy(np.concatenate(framed)), torch.from_numpy(inside)
+
+
+def _views(config: FieldConfig, vector: torch.Tensor) -> list[torch.Tensor]:
+    """The weights and biases that the vector (W,) holds, in its order."""
+    pieces = vector.split(token_sizes(config))
+    return [piece.view(shape) for piece, (_, shape) in zip(pieces, layout(config), strict=True)]
+
+
+def _check(samples: Samples, config: FieldConfig, start: np.ndarray | None) -> None:
+    if config.dimensions == 3 and samples.frames != 1:
+        raise ValueError(f"{samples.frames} frames for a field over 3 dimensions")
+    if not samples.points.shape[1]:
+        raise ValueError("no points to fit a field to")
+    if start is not None and np.shape(start) != (sum(token_sizes(config)),):
+        raise ValueError(f"a start of shape {np.shape(start)}: the field has other weights")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Products this small are slower on two threads, and much slower where another job runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

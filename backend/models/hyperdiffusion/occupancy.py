@@ -218,7 +218,7 @@ def _notes(found: Sequence[Turned]) -> list[str]:
     if border:
         notes.append(
             f"The surface is open along {border:,} edges: across holes, its inside ends where the "
-            "surface surrounds less than half of what is seen. Fill the holes to decide it yourself."
+            "surface surrounds less than half of the view. Fill the holes to decide it yourself."
         )
     return notes
 
