@@ -45,6 +45,9 @@ TASKS = {
     "image-to-views": "views around a thing from a picture, or from views with cameras (FOLDER)",
     "text-to-views": "views around a thing from words (FOLDER)",
     "views-to-scene": "a mesh with a texture from views with cameras (FOLDER, transforms.json)",
+    "mesh-to-field": "a mesh, or one for each frame, as a small network (.ffield)",
+    "field-to-mesh": "a .ffield as a mesh or an animation (.glb), or what lies between two",
+    "animation": "a shape in motion of the model's own choice, from no input (.glb .ffield)",
 }
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -142,12 +145,13 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--model", default="", metavar="ID", help="else the best one that is here")
     run.add_argument("--seed", type=int, default=0, metavar="N")
     run.add_argument(
-        "--resolution", type=int, default=256, metavar="R", help="128, 256 or 512, of wavelet-fit"
+        "--resolution", type=int, metavar="R", help="128, 256 or 512, of wavelet-fit and fields"
     )
     run.add_argument("--device", choices=("auto", "cpu", "cuda"))
     _add_generation(run.add_argument_group("models that generate"))
     _add_panorama(run.add_argument_group("panoramas"))
     _add_views(run.add_argument_group("views with cameras"))
+    _add_fields(run.add_argument_group("neural fields and what moves"))
     run.add_argument("--json", action="store_true", help="print one JSON line at the end")
     run.add_argument("--server", metavar="URL", help="let a running backend do it")
     run.add_argument("--token", metavar="T", help="its token (or FIELDFORGE_TOKEN)")
@@ -266,6 +270,28 @@ def _add_views(group: Any) -> None:
     )
     group.add_argument("--texture-size", type=int, default=0, metavar="N", help="pixels")
     group.add_argument("--no-texture", action="store_true", help="colours at vertices only")
+
+
+def _add_fields(group: Any) -> None:
+    group.add_argument(
+        "--effort", choices=("fast", "good", "best"), default="good", help="of fitting a field"
+    )
+    group.add_argument("--half", action="store_true", help="half the bytes of a .ffield: float16")
+    group.add_argument(
+        "--frames", type=int, default=0, metavar="N", help="how many, spread over the motion"
+    )
+    group.add_argument("--fps", type=float, metavar="N", help="frames a second")
+    group.add_argument("--loop", action="store_true", help="the last frame leads into the first")
+    group.add_argument(
+        "--topology",
+        choices=("frames", "one"),
+        help="a mesh for each frame, or one that moves where that can be had (of a .glb)",
+    )
+    group.add_argument(
+        "--between", type=int, metavar="N", help="how many shapes between two fields (9)"
+    )
+    group.add_argument("--amounts", metavar="A,A,...", help="or how much of the second each has")
+    group.add_argument("--choice", default="", metavar="WORD", help="of the model's, what moves")
 
 
 def _add_serve(commands: Any) -> None:

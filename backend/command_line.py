@@ -17,10 +17,18 @@ from typing import Any, cast
 import numpy as np
 
 from . import device as devices
-from . import environment, panorama_commands, pipelines, views_commands
+from . import (
+    environment,
+    field_files,
+    fields_commands,
+    panorama_commands,
+    pipelines,
+    views_commands,
+)
 from .blender_process import preview
 from .errors import BadInput, InternalError, NotFound, StorageFailed
 from .protocol import (
+    FIELDS,
     MAX_VARIATIONS,
     PANORAMAS,
     MeshResult,
@@ -28,6 +36,7 @@ from .protocol import (
     Preview,
     Progress,
     Result,
+    Shape,
     Task,
     meshes_of,
 )
@@ -47,7 +56,9 @@ def run(options: argparse.Namespace) -> int:
         return run_panorama(options)
     if options.task in views_commands.MADE:
         return run_views(options)
-    write = writer_for(options.output)
+    if options.task in FIELDS:
+        return run_fields(options)
+    write = writer_for(options.output, options.task)
     outputs = outputs_of(options)
     _check_place(options)
     with replaced_when_done(outputs) as partials, ProgressBar() as bar:
@@ -97,6 +108,26 @@ def run_views(options: argparse.Namespace) -> int:
         bar.report("Writing", 1.0)
         views_commands.write(options.output, result, report)
     views_commands.tell(options.output, result, report, as_json=options.json)
+    return 0
+
+
+def run_fields(options: argparse.Namespace) -> int:
+    """`run TASK INPUT -o OUTPUT` of tasks about neural fields and what moves."""
+    fields_commands.check_output(options)
+    _check_place(options)
+    with ProgressBar() as bar:
+        bar.report("Reading", 0.0)
+        task = read_task(options)
+        task.validate()  # before it is said how many files there will be
+        outputs = fields_commands.outputs_of(options.output, task)
+        with replaced_when_done(outputs) as partials:
+            result, measured = work(task, options, bar.report)
+            bar.report("Writing", 1.0)
+            fields_commands.write(partials, result, task)
+            written = [partial.exists() for partial in partials]
+    report = {**measured, **fields_commands.facts(result)}
+    outputs = [path for path, there in zip(outputs, written, strict=True) if there]
+    fields_commands.tell(outputs, report, as_json=options.json)
     return 0
 
 
@@ -189,6 +220,7 @@ GENERATION_FACTS = (
     *("width", "edges", "missing", "depth_model", "interocular", "holes"),
     *("views", "given", "size", "batches", "prompt"),
     *("views_used", "depth", "outlines", "coverage", "noise", "texture_size", "warnings"),
+    *("iou", "bytes", "source_bytes", "effort", "mixed", "nearest", "nearest_distance"),
 )
 
 
@@ -236,9 +268,14 @@ def tell(outputs: list[Path], report: dict[str, Any], *, as_json: bool) -> None:
 Writer = Callable[[Path, MeshResult, Task, Report], None]
 
 
-def writer_for(output: Path) -> Writer:
+def writer_for(output: Path, task: str = Shape.kind) -> Writer:
     """How to write a file of this name; raises before any work is done when it cannot be."""
     suffix = output.suffix.lower()
+    if suffix == field_files.SUFFIX and task != Shape.kind:
+        raise BadInput(
+            f"{task} makes no neural field.",
+            f"Write it as .glb; mesh-to-field then makes a {suffix} file of it.",
+        )
     if suffix not in WRITERS:
         raise BadInput(
             f"The output {output.name!r} has a suffix that is not known.",
@@ -270,6 +307,18 @@ def write_arrays(path: Path, result: MeshResult, task: Task, report: Report) -> 
     mesh_files.write_bytes(path, mesh_files.npz_bytes(present))
 
 
+def write_field(path: Path, result: MeshResult, task: Task, report: Report) -> None:
+    """.ffield: the neural field that the mesh is the surface of."""
+    from .geometry import mesh_files
+
+    if result.neural is None:
+        raise BadInput(
+            "This model makes meshes, not neural fields.",
+            "Write it as .glb, or choose a model of the family hyperdiffusion.",
+        )
+    mesh_files.write_bytes(path, field_files.to_bytes(result.neural, result.name))
+
+
 def write_blend(path: Path, result: MeshResult, task: Task, report: Report) -> None:
     """.blend: the mesh lit in a scene, made by Blender."""
     report("Starting Blender", 1.0)
@@ -297,6 +346,7 @@ WRITERS: dict[str, Writer] = {
     ".ply": write_mesh,
     ".npz": write_arrays,
     ".blend": write_blend,
+    field_files.SUFFIX: write_field,
 }
 
 

@@ -14,14 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from . import pipelines, views_commands
+from . import fields_commands, pipelines, views_commands
 from .errors import BadInput, NotFound
 from .protocol import (
     MAX_NAME_LENGTH,
+    Animation,
     DepthMeaning,
     DepthToMesh,
+    FieldToMesh,
     ImageToMesh,
     ImageToViews,
+    MeshToField,
     PanoramaToDepth,
     PanoramaToSphere,
     PanoramaToStereo,
@@ -294,6 +297,9 @@ READERS: dict[str, Callable[[argparse.Namespace, Fields], Task]] = {
     ImageToViews.kind: views_commands.read_image_to_views,
     TextToViews.kind: read_text_to_views,
     ViewsToScene.kind: views_commands.read_views_to_scene,
+    MeshToField.kind: fields_commands.read_mesh_to_field,
+    FieldToMesh.kind: fields_commands.read_field_to_mesh,
+    Animation.kind: fields_commands.read_animation,
 }
 
 
@@ -385,7 +391,8 @@ def _named(path: Path) -> str:
 
 
 def _solved(options: argparse.Namespace) -> Fields:
-    return {"resolution": options.resolution, "refine": options.refine}
+    resolution = 256 if options.resolution is None else options.resolution
+    return {"resolution": resolution, "refine": options.refine}
 
 
 def _triple(values: np.ndarray) -> tuple[float, float, float]:

@@ -128,7 +128,7 @@ def read_views_to_scene(options: argparse.Namespace, fields: Fields) -> ViewsToS
         background=options.background,
         center=_center(options),
         extent=options.extent or 0.0,
-        resolution=options.resolution,
+        resolution=256 if options.resolution is None else options.resolution,
         texture=not options.no_texture,
         texture_size=options.texture_size,
     )

@@ -2,7 +2,7 @@
 
 glTF is Y-up and its vertex colours are linear; the rest of Fieldforge is Z-up with sRGB colours.
 Both are converted here. Materials, textures, skins and animation are passed over when reading;
-the texture of a mesh is written, as PNG inside the file.
+the texture of a mesh is written, as PNG inside the file, and so are meshes that move.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ class _Scene:
             node = nodes[at]
             matrix = parent @ _matrix_of(node)
             pending += [(child, matrix) for child in node.get("children", [])]
-            if "mesh" in node:
+            # What has no size is not to be seen, as frames of an animation that are not the first.
+            if "mesh" in node and matrix[:3, :3].any():
                 placed.append((node, matrix))
         return placed
 
@@ -268,80 +269,210 @@ def glb_bytes(mesh: Mesh, name: str = "Fieldforge") -> bytes:
     texture, uv = mesh.texture, np.zeros((0, 2), np.float32)
     if texture is not None:
         mesh, uv = _split_at_seams(mesh)
-    to_y_up = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float64)
     # The format knows only float32, so what needs more is stored around its middle.
     middle = np.zeros(3)
     if mesh.points.dtype == np.float64:
         middle = np.rint((mesh.points.min(axis=0) + mesh.points.max(axis=0)) / 2)
-    points = ((mesh.points - middle) @ to_y_up).astype("<f4")
+    points = ((mesh.points - middle) @ _TO_Y_UP).astype("<f4")
     arrays = {"POSITION": points}
     if mesh.normals is not None:
         normals = np.where(mesh.normals.any(axis=1, keepdims=True), mesh.normals, [0.0, 0, 1])
-        arrays["NORMAL"] = _unit(normals @ to_y_up).astype("<f4")
+        arrays["NORMAL"] = _unit(normals @ _TO_Y_UP).astype("<f4")
     if texture is not None:
         # The first row of a picture is at v = 0 in glTF.
         arrays["TEXCOORD_0"] = np.stack([uv[:, 0], 1 - uv[:, 1]], axis=1).astype("<f4")
     elif mesh.colors is not None:
         arrays["COLOR_0"] = _linear_words(mesh.colors)
-    accessors, views, blobs = list[dict[str, Any]](), list[dict[str, Any]](), list[bytes]()
-
-    def append(array: np.ndarray, kind: str, target: int, **more: Any) -> int:
-        codes = {dtype: code for code, dtype in _COMPONENTS.items()}
-        offset = sum(map(len, blobs))
-        blobs.append(array.tobytes())
-        views.append(
-            {"buffer": 0, "byteOffset": offset, "byteLength": array.nbytes, "target": target}
-        )
-        accessors.append(
-            {
-                "bufferView": len(views) - 1,
-                "componentType": codes[array.dtype],
-                "count": len(array),
-                "type": kind,
-                **more,
-            }
-        )
-        return len(accessors) - 1
-
-    box = {"min": points.min(axis=0).tolist(), "max": points.max(axis=0).tolist()}
-    extra = {"POSITION": box, "COLOR_0": {"normalized": True}}
+    buffer = _Buffer()
+    extra = {"POSITION": _box(points), "COLOR_0": {"normalized": True}}
     attributes = {
-        key: append(array, f"VEC{array.shape[1]}", 34962, **extra.get(key, {}))
+        key: buffer.append(array, f"VEC{array.shape[1]}", 34962, **extra.get(key, {}))
         for key, array in arrays.items()
     }
     primitive: dict[str, Any] = {"attributes": attributes, "mode": _POINTS}
     if len(mesh.faces):
-        indices = append(mesh.faces.astype("<u4").ravel(), "SCALAR", 34963)
+        indices = buffer.append(mesh.faces.astype("<u4").ravel(), "SCALAR", 34963)
         primitive = {"attributes": attributes, "indices": indices, "material": 0}
     surface: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": 0.6}
     material: dict[str, Any] = {"name": name, "pbrMetallicRoughness": surface}
     pictures: dict[str, Any] = {}
     if texture is not None:
         surface["baseColorTexture"] = {"index": 0}
-        blob = png_bytes(texture)
-        offset = sum(map(len, blobs))
-        blobs.append(blob)
-        views.append({"buffer": 0, "byteOffset": offset, "byteLength": len(blob)})
+        picture = buffer.view(png_bytes(texture))
         pictures = {
             "textures": [{"source": 0, "sampler": 0}],
             "samplers": [{"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}],
-            "images": [{"bufferView": len(views) - 1, "mimeType": "image/png", "name": name}],
+            "images": [{"bufferView": picture, "mimeType": "image/png", "name": name}],
         }
     document = {
         "asset": {"version": "2.0", "generator": "Fieldforge"},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0, "name": name, **_translation(middle @ to_y_up)}],
+        "nodes": [{"mesh": 0, "name": name, **_translation(middle @ _TO_Y_UP)}],
         "meshes": [{"name": name, "primitives": [primitive]}],
         "materials": [material],
         **pictures,
-        "accessors": accessors,
-        "bufferViews": views,
-        "buffers": [{"byteLength": sum(map(len, blobs))}],
     }
     if not len(mesh.faces):
         del document["materials"]
-    return glb(json.dumps(document, separators=(",", ":")).encode(), b"".join(blobs))
+    return buffer.glb(document)
+
+
+def morphing_glb_bytes(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    fps: float,
+    *,
+    loop: bool = False,
+    name: str = "Fieldforge",
+) -> bytes:
+    """One mesh whose vertices (F, V, 3), Z-up, move: a morph target for every frame but the first,
+    and an animation that goes from each to the next. loop: and from the last to the first."""
+    places = (vertices.astype(np.float64) @ _TO_Y_UP).astype("<f4")
+    buffer = _Buffer()
+    attributes = {"POSITION": buffer.append(places[0], "VEC3", 34962, **_box(places[0]))}
+    targets = []
+    for frame in places[1:]:
+        moved = frame - places[0]
+        targets.append({"POSITION": buffer.append(moved, "VEC3", 34962, **_box(moved))})
+    indices = buffer.append(faces.astype("<u4").ravel(), "SCALAR", 34963)
+    primitive = {"attributes": attributes, "indices": indices, "material": 0}
+    mesh: dict[str, Any] = {"name": name, "primitives": [primitive]}
+    document = _scene([{"mesh": 0, "name": name}], [mesh], name)
+    if targets:
+        primitive["targets"] = targets
+        mesh["weights"] = [0.0] * len(targets)
+        mesh["extras"] = {"targetNames": [f"frame {k + 1}" for k in range(1, len(places))]}
+        keys = np.eye(len(places), dtype="<f4")[:, 1:]
+        if loop:
+            keys = np.concatenate([keys, keys[:1]])
+        sampler = {
+            "input": buffer.times(np.arange(len(keys)) / fps),
+            "output": buffer.append(keys.ravel(), "SCALAR"),
+            "interpolation": "LINEAR",
+        }
+        channel = {"sampler": 0, "target": {"node": 0, "path": "weights"}}
+        document["animations"] = [{"name": name, "samplers": [sampler], "channels": [channel]}]
+    return buffer.glb(document)
+
+
+def stepping_glb_bytes(
+    frames: list[tuple[np.ndarray, np.ndarray]],
+    fps: float,
+    *,
+    name: str = "Fieldforge",
+) -> bytes:
+    """A mesh (vertices, faces), Z-up, for each frame, each in a node of its own that has a size
+    only while its frame lasts. Programs that play no animation show the first."""
+    buffer = _Buffer()
+    nodes: list[dict[str, Any]] = []
+    meshes: list[dict[str, Any]] = []
+    samplers: list[dict[str, Any]] = []
+    channels: list[dict[str, Any]] = []
+    for number, (vertices, faces) in enumerate(frames):
+        node: dict[str, Any] = {"name": f"{name} {number + 1}"}
+        if number:
+            node["scale"] = [0.0, 0.0, 0.0]
+        nodes.append(node)
+        if not len(faces):
+            continue
+        points = (vertices.astype(np.float64) @ _TO_Y_UP).astype("<f4")
+        attributes = {"POSITION": buffer.append(points, "VEC3", 34962, **_box(points))}
+        indices = buffer.append(faces.astype("<u4").ravel(), "SCALAR", 34963)
+        node["mesh"] = len(meshes)
+        primitive = {"attributes": attributes, "indices": indices, "material": 0}
+        meshes.append({"name": node["name"], "primitives": [primitive]})
+        if len(frames) == 1:
+            continue
+        times, sizes = _shown(number, len(frames))
+        samplers.append(
+            {
+                "input": buffer.times(times / fps),
+                "output": buffer.append(np.repeat(sizes[:, None], 3, 1).astype("<f4"), "VEC3"),
+                "interpolation": "STEP",
+            }
+        )
+        target = {"node": number, "path": "scale"}
+        channels.append({"sampler": len(samplers) - 1, "target": target})
+    document = _scene(nodes, meshes, name)
+    if channels:
+        document["animations"] = [{"name": name, "samplers": samplers, "channels": channels}]
+    return buffer.glb(document)
+
+
+def _shown(number: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """When (in frames) the size of a frame's node changes, and to what; up to the end of the last
+    frame, so that all animations are as long."""
+    keys = {0: 0.0, number: 1.0, number + 1: 0.0, frames: float(number + 1 == frames)}
+    if number == 0:
+        keys[0] = 1.0
+    times = sorted(keys)
+    return np.array(times, np.float64), np.array([keys[time] for time in times])
+
+
+_TO_Y_UP = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float64)
+
+
+def _scene(nodes: list[dict[str, Any]], meshes: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    surface = {"metallicFactor": 0.0, "roughnessFactor": 0.6}
+    return {
+        "asset": {"version": "2.0", "generator": "Fieldforge"},
+        "scene": 0,
+        "scenes": [{"nodes": list(range(len(nodes)))}],
+        "nodes": nodes,
+        "meshes": meshes,
+        "materials": [{"name": name, "pbrMetallicRoughness": surface}],
+    }
+
+
+def _box(points: np.ndarray) -> dict[str, list[float]]:
+    return {"min": points.min(axis=0).tolist(), "max": points.max(axis=0).tolist()}
+
+
+class _Buffer:
+    """The arrays of a file, one after the other, and what the document says of them."""
+
+    def __init__(self) -> None:
+        self.accessors: list[dict[str, Any]] = []
+        self.views: list[dict[str, Any]] = []
+        self.blobs: list[bytes] = []
+        self.length = 0
+
+    def view(self, blob: bytes, **more: Any) -> int:
+        """The number of the view of these bytes."""
+        self.views.append({"buffer": 0, "byteOffset": self.length, "byteLength": len(blob), **more})
+        self.blobs.append(blob)
+        self.length += len(blob)
+        return len(self.views) - 1
+
+    def append(self, array: np.ndarray, kind: str, target: int | None = None, **more: Any) -> int:
+        """The number of the accessor of an array (N,) or (N, width)."""
+        codes = {dtype: code for code, dtype in _COMPONENTS.items()}
+        aimed = {} if target is None else {"target": target}
+        accessor = {
+            "bufferView": self.view(array.tobytes(), **aimed),
+            "componentType": codes[array.dtype],
+            "count": len(array),
+            "type": kind,
+        }
+        self.accessors.append({**accessor, **more})
+        return len(self.accessors) - 1
+
+    def times(self, seconds: np.ndarray) -> int:
+        """The number of the accessor of the times of keys."""
+        told = seconds.astype("<f4")
+        box = {"min": [float(told.min())], "max": [float(told.max())]}
+        return self.append(told, "SCALAR", **box)
+
+    def glb(self, document: dict[str, Any]) -> bytes:
+        """The file."""
+        arrays = {
+            "accessors": self.accessors,
+            "bufferViews": self.views,
+            "buffers": [{"byteLength": self.length}],
+        }
+        text = json.dumps({**document, **arrays}, separators=(",", ":")).encode()
+        return glb(text, b"".join(self.blobs))
 
 
 def png_bytes(texture: np.ndarray) -> bytes:

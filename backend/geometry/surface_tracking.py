@@ -27,7 +27,7 @@ _ITERATIONS = 2
 _FACES_ALIKE = 0.3  # cosine between normals
 _DRAWN = 4_000  # places of the next surface that draw vertices
 _SOLVES = 30
-_ALLOWED_SHARE = 0.005  # of the area that may be farther off than the tolerance
+_ALLOWED_SHARE = 0.008  # of the area that may be farther off than the tolerance
 _ALLOWED_MOST = 5.0  # tolerances
 _ALLOWED_TURNED = 0.03  # of the area that may face the other way
 
