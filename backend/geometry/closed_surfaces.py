@@ -120,8 +120,8 @@ def _turn(faces: np.ndarray) -> np.ndarray:
 
 
 def _enclosed(corners: np.ndarray, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Signed volume and area of each part of triangles (T, 3, 3). The volume of an open part is that
-    between its faces and its middle."""
+    """Signed volume and area of each part of triangles (T, 3, 3). The volume of an open part is
+    that between its faces and its middle."""
     a, b, c = (corners[:, corner] for corner in range(3))
     normals = np.cross(b - a, c - a)
     areas = np.linalg.norm(normals, axis=1) / 2

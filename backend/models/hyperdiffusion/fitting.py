@@ -124,9 +124,8 @@ def fit(
         best = descent.vector.clone()
         for number, count in enumerate(planned):
             rate = effort.rate if start is None and not number else effort.start_rate
-            for loss, done in _descend(
-                descent, points, inside, draws, effort, rate, count, samples
-            ):
+            steps = max(1, count * samples.points.shape[1] // effort.batch)
+            for loss, done in _descend(descent, points, inside, draws, rate, steps, effort.batch):
                 if report is not None:
                     report((epochs + done * count) / sum(planned), loss)
             epochs += count
