@@ -76,7 +76,8 @@ def card(
             f"# {installed.title}",
             f"{installed.summary} A diffusion over the weights of neural fields after"
             " HyperDiffusion (Erkoç et al. 2023), made and trained by the Fieldforge"
-            " project from nothing, to work offline and on a processor. Nothing of the published code or weights is in it.",
+            " project from nothing, to work offline and on a processor. Nothing of the published"
+            " code or weights is in it.",
             "Licence of the weights: CC-BY 4.0. `ATTRIBUTION.md` names the makers of the shapes.",
             _data(items),
             _training(installed, measured, hardware),
