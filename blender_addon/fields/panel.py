@@ -152,12 +152,18 @@ def card_words(root: bpy.types.Object) -> list[str]:
     if own.frames > 1:
         lines[0] += f", {own.frames} frames"
     if own.source_bytes and size:
-        times = own.source_bytes / size
-        compared = f"{times:.0f} times the field" if times >= 2 else "about as much"
-        lines.append(f"{own.original}: {kilobytes(own.source_bytes)} as a mesh, {compared}")
+        words = f"{own.original}: {kilobytes(own.source_bytes)} as a mesh"
+        lines.append(f"{words}, {_compared(own.source_bytes / size)}")
     if own.iou >= 0:
         lines.append(f"IoU with the original {own.iou:.3f} (1 is the same)")
     return lines
+
+
+def _compared(times: float) -> str:
+    """A mesh with its field: `times` as many bytes."""
+    if times >= 1.5:
+        return f"{times:.1f} times the field" if times < 10 else f"{times:,.0f} times the field"
+    return "about as much" if times > 0.67 else "less than the field"
 
 
 def kilobytes(size: float) -> str:
