@@ -220,7 +220,7 @@ def _over(run: Any) -> int:
 def _together(options: argparse.Namespace) -> int:
     import dataclasses
 
-    from .fields import points, together
+    from .fields import points, together, voxels
     from .loops import team
 
     recipe = together.SIZES[options.size]
@@ -228,8 +228,9 @@ def _together(options: argparse.Namespace) -> int:
     recipe = dataclasses.replace(recipe, **{k: v for k, v in changed.items() if v})
     folder, field, plan = _folder(options), _field(options), _plan(options, together.RATE)
     with team(options.device) as members:
-        known = points.load(_items(options, "train"), folder)
-        run = together.fit(known, field, recipe, plan, members, _say, folder)
+        items = _items(options, "train")
+        known, cells = points.load(items, folder), voxels.load(items, folder)
+        run = together.fit(known, field, recipe, plan, members, _say, folder, cells)
         if run.steps and run.step >= run.steps and members.leads:
             fields = together.fields_of(together.trained(run.path))
             overlaps = together.overlaps(field, fields, known)

@@ -28,8 +28,10 @@ from .points import PointSet
 
 CHECKPOINT = "together.pt"
 RATE = 1e-2
-_PACES = {"codes": 4.0, "basis": 0.3}
-"""How much faster than the mean these learn: the code of each shape comes in few steps."""
+_PACES = {"codes": 0.25, "basis": 0.3}
+"""How much slower than the mean these learn: one step moves all codes, of few shapes."""
+_SPREAD = 0.3
+"""Root mean square of codes at the beginning."""
 _SMALL = 1e-4
 """What the mean square of codes counts in the loss, so that they keep together."""
 
@@ -50,14 +52,14 @@ SIZES = {"cpu": Recipe(), "gpu": Recipe(components=192, shapes=64, points=4096)}
 class Together(nn.Module):
     """codes (N, K), mean (W,), basis (K, W)."""
 
-    def __init__(self, config: FieldConfig, count: int, components: int, start: np.ndarray) -> None:
+    def __init__(self, config: FieldConfig, codes: torch.Tensor, start: np.ndarray) -> None:
         super().__init__()
         self.config = config
         self.mean = nn.Parameter(torch.from_numpy(np.array(start, np.float32)))
-        # Amounts of about 1 change the field by about a third of what it is.
-        scale = self.mean.detach().square().mean().sqrt() / 3 / components**0.5
+        components = codes.shape[1]
+        scale = self.mean.detach().square().mean().sqrt() / components**0.5
         self.basis = nn.Parameter(torch.randn(components, len(start)) * scale)
-        self.codes = nn.Parameter(torch.randn(count, components) * 0.3)
+        self.codes = nn.Parameter(codes.clone())
 
     def vectors(self, chosen: torch.Tensor) -> torch.Tensor:
         """(B, W) of the shapes of these numbers (B,)."""
@@ -77,12 +79,16 @@ def fit(
     members: Team,
     report: Callable[[str], None],
     folder: Path,
+    cells: torch.Tensor,
     start: np.ndarray | None = None,
 ) -> Run:
-    """Train into FOLDER/together.pt, going on where it was."""
+    """Train into FOLDER/together.pt, going on where it was.
+
+    cells: (N, ...) what of each cell of each shape is inside, which codes begin with.
+    """
     torch.manual_seed(plan.seed)
     start = random_start(config, plan.seed) if start is None else start
-    module = Together(config, len(points), recipe.components, start).to(members.device)
+    module = Together(config, first_codes(cells, recipe.components), start).to(members.device)
     settings: dict[str, Any] = {
         "field": [config.dimensions, config.frequencies, list(config.hidden)],
         "recipe": vars(recipe),
@@ -132,6 +138,21 @@ def _bfloat16_pays(device: torch.device) -> bool:
 def seeded(numbers: Sequence[int]) -> int:
     """A seed of several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+@torch.no_grad()
+def first_codes(cells: torch.Tensor, components: int) -> torch.Tensor:
+    """(N, components): amounts of the principal components of cells (N, ...), so that shapes that
+    are alike begin alike. Of each the fourth root of its variance is kept; what there are too few
+    shapes for is 0."""
+    rows = cells.flatten(1).float()
+    rows = rows - rows.mean(dim=0)
+    variances, amounts = torch.linalg.eigh((rows @ rows.mT).double())
+    count = min(components, len(rows) - 1)
+    weights = variances.flip(0)[:count].clamp(min=0).pow(0.25)
+    found = torch.zeros(len(rows), components)
+    found[:, :count] = (amounts.flip(1)[:, :count] * weights).float()
+    return found * (_SPREAD / found.square().mean().sqrt().clamp(min=1e-12))
 
 
 @torch.no_grad()
