@@ -16,18 +16,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from ... import tensor_files, weights
+from ...errors import BadInput
 from ...geometry.threads import thread_count
 from .config import FieldConfig
 from .field import OccupancyField, encode, evaluate
+from .model import FAMILY, config_of
 from .occupancy import Samples
 from .weights_vector import flatten, layout, token_sizes, unflatten
 
@@ -45,6 +50,7 @@ _KEPT = (1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
 """Shares of a batch that gradients are taken of: few, since products of every new size are prepared
 anew."""
 
+_MEAN = "space.mean"
 _MEASURED_AT_ONCE = 1 << 13
 _REPORTED = 64  # steps
 _TOGETHER = 64  # fields on a card
@@ -58,7 +64,8 @@ class Effort:
     an animation are `moving` times as many. rounds: at most so many, each with twice the epochs of
     the one before. enough: no further round once the intersection over union of measured points is
     this. rate: Adam's at the start of a round from random weights; start_rate: from a start vector,
-    and of later rounds. batch: points of a step.
+    and of later rounds. batch: points of a step; near: the share of them near the surface, where
+    most is to be learned.
     """
 
     epochs: int = 10
@@ -67,6 +74,7 @@ class Effort:
     rate: float = 1e-2
     start_rate: float = 4e-3
     batch: int = 512
+    near: float = 0.7
     moving: int = 3
 
     def round_epochs(self, number: int, frames: int) -> int:
@@ -125,7 +133,8 @@ def fit(
         for number, count in enumerate(planned):
             rate = effort.rate if start is None and not number else effort.start_rate
             steps = max(1, count * samples.points.shape[1] // effort.batch)
-            for loss, done in _descend(descent, points, inside, draws, rate, steps, effort.batch):
+            batches = (_drawn(samples, effort, draws) for _ in range(steps))
+            for loss, done in _descend(descent, points, inside, batches, rate, steps):
                 if report is not None:
                     report((epochs + done * count) / sum(planned), loss)
             epochs += count
@@ -143,16 +152,14 @@ def _descend(
     descent: _Descent,
     points: torch.Tensor,
     inside: torch.Tensor,
-    draws: torch.Generator,
+    batches: Iterable[torch.Tensor],
     rate: float,
     steps: int,
-    batch: int,
 ) -> Iterator[tuple[float, float]]:
     """One round: the rate falls from `rate` along half a cosine. Yields (loss per point of the last
     steps, share of the round) now and then."""
     losses = []
-    for step in range(steps):
-        chosen = torch.randint(len(points), (batch,), generator=draws)
+    for step, chosen in enumerate(batches):
         falling = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         losses.append(
             descent.step(points.index_select(0, chosen), inside.index_select(0, chosen), falling)
@@ -160,6 +167,25 @@ def _descend(
         if len(losses) == _REPORTED or step == steps - 1:
             yield float(torch.stack(losses).mean()), (step + 1) / steps
             losses.clear()
+
+
+def _drawn(samples: Samples, effort: Effort, draws: torch.Generator) -> torch.Tensor:
+    """(batch,) numbers of points, of all frames one after another: with replacement."""
+    frames, count = samples.points.shape[:2]
+    near = round(effort.batch * effort.near)
+    if not 0 < samples.near < count:
+        near = effort.batch if samples.near else 0
+    sizes = ((near, 0, samples.near), (effort.batch - near, samples.near, count))
+    parts = [
+        torch.randint(begin, end, (size,), generator=draws, device=draws.device)
+        for size, begin, end in sizes
+        if size
+    ]
+    within = torch.cat(parts)
+    if frames == 1:
+        return within
+    frame = torch.randint(frames, (effort.batch,), generator=draws, device=draws.device)
+    return frame * count + within
 
 
 class _Descent:
@@ -419,7 +445,7 @@ def fit_together(
     low = device != "cpu" or has_fast_bfloat16()
     losses = torch.zeros(len(group), device=device)
     for step in range(steps):
-        chosen = torch.randint(points.shape[1], (effort.batch,), generator=draws, device=device)
+        chosen = _drawn(group[0], effort, draws)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
             logits = evaluate(config, vectors, points[:, chosen])
         each = F.binary_cross_entropy_with_logits(
@@ -450,7 +476,26 @@ def random_start(config: FieldConfig, seed: int = 0) -> np.ndarray:
 
 
 def known_start(config: FieldConfig) -> np.ndarray | None:
-    """The start vector of the best installed model whose fields are such, None without one."""
+    """(W,) float32: the mean of the fields that an installed model was trained on, if there is one
+    of such fields; a bundled model's before others. What begins there can be mixed with what that
+    model makes, and is fitted sooner. Models that are not whole are passed over."""
+    for model in sorted(weights.installed().values(), key=lambda one: (not one.bundled, one.id)):
+        if model.family != FAMILY:
+            continue
+        with suppress(BadInput):
+            if config_of(model.config, model.id).field == config:
+                found = _mean_of(model.files)
+                if found is not None:
+                    return found
+    return None
+
+
+def _mean_of(files: Iterable[Path]) -> np.ndarray | None:
+    for path in files:
+        if _MEAN in tensor_files.read_header(path):
+            with safe_open(path, framework="pt") as file:
+                found: np.ndarray = file.get_tensor(_MEAN).float().numpy()
+                return found
     return None
 
 
@@ -463,14 +508,14 @@ def intersection_over_union(
 ) -> float:
     """Of the field above `level` and of what is inside, over points (F, P, 3) of F frames,
     inside (F, P); 1 where both are empty."""
-    weights = torch.from_numpy(np.ascontiguousarray(vector, np.float32))[None]
+    vectors = torch.from_numpy(np.ascontiguousarray(vector, np.float32))[None]
     both = either = 0
     with torch.inference_mode():
         for frame, (places, truth) in enumerate(zip(points, inside, strict=True)):
             for begin in range(0, len(places), _MEASURED_AT_ONCE):
                 part = slice(begin, begin + _MEASURED_AT_ONCE)
                 here = torch.from_numpy(_with_frame(places[part], frame, config))
-                found = evaluate(config, weights, here)[0].numpy() > level
+                found = evaluate(config, vectors, here)[0].numpy() > level
                 both += int((found & truth[part]).sum())
                 either += int((found | truth[part]).sum())
     return both / either if either else 1.0
