@@ -271,6 +271,9 @@ def layers_of(model: Ldm3d) -> Iterator[torch.nn.Module]:
         yield from block.resnets
         yield from getattr(block, "attentions", ())
     yield from model.text_encoder.encoder.layers
+    if own := getattr(model.vae, "residual", None):
+        yield from own
+        return
     for block in (model.vae.decoder.mid_block, *model.vae.decoder.up_blocks):
         yield from block.resnets
 

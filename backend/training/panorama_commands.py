@@ -162,7 +162,7 @@ def _train(options: argparse.Namespace) -> int:
 
     rooms = dataset.load(options.folder, "train", options.rooms)
     output = options.output or options.folder
-    rates = {"autoencoder": 1e-3, "diffusion": 5e-4, "fine-tune": 1e-5}
+    rates = {"autoencoder": 5e-4, "diffusion": 5e-4, "fine-tune": 1e-5}
     plan = Plan(
         steps=options.steps,
         total_minutes=options.total_minutes,

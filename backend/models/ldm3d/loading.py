@@ -30,6 +30,8 @@ SCHEDULERS = (
     *("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "UniPCMultistepScheduler"),
     *("DPMSolverMultistepScheduler", "HeunDiscreteScheduler"),
 )
+PATCHES = "PatchAutoencoder"
+"""The class of our own autoencoders."""
 PARTS = ("unet", "vae", "text_encoder")
 _OLDER = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """Names of attention in an autoencoder that older versions of diffusers wrote."""
@@ -61,10 +63,12 @@ def sizes_of(installed: Installed) -> Sizes:
     """From the settings alone. Raises BadInput."""
     unet, vae = (_settings(installed, f"{part}/config.json") for part in ("unet", "vae"))
     try:
+        width = int(unet["block_out_channels"][0])
+        if vae.get("_class_name") == PATCHES:
+            # Two of its layers over pixels are kept at a time.
+            return Sizes(int(vae["patch_size"]), width, 2 * int(vae["fine"]))
         channels = [int(count) for count in vae["block_out_channels"]]
-        return Sizes(
-            2 ** (len(channels) - 1), int(unet["block_out_channels"][0]), max(channels[:2])
-        )
+        return Sizes(2 ** (len(channels) - 1), width, max(channels[:2]))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise unfit(installed, f"its settings lack {error}") from None
 
@@ -149,6 +153,10 @@ def _unet(settings: Mapping[str, Any]) -> Any:
 
 
 def _vae(settings: Mapping[str, Any]) -> Any:
+    if settings.get("_class_name") == PATCHES:
+        from .patches import PatchAutoencoder
+
+        return PatchAutoencoder.from_config(settings)
     from diffusers import AutoencoderKL
 
     return AutoencoderKL.from_config(settings)

@@ -45,7 +45,8 @@ class Ldm3d:
     @property
     def factor(self) -> int:
         """Pixels along a side of a cell of the latents."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        patch = getattr(self.vae.config, "patch_size", None)
+        return patch or 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def turn(self) -> int:

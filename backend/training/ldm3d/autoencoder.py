@@ -1,5 +1,8 @@
 """Training of the autoencoder: rooms of six channels -> latents an eighth as wide and high -> them.
 
+The code is linear and known at once, from the covariance of patches; what learns is the network
+that smooths what comes back, against latents that are a little off.
+
 There are no openly trained networks of sight to measure likeness by, so what is compared beside
 pixels are their differences, at several scales; and a small critic of patches where it pays.
 """
@@ -31,22 +34,24 @@ LAYOUT = "repeated"
 
 _DEPTH = slice(3, 6)
 _SCALES = 3
+_SLOWER = {"coder.synthesis.": 0.05}
+"""It is right from the beginning; what is added to it is not."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """size: of networks.AUTOENCODERS. batch: pictures in a step of one process.
 
-    columns: of each picture that are looked at, a multiple of 8; 0: all. kl: weight of the
-    divergence of a number of the latents from a normal one; slopes: of differences.
+    columns: of each picture that are looked at, a multiple of 8; 0: all. slopes: weight of
+    differences. measured: rooms whose patches the code is made for.
     critic: weight of the critic's opinion, 0 for none, from `critic_from` of the run on.
     """
 
     size: str
     batch: int
     columns: int = 0
-    kl: float = 1e-3
     slopes: float = 1.0
+    measured: int = 300
     critic: float = 0.0
     critic_from: float = 0.5
 
@@ -68,6 +73,8 @@ def fit(
 ) -> Run:  # fmt: skip
     """Train into OUTPUT/panorama-autoencoder.pt, going on where it was. Raises BadInput."""
     run = begin(recipe, plan, members, output / CHECKPOINT)
+    if not run.step:
+        set_code(run, rooms, recipe, plan.seed)
     read = pictures.source(rooms, LAYOUT, members.device, members.device.type == "cuda")
 
     def work(run: Run) -> dict[str, torch.Tensor]:
@@ -95,16 +102,40 @@ def begin(recipe: Recipe, plan: Plan, members: Team, path: Path) -> Run:
         "layout": LAYOUT,
         "batch": recipe.batch,
         "columns": recipe.columns,
-        "kl": recipe.kl,
         "slopes": recipe.slopes,
+        "measured": recipe.measured,
         "critic": [recipe.critic, recipe.critic_from],
         "seed": plan.seed,
         "processes": members.size,
         "steps": plan.steps,
     }
-    run = Run(module.to(members.device), plan, path, settings)
+    run = Run(module.to(members.device), plan, path, settings, slower=_SLOWER)
     run.resume()
     return run
+
+
+def set_code(run: Run, rooms: Rooms, recipe: Recipe, seed: int) -> None:
+    """Give the coder of a run at its beginning the components of patches of some rooms."""
+    coder: Any = run.module["coder"]  # type: ignore[index]
+    size = coder.config.patch_size
+    numbers = coder.config.in_channels * size**2
+    total, squares, count = torch.zeros(numbers), torch.zeros(numbers, numbers), 0.0
+    total, squares = total.double(), squares.double()
+    chosen = np.random.default_rng([seed, 0xC0DE]).permutation(len(rooms))[: recipe.measured]
+    for number in chosen:
+        whole = pictures.panorama(rooms, int(number), coder.config.in_channels, LAYOUT)
+        patches = functional.pixel_unshuffle(whole[None], size)[0].double()
+        # Rows near the poles are many patches of little.
+        rows = by_area(patches.shape[1], patches.device).double()
+        areas = rows[:, None].expand(patches.shape[1:])
+        flat, areas = patches.flatten(1), areas.reshape(-1)
+        total += flat @ areas
+        squares += (flat * areas) @ flat.T
+        count += float(areas.sum())
+    mean = total / count
+    importance = by_channel(coder.config.in_channels, mean.device).repeat_interleave(size**2)
+    coder.set_components(mean, squares / count - mean[:, None] * mean, importance)
+    run.average.reset(run.module)
 
 
 def draw(
@@ -132,10 +163,8 @@ def step(
         noise = torch.randn(posterior.mean.shape, generator=draws, device=target.device)
         decoded = coder.decode(posterior.mean + posterior.std * noise).sample
     decoded = decoded.float()
-    likeness = unlike(decoded, target, recipe.slopes)
-    kl = posterior.kl().float().mean() / posterior.mean[0].numel()
-    loss = likeness + recipe.kl * kl
-    shown = {"loss": likeness.detach(), "kl": kl.detach()}
+    loss = unlike(decoded, target, recipe.slopes)
+    shown = {"loss": loss.detach()}
     if recipe.critic:
         critic: Any = run.module["critic"]  # type: ignore[index]
         with autocast(target.device):
@@ -158,12 +187,9 @@ def _opinion(critic: nn.Module, decoded: torch.Tensor) -> torch.Tensor:
 
 def unlike(decoded: torch.Tensor, target: torch.Tensor, slopes: float) -> torch.Tensor:
     """Mean distance of (B, 6, H, W): of pixels and, `slopes` times, of the differences between
-    neighbours at several scales; by solid angle, and the depth three times as much."""
-    rows = torch.arange(target.shape[-2], device=target.device)
-    weight = 0.25 + 0.75 * torch.sin(torch.pi * (rows + 0.5) / len(rows))[:, None]
-    channels = torch.ones(target.shape[1], device=target.device)
-    # Depths of walls are small numbers in this measure, and three channels say the same.
-    channels[_DEPTH] = 2.0
+    neighbours at several scales; by solid angle."""
+    weight = by_area(target.shape[-2], target.device)[:, None]
+    channels = by_channel(target.shape[1], target.device)
     off = (decoded - target) * channels[:, None, None] * (weight / weight.mean())
     total = off.abs().mean()
     for scale in range(_SCALES):
@@ -172,6 +198,20 @@ def unlike(decoded: torch.Tensor, target: torch.Tensor, slopes: float) -> torch.
         total = total + slopes * (across + down) / 2**scale
         off = functional.avg_pool2d(off, 2)
     return total
+
+
+def by_area(rows: int, device: torch.device) -> torch.Tensor:
+    """(rows,): what each row of a panorama counts, the poles a quarter of the middle."""
+    numbers = torch.arange(rows, device=device)
+    return 0.25 + 0.75 * torch.sin(torch.pi * (numbers + 0.5) / rows)
+
+
+def by_channel(channels: int, device: torch.device) -> torch.Tensor:
+    """(channels,): what each counts. Depths of walls are small numbers in this measure; three
+    channels say the same, so that depth counts four times as much as a colour."""
+    weight = torch.ones(channels, device=device)
+    weight[_DEPTH] = 4 / 3
+    return weight
 
 
 @torch.no_grad()

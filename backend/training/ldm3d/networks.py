@@ -8,14 +8,11 @@ from typing import Any
 from ...models.ldm3d.circular import go_around
 
 AUTOENCODERS: dict[str, dict[str, Any]] = {
-    "tiny": {"block_out_channels": [8, 8, 8, 16], "layers_per_block": 1, "latent_channels": 4,
-             "norm_num_groups": 4},
-    "cpu": {"block_out_channels": [24, 48, 96, 128], "layers_per_block": 1, "latent_channels": 8,
-            "norm_num_groups": 8},
-    "gpu": {"block_out_channels": [48, 96, 128, 160], "layers_per_block": 1, "latent_channels": 8,
-            "norm_num_groups": 16},
-}  # fmt: skip
-"""Settings of diffusers' AutoencoderKL that differ."""
+    "tiny": {"latent_channels": 4, "width": 8, "blocks": 1, "fine": 4},
+    "cpu": {"latent_channels": 12, "width": 96, "blocks": 3, "fine": 16},
+    "gpu": {"latent_channels": 16, "width": 256, "blocks": 6, "fine": 48},
+}
+"""Settings of PatchAutoencoder that differ."""
 
 UNETS: dict[str, dict[str, Any]] = {
     "tiny": {"block_out_channels": [16, 32], "layers_per_block": 1, "cross_attention_dim": 16,
@@ -52,22 +49,10 @@ SCHEDULE = {
 
 
 def autoencoder(settings: Mapping[str, Any]) -> Any:
-    """An AutoencoderKL that goes around, of settings as in AUTOENCODERS, six channels."""
-    from diffusers import AutoencoderKL
+    """A PatchAutoencoder of settings as in AUTOENCODERS, six channels."""
+    from ...models.ldm3d.patches import PatchAutoencoder
 
-    levels = len(settings["block_out_channels"])
-    made = AutoencoderKL(
-        in_channels=6,
-        out_channels=6,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        sample_size=256,
-        # Attention would tie every place to every other, at a cost that grows with the square.
-        mid_block_add_attention=False,
-        **{**settings, "block_out_channels": tuple(settings["block_out_channels"])},
-    )
-    go_around(made)
-    return made
+    return PatchAutoencoder(**settings)
 
 
 def unet(settings: Mapping[str, Any], latent_channels: int) -> Any:

@@ -112,6 +112,7 @@ def test_steps_on_one_batch_lower_the_loss_of_the_coder(rooms, tmp_path, critic)
     recipe = autoencoder.Recipe("tiny", batch=2, columns=64, critic=critic, critic_from=0.0)
     run = autoencoder.begin(recipe, Plan(steps=30, rate=3e-3), ALONE, tmp_path / "a.pt")
     read = pictures.source(rooms, "repeated", ALONE.device, resident=False)
+    autoencoder.set_code(run, rooms, recipe, 0)
     batch = autoencoder.draw(read, len(rooms), recipe, np.random.default_rng(0))
     assert batch.shape == (2, 6, HEIGHT, 64)
 
@@ -120,7 +121,7 @@ def test_steps_on_one_batch_lower_the_loss_of_the_coder(rooms, tmp_path, critic)
 
     first = float(work(run)["loss"])
     loops.train(run, work, ALONE, silent)
-    assert float(work(run)["loss"]) < 0.8 * first
+    assert float(work(run)["loss"]) < 0.9 * first
 
 
 def test_the_critic_learns_from_its_own_loss_only(rooms, tmp_path):
