@@ -26,7 +26,8 @@ WEIGHTS, DISTANCES = "weights", "distances"
 
 _LOOKED_AT = (0.25, 0.5, 0.75)
 _SIDE = 40  # nodes of the grid on which is looked
-_LEAST, _MOST = 0.6, 1.5  # of the smaller and the larger of both volumes
+_LEAST, _MISSING = 0.6, 0.15  # of the smaller of both volumes
+_ADDED = 0.3  # of the larger one; limbs may be half way, where neither shape has them
 _MORE_PARTS = 2
 _PART = 4  # nodes that make a part
 _SPECK = 2.0  # steps of the grid
@@ -56,7 +57,8 @@ def look(
     level: float = 0.0,
     frames: Sequence[int | None] = (None,),
 ) -> Look:
-    """Whether fields between two (W,) are shapes: neither vanish, nor swell, nor fall apart.
+    """Whether fields between two (W,) are shapes: they keep what both have, add little that none
+    has, and neither vanish nor fall apart.
 
     frames: those of animated fields to look at.
     """
@@ -66,9 +68,13 @@ def look(
         for amount in _LOOKED_AT:
             solid = _solid(config, by_weights(first, last, amount), level, frame)
             volume = int(solid.sum())
+            missing = int((ends[0] & ends[1] & ~solid).sum())
+            added = int((solid & ~ends[0] & ~ends[1]).sum())
             if volume < _LEAST * min(volumes):
                 what = "vanishes" if not volume else "shrinks"
-            elif volume > _MOST * max(volumes):
+            elif missing > _MISSING * min(volumes):
+                what = "loses what both have"
+            elif added > _ADDED * max(volumes):
                 what = "swells"
             elif _parts(solid) > max(parts) + _MORE_PARTS:
                 what = "falls apart"
