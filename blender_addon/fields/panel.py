@@ -44,39 +44,60 @@ def draw_choices(layout, settings, context) -> None:
 # --------------------------------------------------------------------------------------- the fields
 
 
-class FIELDFORGE_PT_field(bpy.types.Panel):
+class _Sidebar:
     bl_space_type = "VIEW_3D"
     bl_region_type = "UI"
     bl_category = "Fieldforge"
+
+
+class FIELDFORGE_PT_field(_Sidebar, bpy.types.Panel):
     bl_label = "Neural Field"
     bl_idname = "FIELDFORGE_PT_field"
+    bl_order = 0  # while a result is selected, what can be done with it comes first
+
+    @classmethod
+    def poll(cls, context) -> bool:
+        return is_result(context)
+
+    def draw(self, context) -> None:
+        layout = self.layout
+        layout.use_property_decorate = False
+        root = motion.root_of(context.view_layer.objects.active)
+        if mixing.is_mix(root):
+            _draw_mix(layout, root, context)
+        elif field_root(context) is not None:
+            _draw_card(layout, field_root(context), context)
+        if root is not None and motion.is_moving(root):
+            _draw_motion(layout, root)
+        if root is not None:
+            _draw_export(layout, context)
+        _draw_ends(layout, context)
+
+
+class FIELDFORGE_PT_compress(_Sidebar, bpy.types.Panel):
+    bl_label = "Compress to Neural Field"
+    bl_idname = "FIELDFORGE_PT_compress"
     bl_order = 2
 
     @classmethod
     def poll(cls, context) -> bool:
         active = context.view_layer.objects.active
-        root = motion.root_of(active) or active
-        is_mesh = active is not None and active.type == "MESH"
-        return is_mesh or root is not active or kept.has_field(root) or mixing.is_mix(root)
+        is_mesh = active is not None and active.type == "MESH" and not is_result(context)
+        return is_mesh or recording.current() is not None
 
     def draw(self, context) -> None:
         layout = self.layout
         layout.use_property_decorate = False
         if recording.current() is not None:
             _draw_recording(layout, recording.current(), context)
-        active = context.view_layer.objects.active
-        root = motion.root_of(active)
-        if mixing.is_mix(root):
-            _draw_mix(layout, root, context)
-        elif field_root(context) is not None:
-            _draw_card(layout, field_root(context), context)
-        elif root is None:
+        else:
             _draw_compress(layout, context)
-        if root is not None and motion.is_moving(root):
-            _draw_motion(layout, root)
-        if root is not None:
-            _draw_export(layout, context)
-        _draw_ends(layout, context)
+
+
+def is_result(context) -> bool:
+    """Whether what is active, or what it is a part of, was made of a field, or moves."""
+    active = context.view_layer.objects.active
+    return motion.root_of(active) is not None or kept.has_field(active)
 
 
 def _draw_recording(layout, running, context) -> None:
@@ -236,4 +257,4 @@ def _draw_ends(layout, context) -> None:
         paragraph(box, [words], context, icon="INFO")
 
 
-CLASSES = (FIELDFORGE_PT_field,)
+CLASSES = (FIELDFORGE_PT_field, FIELDFORGE_PT_compress)

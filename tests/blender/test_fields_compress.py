@@ -242,7 +242,7 @@ def test_reading_takes_a_frame_at_a_time_and_can_be_stopped(settings, running, f
         recording.current().tick()
         assert len(recording.current().read) == number
         assert scene.frame_current == number
-    page = draw(fields_panel.FIELDFORGE_PT_field)
+    page = draw(fields_panel.FIELDFORGE_PT_compress)
     assert "3 of 9 frames" in page.words()
     assert not bpy.ops.fieldforge.compress_field.poll()
     bpy.ops.fieldforge.cancel_reading()
@@ -311,6 +311,31 @@ def test_the_button_says_why_it_cannot_be_clicked(settings, prepare, reason):
     assert why_not_compressed(bpy.context) == reason
     if bpy.context.mode != "OBJECT":
         bpy.ops.object.mode_set(mode="OBJECT")
+
+
+def test_the_panel_says_what_is_going_to_be_read(settings):
+    panel = fields_panel.FIELDFORGE_PT_compress
+    select()
+    assert not panel.poll(bpy.context)
+    cube("Chest")
+    assert panel.poll(bpy.context)
+    assert not fields_panel.FIELDFORGE_PT_field.poll(bpy.context)
+    page = draw(panel, 600)
+    assert "Chest, as it is in this frame" in page.words()
+    assert not page.has("prop", "field_samples")
+    settings.field_from, bpy.context.scene.frame_end = "FRAMES", 10
+    page = draw(panel, 600)
+    assert "Chest, frames 1 to 10, 10 of them" in page.words()
+    for name in ("field_samples", "field_loop", "field_effort", "field_half", "motion_way"):
+        assert page.has("prop", name), name
+
+
+def test_a_result_is_offered_no_second_compression(settings, running):
+    root = compress(running, cube("Chest"))
+    for item in motion.with_parts(root):
+        select(item)
+        assert fields_panel.FIELDFORGE_PT_field.poll(bpy.context)
+        assert not fields_panel.FIELDFORGE_PT_compress.poll(bpy.context)
 
 
 def test_something_that_is_no_mesh_is_told_what_to_do(settings):
