@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +77,21 @@ def convert(
     entry = weights.entries().get(model_id) if model_id else None
     settings, settings_path = _read_args(path, args)
     tensor_type = DTYPES[dtype] if dtype else None
-    if (entry.family if entry else _family_of(checkpoint)) == "mvdream":
+    family = entry.family if entry else _family_of(checkpoint)
+    if family == "hyperdiffusion":
+        return _convert_fields(
+            checkpoint,
+            path,
+            model_id=model_id,
+            ema=ema,
+            dtype=dtype,
+            store=store,
+            ignore=ignore,
+            source=source,
+            texts=texts,
+            report=report,
+        )
+    if family == "mvdream":
         made = _read_mvdream(checkpoint, entry, tensor_type, ema=ema, ignore=ignore)
     else:
         from .models.wala.checkpoint import read_checkpoint  # here: torch takes a second to import
@@ -138,8 +153,59 @@ def _read_args(path: Path, args: Path | None) -> tuple[dict[str, Any] | None, Pa
     return record, args
 
 
+_FIELDS_LICENSE = "CC-BY-NC-SA-3.0"
+"""Of what HyperDiffusion's authors published, code and weights."""
+
+
+def _convert_fields(
+    checkpoint: Checkpoint,
+    path: Path,
+    *,
+    model_id: str | None,
+    ema: bool,
+    dtype: str | None,
+    store: Path | None,
+    ignore: Sequence[str],
+    source: Mapping[str, Any] | None,
+    texts: Mapping[str, str] | None,
+    report: Callable[[float], None] | None,
+) -> Installed:
+    """A model of neural fields, which its weights tell all of; named like the file by default."""
+    from .models.hyperdiffusion.checkpoint import HEADS, contents  # here: torch takes a second
+
+    if ema:
+        raise BadInput("This checkpoint holds no averaged weights.", "Leave --ema out.")
+    made = contents(checkpoint, DTYPES[dtype] if dtype else None, ignore)
+    stem = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "fields"
+    name = model_id or f"hyperdiffusion-{stem}"[:60]
+    return weights.write_model(
+        (store or weights.store()) / weights.check_id(name),
+        id=name,
+        title=f"HyperDiffusion {path.stem}"[:80],
+        summary="Makes neural fields out of noise: shapes in motion."
+        if made.moving
+        else "Makes neural fields out of noise: shapes.",
+        family="hyperdiffusion",
+        tasks=("animation" if made.moving else "shape",),
+        config=made.config,
+        tensors=made.tensors,
+        steps=made.config["model"]["steps"],
+        license=_FIELDS_LICENSE,
+        source={
+            "checkpoint": path.name,
+            "dtype": dtype or "as published",
+            "assumed": {"heads of the denoiser": HEADS},
+            **(source or {}),
+        },
+        texts=texts,
+        report=report,
+    )
+
+
 def _family_of(checkpoint: Checkpoint) -> str:
     names = checkpoint.state_dict()
+    if any("decoder.input_parameter_projections." in name for name in names):
+        return "hyperdiffusion"
     return "mvdream" if any("model.diffusion_model." in name for name in names) else "wala"
 
 

@@ -327,7 +327,7 @@ def _read(files: Sequence[Path]) -> dict[str, torch.Tensor]:
 def published(path: Path, heads: int = 16) -> FieldModel:
     """The model in a checkpoint (.ckpt) as its authors published it. Raises BadInput."""
     denoiser = loading.denoiser_from_checkpoint(path, heads)
-    field = _field_of_tokens(denoiser.config.tokens)
+    field = field_of_tokens(denoiser.config.tokens)
     moving = field.dimensions == 4
     config = FieldModelConfig(
         field=field,
@@ -344,7 +344,7 @@ def published(path: Path, heads: int = 16) -> FieldModel:
     return model.eval().requires_grad_(False)
 
 
-def _field_of_tokens(tokens: Sequence[int]) -> FieldConfig:
+def field_of_tokens(tokens: Sequence[int]) -> FieldConfig:
     """The field whose tensors have so many numbers. Raises BadInput where there is none."""
     hidden = tuple(tokens[1:-2:2])
     for dimensions in (3, 4):
