@@ -84,6 +84,7 @@ BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
     "blender": import_speed,
     "panorama": _rows_of("panorama"),
     "fusion": _rows_of("fusion"),
+    "fields": _rows_of("fields"),
     "spheres": sphere_speed,
     "wala": wala,
     "viewdiff": viewdiff,

@@ -32,7 +32,6 @@ from ...errors import BadInput
 from ...geometry.threads import thread_count
 from .config import FieldConfig
 from .field import OccupancyField, encode, evaluate
-from .model import FAMILY, config_of
 from .occupancy import Samples
 from .weights_vector import flatten, layout, token_sizes, unflatten
 
@@ -283,39 +282,67 @@ def fit_published(
     *,
     gradient_of_points: bool = False,
 ) -> Fitted:
-    """As published; start: the first shape's weights, for the first one None. A batch of an
-    animated field has 16 frames, and the same points' numbers in each.
+    """As published; start: the first shape's weights, for the first one None.
 
     gradient_of_points: also computed as published, though nothing is made of it.
     """
     config = config or FieldConfig(dimensions=samples.dimensions)
-    _check(samples, config, start)
     begun = time.thread_time()
     with _one_thread():
-        field = OccupancyField(config)
-        first = random_start(config, seed) if start is None else np.array(start, np.float32)
-        field.load_state_dict(unflatten(config, torch.from_numpy(first)))
-        points, inside = _all_points(samples, config)
-        adam = torch.optim.Adam(field.parameters(), lr=PUBLISHED_RATE)
-        plateau = Plateau(adam)
-        draws = torch.Generator().manual_seed(seed)
-        batches = max(1, samples.points.shape[1] // PUBLISHED_BATCH)
-        done, mean = 0, math.nan
-        while done < epochs and not plateau.stopped:
-            total = 0.0
-            for _ in range(batches):
-                chosen = _published_draws(samples, draws)
-                here = points[chosen].requires_grad_(gradient_of_points)
-                total += published_step(field, adam, here, inside[chosen])
-            done += 1
-            mean = total / batches
-            plateau.after_epoch(mean)
+        loop = PublishedLoop(samples, config, start, seed, gradient_of_points=gradient_of_points)
+        while loop.epochs < epochs and not loop.stopped:
+            loop.epoch()
             if report is not None:
-                report(done / epochs, mean / PUBLISHED_BATCH)
-        vector = flatten(config, field.state_dict()).numpy().copy()
+                report(loop.epochs / epochs, loop.loss)
+        vector = loop.vector()
         iou = _measured(config, vector, samples)
     seconds = time.thread_time() - begun
-    return Fitted(vector, mean / PUBLISHED_BATCH, iou, done * batches, seconds)
+    return Fitted(vector, loop.loss, iou, loop.epochs * loop.batches, seconds)
+
+
+class PublishedLoop:
+    """The published loop, epoch by epoch. A batch of an animated field has 16 frames, and the same
+    points' numbers in each. loss: per point, in the last epoch."""
+
+    def __init__(
+        self,
+        samples: Samples,
+        config: FieldConfig,
+        start: np.ndarray | None = None,
+        seed: int = 0,
+        *,
+        gradient_of_points: bool = False,
+    ) -> None:
+        _check(samples, config, start)
+        self.batches = max(1, samples.points.shape[1] // PUBLISHED_BATCH)
+        self.epochs, self.loss = 0, math.nan
+        self._samples = samples
+        self._gradient_of_points = gradient_of_points
+        self._field = OccupancyField(config)
+        first = random_start(config, seed) if start is None else np.array(start, np.float32)
+        self._field.load_state_dict(unflatten(config, torch.from_numpy(first)))
+        self._points, self._inside = _all_points(samples, config)
+        self._adam = torch.optim.Adam(self._field.parameters(), lr=PUBLISHED_RATE)
+        self._plateau = Plateau(self._adam)
+        self._draws = torch.Generator().manual_seed(seed)
+
+    @property
+    def stopped(self) -> bool:
+        return self._plateau.stopped
+
+    def epoch(self) -> None:
+        total = 0.0
+        for _ in range(self.batches):
+            chosen = _published_draws(self._samples, self._draws)
+            points = self._points[chosen].requires_grad_(self._gradient_of_points)
+            total += published_step(self._field, self._adam, points, self._inside[chosen])
+        self.epochs += 1
+        self.loss = total / self.batches / PUBLISHED_BATCH
+        self._plateau.after_epoch(total / self.batches)
+
+    def vector(self) -> np.ndarray:
+        """(W,) float32."""
+        return flatten(self._field.config, self._field.state_dict()).numpy().copy()
 
 
 def published_step(
@@ -328,7 +355,7 @@ def published_step(
     adam.zero_grad()
     loss.backward()
     adam.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 class Plateau:
@@ -479,6 +506,8 @@ def known_start(config: FieldConfig) -> np.ndarray | None:
     """(W,) float32: the mean of the fields that an installed model was trained on, if there is one
     of such fields; a bundled model's before others. What begins there can be mixed with what that
     model makes, and is fitted sooner. Models that are not whole are passed over."""
+    from .model import FAMILY, config_of  # late: with it come networks that fitting needs not
+
     for model in sorted(weights.installed().values(), key=lambda one: (not one.bundled, one.id)):
         if model.family != FAMILY:
             continue

@@ -1,0 +1,389 @@
+"""Fields fitted to points: as published, lean, and many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from backend import weights
+from backend.models.hyperdiffusion import fitting, occupancy, surface
+from backend.models.hyperdiffusion.config import FieldConfig
+from backend.models.hyperdiffusion.field import OccupancyField, evaluate
+from backend.models.hyperdiffusion.fitting import Effort
+from backend.models.hyperdiffusion.model import ComponentsConfig, FieldModelConfig
+from backend.models.hyperdiffusion.occupancy import Samples
+from backend.models.hyperdiffusion.weights_vector import flatten, token_sizes, unflatten
+from tests.hyperdiffusion_golden import arrays, field, tensors
+
+SMALL = FieldConfig(3, 2, (32, 32))
+QUICK = Effort(epochs=12, rounds=1, batch=256)
+
+
+def _ball(points: np.ndarray) -> np.ndarray:
+    inside: np.ndarray = np.linalg.norm(points, axis=1) < 0.3
+    return inside
+
+
+def _moved(along: float) -> occupancy.Inside:
+    return lambda points: _ball(points - np.array([along, 0, 0], np.float32))
+
+
+def _samples(*insides: occupancy.Inside, count: int = 4000, check: int = 4000) -> Samples:
+    return occupancy.sample_analytic(insides or (_ball,), 0, count, count, check, side=24)
+
+
+@pytest.fixture(scope="module")
+def ball() -> Samples:
+    return _samples()
+
+
+# --------------------------------------------------------------------------------------- published
+
+
+def _published_field() -> OccupancyField:
+    config, vector = field("mlp3d_rand")
+    made = OccupancyField(config)
+    made.load_state_dict(unflatten(config, vector))
+    return made
+
+
+def test_steps_of_the_published_loop() -> None:
+    golden = tensors("overfit_steps")
+    made = _published_field()
+    adam = torch.optim.Adam(made.parameters(), lr=fitting.PUBLISHED_RATE)
+    losses = []
+    for step, (points, inside) in enumerate(zip(golden["coords"], golden["occ"], strict=True)):
+        losses.append(fitting.published_step(made, adam, points, inside[:, 0]))
+        if not step:
+            found = flatten(made.config, {k: p.grad for k, p in made.named_parameters()})
+            largest = golden["grad_step0"].abs().max()
+            assert (found - golden["grad_step0"]).abs().max() <= 1e-5 * largest
+    expected = golden["loss"].numpy()
+    assert losses[:3] == pytest.approx(expected[:3], rel=1e-4)
+    assert losses == pytest.approx(expected, rel=2e-2)
+    final = flatten(made.config, made.state_dict())
+    assert (final - golden["flat_final"]).abs().mean() < 1e-3
+
+
+def test_rates_and_end_of_the_published_loop() -> None:
+    golden = arrays("lr_trace")
+    adam = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=fitting.PUBLISHED_RATE)
+    plateau = fitting.Plateau(adam)
+    stopped = -1
+    for epoch, (loss, expected) in enumerate(
+        zip(golden["epoch_loss"], golden["lr_after"], strict=True)
+    ):
+        plateau.after_epoch(float(loss))
+        assert plateau.rate == pytest.approx(expected, rel=1e-12)
+        if plateau.stopped and stopped < 0:
+            stopped = epoch
+    assert stopped == int(golden["stop_epoch"])
+
+
+def test_published_fit(ball: Samples) -> None:
+    told: list[tuple[float, float]] = []
+    first = fitting.fit_published(ball, SMALL, epochs=8, report=lambda *now: told.append(now))
+    assert first.steps == 8 * 3  # batches of 2048 of 8000 points
+    assert [share for share, _ in told] == pytest.approx(np.arange(1, 9) / 8)
+    assert told[-1][1] < told[0][1]
+    assert first.loss == told[-1][1]
+    again = fitting.fit_published(ball, SMALL, epochs=8, gradient_of_points=True)
+    assert np.array_equal(first.vector, again.vector)  # nothing is made of that gradient
+    onwards = fitting.fit_published(ball, SMALL, first.vector, epochs=40)
+    assert onwards.iou > max(first.iou, 0.9)
+
+
+def test_published_fit_ends_without_progress(
+    ball: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "published_step", lambda *_: 1.0)
+    assert fitting.fit_published(ball, SMALL).steps == (1 + 50) * 3
+
+
+def test_batches_of_moving_fields_are_published_ones() -> None:
+    samples = _samples(*[_moved(0.02 * frame) for frame in range(4)], count=300, check=0)
+    draws = torch.Generator().manual_seed(0)
+    seen: set[int] = set()
+    for _ in range(20):
+        chosen = fitting._published_draws(samples, draws).view(16, 128)
+        frames, points = chosen // 600, chosen % 600
+        assert (frames == frames[:, :1]).all()
+        assert (points == points[:1]).all()
+        seen |= set(frames[:, 0].tolist())
+    assert seen == {0, 1, 2, 3}
+
+
+# -------------------------------------------------------------------------------------------- lean
+
+
+@pytest.mark.parametrize(
+    "config",
+    [FieldConfig(), FieldConfig(4), SMALL, FieldConfig(4, 0, (8,)), FieldConfig(3, 1, (5, 9, 7))],
+)
+@pytest.mark.parametrize("low", [False, True])
+def test_gradients_are_those_of_automatic_differentiation(
+    config: FieldConfig, low: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "has_fast_bfloat16", lambda: low)
+    monkeypatch.setattr(fitting, "_SETTLED", -1.0)  # none is left out
+    start = fitting.random_start(config, 3)
+    draws = torch.Generator().manual_seed(1)
+    points = torch.rand(256, config.dimensions, generator=draws) - 0.5
+    inside = (points[:, 0] > 0.1).float()
+    descent = fitting._Descent(config, start)
+    loss = descent.step(points, inside, 0.0)
+    vector = torch.from_numpy(start).requires_grad_()
+    expected = F.binary_cross_entropy_with_logits(evaluate(config, vector[None], points)[0], inside)
+    expected.backward()
+    assert vector.grad is not None
+    assert descent.vector.grad is not None
+    near = 5e-2 if low else 1e-5
+    assert float(loss) == pytest.approx(float(expected), rel=near)
+    for found, wanted in zip(
+        unflatten(config, descent.vector.grad).values(),
+        unflatten(config, vector.grad).values(),
+        strict=True,
+    ):
+        assert (found - wanted).norm() <= near * wanted.norm()
+    assert torch.equal(descent.vector, torch.from_numpy(start))  # at a rate of 0
+
+
+def test_settled_points_are_left_out_and_weigh_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "has_fast_bfloat16", lambda: False)
+    config, vector = field("mlp3d_fit")
+    points = torch.rand(2048, 3, generator=torch.Generator().manual_seed(1)) - 0.5
+    inside = (evaluate(config, vector[None], points)[0] > 0.5).float()
+    sizes: list[int] = []
+    kept = fitting._unsettled
+
+    def counted(
+        layers: list[torch.Tensor], residuals: torch.Tensor
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        layers, residuals = kept(layers, residuals)
+        sizes.append(len(residuals))
+        return layers, residuals
+
+    monkeypatch.setattr(fitting, "_unsettled", counted)
+    gradients = []
+    for settled in (-1.0, 1e-2):
+        monkeypatch.setattr(fitting, "_SETTLED", settled)
+        descent = fitting._Descent(config, vector.numpy())
+        descent.step(points, inside, 0.0)
+        assert descent.vector.grad is not None
+        gradients.append(descent.vector.grad.clone())
+    assert sizes == [2048, 512]
+    assert (gradients[0] - gradients[1]).norm() < 0.01 * gradients[0].norm()
+
+
+def test_lean_fit(ball: Samples) -> None:
+    told: list[tuple[float, float]] = []
+    fitted = fitting.fit(ball, SMALL, effort=QUICK, report=lambda *now: told.append(now))
+    assert fitted.iou > 0.95
+    assert fitted.vector.dtype == np.float32
+    assert fitted.steps == 12 * 8000 // 256
+    assert fitted.seconds > 0
+    shares = [share for share, _ in told]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert fitted.loss == told[-1][1] < told[0][1]
+    again = fitting.fit(ball, SMALL, effort=QUICK)
+    assert np.array_equal(again.vector, fitted.vector)
+    assert not np.array_equal(fitting.fit(ball, SMALL, effort=QUICK, seed=1).vector, fitted.vector)
+    inside = surface.mesh(SMALL, torch.from_numpy(fitted.vector), 40)[0]
+    assert np.abs(np.linalg.norm(inside, axis=1) - 0.3).max() < 0.03
+
+
+def test_lean_beats_published_at_the_same_number_of_points(ball: Samples) -> None:
+    published = fitting.fit_published(ball, SMALL, epochs=12)
+    assert fitting.fit(ball, SMALL, effort=QUICK).iou > published.iou
+
+
+def test_rounds_end_when_it_is_good_enough(ball: Samples) -> None:
+    effort = replace(QUICK, epochs=4, rounds=2)
+    shares: list[float] = []
+
+    def told(share: float, loss: float) -> None:
+        shares.append(share)
+
+    one = fitting.fit(ball, SMALL, effort=replace(effort, enough=0.3), report=told)
+    assert one.steps == 4 * 8000 // 256
+    assert shares[-1] == pytest.approx(1 / 3)  # of 4 + 8 epochs
+    all_of_them = fitting.fit(ball, SMALL, effort=replace(effort, enough=1.1))
+    assert all_of_them.steps == 125 + 250
+    assert all_of_them.iou > one.iou
+
+
+def test_a_start_vector_saves_epochs(ball: Samples) -> None:
+    start = fitting.fit(ball, SMALL, effort=QUICK).vector
+    other = _samples(_moved(0.06))
+    short = replace(QUICK, epochs=2)
+    from_start = fitting.fit(other, SMALL, start, short)
+    assert from_start.iou > fitting.fit(other, SMALL, None, short).iou + 0.02
+    assert np.linalg.norm(from_start.vector - start) < np.linalg.norm(start)
+
+
+def test_moving_shapes() -> None:
+    config = FieldConfig(4, 2, (48, 48))
+    places = (-0.12, 0.0, 0.12)
+    samples = _samples(*[_moved(along) for along in places], count=2000)
+    fitted = fitting.fit(samples, config, effort=replace(QUICK, epochs=16))
+    assert fitted.iou > 0.9
+    assert fitted.steps == 3 * 16 * 4000 // 256
+    for frame, along in enumerate(places):
+        vertices, _ = surface.mesh(config, torch.from_numpy(fitted.vector), 32, frame=frame)
+        middle = (vertices.max(axis=0) + vertices.min(axis=0)) / 2
+        assert middle == pytest.approx([along, 0, 0], abs=0.04)
+
+
+def test_stopping(ball: Samples) -> None:
+    def stop(share: float, loss: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fitting.fit(ball, SMALL, effort=QUICK, report=stop)
+
+
+def test_fields_by_themselves_are_of_the_samples_dimensions() -> None:
+    effort = Effort(epochs=1, rounds=1)
+    for insides, dimensions in (((_ball,), 3), ((_ball, _ball), 4)):
+        fitted = fitting.fit(_samples(*insides, count=300, check=0), effort=effort)
+        assert len(fitted.vector) == sum(token_sizes(FieldConfig(dimensions)))
+
+
+def test_what_does_not_belong_together(ball: Samples) -> None:
+    with pytest.raises(ValueError, match="2 frames for a field over 3"):
+        fitting.fit(_samples(_ball, _ball, count=300, check=0), FieldConfig(3))
+    with pytest.raises(ValueError, match="other weights"):
+        fitting.fit(ball, SMALL, np.zeros(5, np.float32))
+    nothing = replace(ball, points=ball.points[:, :0], inside=ball.inside[:, :0], near=0)
+    with pytest.raises(ValueError, match="no points"):
+        fitting.fit(nothing, SMALL)
+
+
+def test_draws_are_shared_between_near_and_anywhere() -> None:
+    samples = _samples(_ball, _ball, count=500, check=0)
+    effort = Effort(batch=1000, near=0.7)
+    draws = torch.Generator().manual_seed(0)
+    chosen = fitting._drawn(samples, effort, draws)
+    assert int((chosen % 1000 < 500).sum()) == 700
+    assert int((chosen < 1000).sum()) == pytest.approx(500, abs=80)
+    assert int(chosen.max()) < 2000
+    anywhere = replace(samples, near=0)
+    assert len(fitting._drawn(anywhere, effort, draws)) == 1000
+
+
+# -------------------------------------------------------------------------------------------- many
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_many(processes: int) -> None:
+    effort = replace(QUICK, epochs=2)
+    start = fitting.random_start(SMALL, 4)
+    kept = [_samples(_moved(along), count=500, check=500) for along in (0, 0.1, 0.2, 0.3)]
+    taken: list[int] = []
+
+    def one_by_one() -> Iterator[Samples]:
+        for number, samples in enumerate(kept):
+            taken.append(number)
+            yield samples
+
+    found = fitting.fit_many(one_by_one(), SMALL, start, effort, processes=processes)
+    first = next(found)
+    assert len(taken) == (1 if processes == 1 else 3)  # no more than are being worked on
+    for fitted, samples in zip([first, *found], kept, strict=True):
+        expected = fitting.fit(samples, SMALL, start, effort)
+        assert np.array_equal(fitted.vector, expected.vector)
+        assert fitted.iou == expected.iou
+
+
+def test_together_as_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "_TOGETHER", 2)
+    places = (0.0, 0.1, 0.2)
+    many = (_samples(_moved(along)) for along in places)
+    found = list(fitting._fit_on_card(many, SMALL, None, QUICK, 0, "cpu"))
+    assert [fitted.steps for fitted in found] == [12 * 8000 // 256] * 3
+    for fitted, along in zip(found, places, strict=True):
+        assert fitted.iou > 0.93
+        vertices, _ = surface.mesh(SMALL, torch.from_numpy(fitted.vector), 32)
+        assert vertices[:, 0].mean() == pytest.approx(along, abs=0.03)
+
+
+# ------------------------------------------------------------------------------- starts, measures
+
+
+def test_random_starts_are_those_of_a_new_network() -> None:
+    torch.manual_seed(7)
+    state = torch.random.get_rng_state()
+    start = fitting.random_start(FieldConfig(), 5)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(5)
+    made = OccupancyField(FieldConfig())
+    assert np.array_equal(start, flatten(made.config, made.state_dict()).numpy())
+
+
+def test_starts_of_installed_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = FieldModelConfig(SMALL, ComponentsConfig(4), "components")
+    count = sum(token_sizes(SMALL))
+
+    def model(name: str, value: float, bundled: bool, **changed: object) -> SimpleNamespace:
+        path = tmp_path / f"{name}.safetensors"
+        save_file({"space.mean": torch.full((count,), value, dtype=torch.bfloat16)}, path)
+        kept = {
+            "id": name,
+            "family": "hyperdiffusion",
+            "bundled": bundled,
+            "files": (path,),
+            "config": {"model": config.to_dict()},
+        }
+        return SimpleNamespace(**(kept | changed))
+
+    def installed(*models: SimpleNamespace) -> None:
+        monkeypatch.setattr(weights, "installed", lambda: {one.id: one for one in models})
+
+    installed()
+    assert fitting.known_start(SMALL) is None
+    own, ours = model("a-own", 1.0, False), model("ours", 2.0, True)
+    other = model("a-other", 3.0, True, family="wala")
+    broken = model("a-broken", 4.0, True, config={})
+    installed(own, ours, other, broken)
+    found = fitting.known_start(SMALL)
+    assert found is not None
+    assert found.dtype == np.float32
+    assert np.array_equal(found, np.full(count, 2.0))
+    assert fitting.known_start(FieldConfig()) is None
+    installed(own)
+    assert np.array_equal(fitting.known_start(SMALL), np.full(count, 1.0))
+
+
+def test_intersection_over_union() -> None:
+    config, vector = field("mlp3d_fit")
+    points = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 20_000, 3)).astype(np.float32)
+    logits = surface.field_function(config, vector)(points[0])
+    for level in (0.0, 1.386):
+        inside = (logits > level)[None]
+        assert fitting.intersection_over_union(config, vector.numpy(), points, inside, level) == 1
+    half = inside.copy()
+    half[0, np.flatnonzero(half[0])[::2]] = False
+    found = fitting.intersection_over_union(config, vector.numpy(), points, half, 1.386)
+    assert found == half.sum() / inside.sum()
+    beyond = np.full((1, 5, 3), 0.5, np.float32)
+    nothing = np.zeros((1, 5), bool)
+    assert fitting.intersection_over_union(config, vector.numpy(), beyond, nothing) == 1
+
+
+def test_intersection_over_union_of_moving_fields_takes_each_frame() -> None:
+    config, vector = field("mlp4d_fit")
+    points = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 5000, 3)).astype(np.float32)
+    inside = [surface.field_function(config, vector, frame)(points[0]) > 0 for frame in (0, 1, 2)]
+    both = np.repeat(points, 3, axis=0)
+    found = fitting.intersection_over_union(config, vector.numpy(), both, np.stack(inside))
+    assert found == 1
+    assert fitting.intersection_over_union(config, vector.numpy(), both, np.stack(inside[::-1])) < 1
