@@ -1,4 +1,4 @@
-"""Training of the diffusion: noise in latents is told from the noised latents and words.
+"""Training of the diffusion: noise in latents is told from the noised latents and words, or v.
 
 Our own begins from nothing, with a text encoder that learns beside it. A published LDM3D goes on
 from its weights: its autoencoder and its text encoder stay as they are.
@@ -73,10 +73,10 @@ def fresh(size: str, latent_channels: int, captions: Sequence[str]) -> Parts:
 def published(model: Any, schedule: dict[str, Any], name: str) -> Parts:
     """Parts of a loaded `models.ldm3d` model (in float32): only its U-Net learns.
 
-    Raises BadInput unless it predicts the noise.
+    Raises BadInput unless it predicts the noise or v.
     """
-    if schedule.get("prediction_type", "epsilon") != "epsilon":
-        raise BadInput(f"{name} does not predict noise.", "Choose a model of LDM3D.")
+    if schedule.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
+        raise BadInput(f"{name} predicts neither noise nor v.", "Choose a model of LDM3D.")
     model.unet.requires_grad_(True).train()
     model.text_encoder.requires_grad_(False).eval()
     return Parts(
@@ -154,7 +154,10 @@ def step(
     with autocast(device):
         context = parts.text_encoder(input_ids=words, position_ids=places).last_hidden_state
         predicted = parts.module["unet"](noised, times, context, return_dict=False)[0]
-    loss = functional.mse_loss(predicted.float(), noise)
+    wanted = noise
+    if parts.schedule.get("prediction_type") == "v_prediction":
+        wanted = level.sqrt() * noise - (1 - level).sqrt() * starts
+    loss = functional.mse_loss(predicted.float(), wanted)
     loss.backward()
     return {"loss": loss.detach()}
 
