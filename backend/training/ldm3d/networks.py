@@ -45,7 +45,7 @@ SCHEDULE = {
     "prediction_type": "v_prediction",
 }
 """Of the noise: latents of rooms are smooth and show through much of it, so that it ends with
-nothing but noise, unlike Stable Diffusion's; there v says what the room is, which noise does not."""
+nothing but noise, unlike Stable Diffusion's; there v tells of the room, and noise does not."""
 
 
 def autoencoder(settings: Mapping[str, Any]) -> Any:
