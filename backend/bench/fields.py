@@ -13,7 +13,7 @@ import argparse
 import itertools
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Size:
     epochs: int = 40
     look: int = 4
     efforts: tuple[str, ...] = ("fast", "good")
-    config: FieldConfig = FieldConfig()
+    config: FieldConfig = field(default_factory=FieldConfig)
 
 
 def rows(
@@ -53,8 +53,13 @@ def rows(
 ) -> Iterator[Row]:
     """A row per shape and effort, then one of a surface, as they are measured."""
     size = size or Size()
+    with fitting.one_thread():
+        yield from _rows(shapes or examples(), size)
+
+
+def _rows(shapes: Iterable[tuple[str, Frame]], size: Size) -> Iterator[Row]:
     vector = None
-    for name, frame in shapes or examples():
+    for name, frame in shapes:
         framed = occupancy.framed([frame])
         samples = occupancy.sample(framed.frames, 0, size.points, size.points, size.check)
         truth = occupancy.grid_inside(framed.frames, size.side)[0]
@@ -76,7 +81,7 @@ def examples() -> Iterator[tuple[str, Frame]]:
             yield name, (arrays[f"{name}_vertices"].astype(np.float64), arrays[f"{name}_faces"])
 
 
-def test_side(path: Path, names: Iterable[str] = ()) -> Iterator[tuple[str, Frame]]:
+def measured_side(path: Path, names: Iterable[str] = ()) -> Iterator[tuple[str, Frame]]:
     """Shapes of the test side of a packed data set; names: only those, by the end of their id."""
     from ..training import packed
 
@@ -101,10 +106,7 @@ def _published(
     size: Size, samples: Samples, truth: np.ndarray, enough: float
 ) -> Iterator[tuple[int, float, float]]:
     """(epochs, seconds, IoU) of the published loop at each look, until it is as good or at its end.
-
-    One fit, not one per look: the report pauses the clock while it is looked at.
-    """
-    looks: list[tuple[int, float, float]] = []
+    While it is looked at, the clock stands still."""
     spent = 0.0
     begun = time.thread_time()
     loop = fitting.PublishedLoop(samples, size.config, None, 0, gradient_of_points=True)
@@ -113,9 +115,9 @@ def _published(
         if epoch % size.look and epoch < size.epochs:
             continue
         spent += time.thread_time() - begun
-        looks.append((epoch, spent, _iou(size, loop.vector(), truth)))
-        yield looks[-1]
-        if looks[-1][2] >= enough or epoch >= size.epochs or loop.stopped:
+        iou = _iou(size, loop.vector(), truth)
+        yield epoch, spent, iou
+        if iou >= enough or epoch >= size.epochs or loop.stopped:
             return
         begun = time.thread_time()
 
@@ -168,6 +170,9 @@ def _surface_row(size: Size, vector: torch.Tensor) -> Row:
     }
 
 
+# ------------------------------------------------------------------------------------ command line
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset", type=Path)
@@ -175,7 +180,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=Size.epochs)
     options = parser.parse_args()
     found = []
-    for row in rows(test_side(options.dataset, options.names), Size(epochs=options.epochs)):
+    for row in rows(measured_side(options.dataset, options.names), Size(epochs=options.epochs)):
         print(row, flush=True)
         found.append(row)
     print(table([row for row in found if "shape" in row]))

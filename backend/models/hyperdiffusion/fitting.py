@@ -122,7 +122,7 @@ def fit(
     config = config or FieldConfig(dimensions=samples.dimensions)
     _check(samples, config, start)
     begun = time.thread_time()
-    with _one_thread():
+    with one_thread():
         descent = _Descent(config, random_start(config, seed) if start is None else start)
         points, inside = _all_points(samples, config)
         draws = torch.Generator().manual_seed(seed)
@@ -288,7 +288,7 @@ def fit_published(
     """
     config = config or FieldConfig(dimensions=samples.dimensions)
     begun = time.thread_time()
-    with _one_thread():
+    with one_thread():
         loop = PublishedLoop(samples, config, start, seed, gradient_of_points=gradient_of_points)
         while loop.epochs < epochs and not loop.stopped:
             loop.epoch()
@@ -588,7 +588,7 @@ def _check(samples: Samples, config: FieldConfig, start: np.ndarray | None) -> N
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Products this small are slower on two threads, and much slower where another job runs."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
