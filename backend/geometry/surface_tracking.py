@@ -30,6 +30,7 @@ _SOLVES = 30
 _ALLOWED_SHARE = 0.008  # of the area that may be farther off than the tolerance
 _ALLOWED_MOST = 5.0  # tolerances
 _ALLOWED_TURNED = 0.03  # of the area that may face the other way
+_ALLOWED_AREA = 1.25  # how much larger or smaller the area may be: folds lie on the surface, too
 
 Mesh = tuple[np.ndarray, np.ndarray]
 """Vertices (V, 3) and faces (T, 3), counter-clockwise from outside."""
@@ -40,13 +41,15 @@ class Check:
     """How far the led mesh is from the surface of a frame, both ways, in the unit of the meshes.
 
     share: of the area that is farther off than the tolerance; most: the greatest distance; turned:
-    share of the area that faces the other way than the surface there.
+    share of the area that faces the other way than the surface there; area: times that of the
+    surface.
     """
 
     mean: float
     share: float
     most: float
     turned: float
+    area: float
     passed: bool
 
 
@@ -76,7 +79,8 @@ def track(
     starts = _starts(frames)
     found = Tracked(None, np.zeros((0, 3), np.int32), [], 0)
     for number, start in enumerate(starts):
-        found = yield from _from(frames, start, tolerance, check_cancelled, number / len(starts))
+        steps = _from(frames, start, tolerance, check_cancelled)
+        found = yield from _part(steps, number / len(starts), 1 / len(starts))
         if found.failed is None:
             return found
     return found
@@ -94,7 +98,6 @@ def _from(
     start: int,
     tolerance: float,
     check_cancelled: Callable[[], None],
-    done: float,
 ) -> Generator[tuple[str, float], None, Tracked]:
     mesh = decimate(*frames[start], MAX_FACES)
     led = _Led(*_wide(mesh))
@@ -103,7 +106,7 @@ def _from(
     order = [start, *range(start + 1, len(frames)), *range(start - 1, -1, -1)]
     for count, number in enumerate(order):
         check_cancelled()
-        yield "Tracking the surface", done + (1 - done) * count / len(frames)
+        yield "Tracking the surface", count / len(frames)
         target = _Surface(*_wide(frames[number]))
         if number == start:
             places[number] = led.rest
@@ -116,6 +119,18 @@ def _from(
             return Tracked(None, mesh[1], checks, number)
     vertices = np.stack([places[number] for number in range(len(frames))]).astype(np.float32)
     return Tracked(vertices, mesh[1], checks, None)
+
+
+def _part(
+    steps: Generator[tuple[str, float], None, Tracked], begin: float, share: float
+) -> Generator[tuple[str, float], None, Tracked]:
+    while True:
+        try:
+            stage, done = next(steps)
+        except StopIteration as end:
+            found: Tracked = end.value
+            return found
+        yield stage, begin + share * done
 
 
 def _wide(mesh: Mesh) -> Mesh:
@@ -233,12 +248,14 @@ class _Led:
             away = (asked.normals * answering.normals[faces]).sum(axis=1) < 0
             turned = max(turned, float(shares[away].sum()))
         mean, share, most = (max(values) for values in zip(*ways, strict=True))
+        area = float(own.areas.sum() / max(float(target.areas.sum()), 1e-30))
         passed = (
-            share <= _ALLOWED_SHARE
+            1 / _ALLOWED_AREA <= area <= _ALLOWED_AREA
+            and share <= _ALLOWED_SHARE
             and most <= _ALLOWED_MOST * tolerance
             and turned <= _ALLOWED_TURNED
         )
-        return Check(float(mean), float(share), float(most), turned, bool(passed))
+        return Check(float(mean), float(share), float(most), turned, area, bool(passed))
 
 
 # ------------------------------------------------------------------------------------------- parts

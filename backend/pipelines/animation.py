@@ -198,7 +198,7 @@ class _Maker:
             fps=float(config.fps) if config.moving else 24.0,
             loop=bool(config.loop and config.moving),
             to_source=compose(turned_up(self.task.up_axis), field_surfaces.FIELD_TO_CUBE),
-            start=self.installed.id[:80],
+            start=start_of(model),
         )
 
     def meshes(
@@ -247,6 +247,13 @@ class _Maker:
             "resolution": self.side,
             "notes": list(dict.fromkeys(notes or [])),
         }
+
+
+def start_of(model: FieldModel) -> str:
+    """What the fields of a model have in common: those that it was trained on lie around one."""
+    if model.space.kind == "none":
+        return ""
+    return field_surfaces.start_name(model.space.mean.float().cpu().numpy())
 
 
 def frames_of(there: int, wanted: int) -> list[int]:

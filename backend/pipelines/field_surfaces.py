@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +42,11 @@ def config_of(neural: NeuralField) -> FieldConfig:
 def vector_of(neural: NeuralField, device: str) -> torch.Tensor:
     """The weights (W,) float32 on a device."""
     return torch.from_numpy(neural.weights.astype(np.float32)).to(device)
+
+
+def start_name(start: np.ndarray) -> str:
+    """What a start vector (W,) is called in fields that began with it, or lie around it."""
+    return hashlib.sha256(np.ascontiguousarray(start, "<f4").tobytes()).hexdigest()[:16]
 
 
 def working_bytes(side: int, frames: int = 1) -> int:

@@ -5,7 +5,6 @@ frame the meshes -> sample points and what is inside -> fit -> surface of every 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -117,11 +116,6 @@ def source_bytes(task: MeshToField) -> int:
     return task.vertices.nbytes + (first if alike else task.faces).nbytes
 
 
-def start_name(start: np.ndarray) -> str:
-    """What a start vector is called in fields that began with it."""
-    return hashlib.sha256(np.ascontiguousarray(start, "<f4").tobytes()).hexdigest()[:16]
-
-
 def _fitted(task: MeshToField, report: Report) -> _Fit:
     report("Looking at the mesh", 0.0)
     up = turned_up(task.up_axis)
@@ -173,6 +167,6 @@ def _fitted(task: MeshToField, report: Report) -> _Fit:
         fps=float(task.fps),
         loop=task.loop,
         to_source=compose(up, framed.to_source),
-        start=start_name(began),
+        start=field_surfaces.start_name(began),
     )
     return _Fit(neural, fitted, float(iou), list(framed.notes))
