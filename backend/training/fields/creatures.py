@@ -487,9 +487,9 @@ def _pendulum(rng: Rng) -> Pose:
         angle = swing * _wave(phase)
         parts.box([0, 0.0, 0], (1.2 * width, 0.08, 2.3 * width))
         for sign in (-1, 1):
-            end = [0, height, sign * 0.85 * width]
+            crown = [0, height, sign * 0.85 * width]
             for x in (-0.42, 0.42):
-                parts.rod([x * width, 0, sign * width], end, post, post * 0.85)
+                parts.rod([x * width, 0, sign * width], crown, post, post * 0.85)
         top = np.array([0, height, 0])
         parts.rod([0, height, -0.85 * width], [0, height, 0.85 * width], post)
         # It swings along x, between the two frames.

@@ -157,13 +157,13 @@ def given(name: str) -> Features:
     """The function "module:function". Raises BadInput where there is none."""
     module, _, function = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), function)
+        found: Features = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise BadInput(
             f"There are no features {name!r} ({error}).",
             "Give module:function, which makes (B, D) of clouds (B, 2048, 3).",
         ) from None
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def of_sequences(features: Features, sequences: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:

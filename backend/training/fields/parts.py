@@ -49,7 +49,7 @@ class Parts:
         for at, radius in ((a, first), (b, second)):
             self._reach(at - radius, at + radius)
 
-    def rods(self, places: Sequence[Vector] | np.ndarray, radii: float | Sequence[float]) -> None:
+    def rods(self, places: Sequence[Vector] | np.ndarray, radii: float | Vector) -> None:
         """Along a line of places (K, 3); one radius, or one for each."""
         each = np.broadcast_to(np.asarray(radii, float), len(places))
         for k in range(len(places) - 1):
