@@ -41,5 +41,8 @@ def _read(path: Path) -> dict[str, Any] | None:
         lists = {name: list(record.get(name, [])) for name in ("default_for", "stands_in_for")}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    joint = isinstance(record.get("config"), dict) and bool(record["config"].get("joint"))
-    return {**model, **lists, "samples": True, "ready": True, "any_views": joint}
+    config = record["config"] if isinstance(record.get("config"), dict) else {}
+    told = config["model"] if isinstance(config.get("model"), dict) else {}  # of fields
+    moves = {"names": list(told.get("names") or ()), "frames": told.get("frames") or 0}
+    joint = bool(config.get("joint"))
+    return {**model, **lists, **moves, "samples": True, "ready": True, "any_views": joint}

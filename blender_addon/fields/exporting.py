@@ -17,8 +17,10 @@ import bpy
 from bpy.props import EnumProperty, StringProperty
 from bpy_extras.io_utils import ExportHelper
 
+from ...backend.errors import FieldforgeError
+from ...backend.field_files import SUFFIX
 from ..keyframes import fill, new_curves
-from . import motion
+from . import kept, motion
 from .arrival import MESHES
 
 FORMATS = {
@@ -206,4 +208,47 @@ def _switch_without_a_way_between(path: Path) -> None:
     )
 
 
-CLASSES = (FIELDFORGE_OT_export_motion,)
+class FIELDFORGE_OT_export_field(bpy.types.Operator, ExportHelper):
+    """Write the field itself into a .ffield file, for the command line and other Blender files"""
+
+    bl_idname = "fieldforge.export_field"
+    bl_label = "Save Field"
+
+    filename_ext = SUFFIX
+    filter_glob: StringProperty(default=f"*{SUFFIX}", options={"HIDDEN"})
+
+    @classmethod
+    def poll(cls, context) -> bool:
+        found = kept.has_field(_owner(context))
+        if not found:
+            cls.poll_message_set("Select an object that keeps a neural field")
+        return found
+
+    def invoke(self, context, event):
+        name = bpy.path.clean_name(_owner(context).name)
+        folder = Path(bpy.data.filepath).parent if bpy.data.filepath else Path.home()
+        self.filepath = str(folder / f"{name}{SUFFIX}")
+        context.window_manager.fileselect_add(self)
+        return {"RUNNING_MODAL"}
+
+    def execute(self, context):
+        path = Path(self.filepath).with_suffix(SUFFIX)
+        try:
+            path.write_bytes(kept.file_of(_owner(context)))
+        except OSError as error:
+            self.report({"ERROR"}, f"The field was not written: {error.strerror or error}")
+            return {"CANCELLED"}
+        except FieldforgeError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        self.report({"INFO"}, f"Written: {path.name}")
+        return {"FINISHED"}
+
+
+def _owner(context) -> bpy.types.Object | None:
+    """What keeps the field of what is active."""
+    active = context.view_layer.objects.active
+    return motion.root_of(active) or active
+
+
+CLASSES = (FIELDFORGE_OT_export_motion, FIELDFORGE_OT_export_field)

@@ -41,6 +41,11 @@ def kept(item: bpy.types.Object) -> NeuralField:
     return _field_of(item.fieldforge_motion.field, item.name)
 
 
+def file_of(item: bpy.types.Object) -> bytes:
+    """The field of an object as a .ffield file, with its name of today. Raises BadInput."""
+    return to_bytes(kept(item), item.name)
+
+
 def second(item: bpy.types.Object) -> NeuralField:
     """What `keep_second` kept. Raises BadInput."""
     return _field_of(item.fieldforge_mix.field, item.name)

@@ -153,8 +153,10 @@ def _draw_card(layout, root: bpy.types.Object, context) -> None:
     reason = why_not_brought_back(context)
     if reason:
         paragraph(layout, [f"{reason}."], context, icon="ERROR")
+    row = layout.row(align=True)
     if root.type == "EMPTY":
-        layout.operator("fieldforge.keep_field_only", icon="EMPTY_AXIS")
+        row.operator("fieldforge.keep_field_only", icon="EMPTY_AXIS")
+    row.operator("fieldforge.export_field", icon="EXPORT")
     if own.original:
         original = original_of(context, root)
         hidden = original is not None and original.hide_get()

@@ -276,6 +276,21 @@ def test_an_object_that_is_deleted_meanwhile_is_told_of(settings, running):
     assert bpy.context.scene.frame_current == 1
 
 
+def test_another_file_ends_the_reading(settings, running):
+    item = growing()
+    settings.field_from = "FRAMES"
+    select(item)
+    bpy.ops.fieldforge.compress_field()
+    recording.current().tick()
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+    other = cube("Box")  # of the same name
+    bpy.context.scene.frame_set(6)
+    read_all()
+    assert "Box is not there any more" in running.notices[0].cause
+    assert bpy.context.scene.frame_current == 6
+    assert other.name == "Box"
+
+
 def test_a_frame_without_faces_is_named(settings, running):
     item = growing()
     mask = item.modifiers.new("Mask", "MASK")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from driving import know_models
 from fake_backend import MODELS
-from fieldforge.blender_addon.fields import exporting, motion
+from fieldforge.backend import field_files
+from fieldforge.blender_addon.fields import exporting, kept, motion
 from fieldforge.blender_addon.fields import panel as fields_panel
 from moving_shapes import FRAMES, corners
 from pages import draw
@@ -196,3 +197,16 @@ def test_a_place_that_cannot_be_written_is_told(settings, running, tmp_path):
     with pytest.raises(RuntimeError, match="was not written"):
         bpy.ops.fieldforge.export_motion(filepath=path, kind="GLB")
     assert bpy.context.window.scene == bpy.context.scene
+
+
+def test_a_field_is_a_file_that_the_command_line_reads(settings, running, tmp_path):
+    root = make(running)
+    root.name = "Fish"
+    path = tmp_path / "fish.ffield"
+    assert bpy.ops.fieldforge.export_field(filepath=str(path)) == {"FINISHED"}
+    neural, name = field_files.from_bytes(path.read_bytes())
+    assert name == "Fish"
+    assert np.array_equal(neural.weights, kept.kept(root).weights)
+    assert np.array_equal(neural.to_source, kept.kept(root).to_source)
+    select()
+    assert not bpy.ops.fieldforge.export_field.poll()
