@@ -10,6 +10,7 @@ import torch
 
 from backend.errors import BadInput
 from backend.models.hyperdiffusion.config import DenoiserConfig, FieldConfig
+from backend.models.hyperdiffusion.fitting import Effort
 from backend.models.hyperdiffusion.model import ComponentsConfig, FieldModelConfig, Space
 from backend.models.hyperdiffusion.weights_vector import token_sizes
 from backend.training.fields import diffusion, features, fits, points, together, voxels
@@ -130,6 +131,23 @@ def test_fields_one_by_one_begin_with_the_first_and_are_made_once(
     assert fits.done([*both, ball_item("c", 0.1)], tmp_path) == both
     with pytest.raises(BadInput, match="holds no field"):
         fits.load([ball_item("c", 0.1)], tmp_path)
+
+
+def test_fields_one_by_one_are_the_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fits, "_NEAR", 2048)
+    monkeypatch.setattr(fits, "_ANYWHERE", 2048)
+    quick = Effort(epochs=40, rounds=1, batch=512)
+    monkeypatch.setitem(fits.EFFORTS, "best", quick)
+    both = [ball_item("small", 0.2), ball_item("large", 0.35)]
+    said: list[str] = []
+    fits.fit_all(both, tmp_path, FIELD, lambda words, _: said.append(words), quick)
+    vectors, overlaps = fits.load(both, tmp_path)
+    assert vectors.shape == (2, WEIGHTS)
+    assert overlaps.min() > 0.9
+    assert said[-1].startswith(f"large: overlap {overlaps[1]:.3f}")
+    # All but the first lie near what they began with: nearer than random weights do.
+    start = np.load(tmp_path / "fits" / "start.npz")["vector"]
+    assert np.linalg.norm(vectors[1] - start) < np.linalg.norm(start)
 
 
 # -------------------------------------------------------------------------------------- diffusion
