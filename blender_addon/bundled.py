@@ -39,10 +39,10 @@ def _read(path: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
         model = {name: record[name] for name in _FIELDS}
         lists = {name: list(record.get(name, [])) for name in ("default_for", "stands_in_for")}
+        config = record["config"] if isinstance(record.get("config"), dict) else {}
+        told = config["model"] if isinstance(config.get("model"), dict) else {}  # of fields
+        moves = {"names": list(told.get("names", [])), "frames": int(told.get("frames", 0))}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    config = record["config"] if isinstance(record.get("config"), dict) else {}
-    told = config["model"] if isinstance(config.get("model"), dict) else {}  # of fields
-    moves = {"names": list(told.get("names") or ()), "frames": told.get("frames") or 0}
     joint = bool(config.get("joint"))
     return {**model, **lists, **moves, "samples": True, "ready": True, "any_views": joint}

@@ -52,6 +52,7 @@ from .fields.arrival import FieldArrival, fields_arrived
 from .fields.kept import keep
 from .fields.motion import extent_of_roots
 from .fields.scene import add as add_fields
+from .fields.scene import keep_nearest
 from .fields.weights import moved
 from .forming import Forming
 from .generated import Making, remember
@@ -487,6 +488,7 @@ class Jobs:
             remember(new.item, _making(job, arrival, new.baked @ local))
             if arrival.neural is not None:
                 keep(new.item, moved(arrival.neural, new.baked @ local))
+                keep_nearest(new.item, arrival.report)
         return [new.item for new in created]
 
     def _beside(self, job: Job, source: bpy.types.Object | None) -> tuple[float, float] | None:

@@ -177,6 +177,9 @@ def card_words(root: bpy.types.Object) -> list[str]:
     if own.source_bytes and size:
         words = f"{own.original}: {kilobytes(own.source_bytes)} as a mesh"
         lines.append(f"{words}, {_compared(own.source_bytes / size)}")
+    if own.nearest:
+        share = f"{own.nearest_distance:.0%} of the way to the next one of these"
+        lines.append(f"Most like {own.nearest} of the training shapes, {share}")
     if own.iou >= 0:
         lines.append(f"IoU with the original {own.iou:.3f} (1 is the same)")
     return lines

@@ -124,6 +124,14 @@ def _fill_root(root, shape: MovingShape, amounts, destination: Destination, scen
         motion.set_preview_range(scene, root)
 
 
+def keep_nearest(item: bpy.types.Object, told: dict) -> None:
+    """Write down how near a result is to what the model was trained on, where that is told."""
+    name, distance = told.get("nearest"), told.get("nearest_distance")
+    if isinstance(name, str) and isinstance(distance, int | float):
+        item.fieldforge_motion.nearest = name
+        item.fieldforge_motion.nearest_distance = distance
+
+
 def _size(shape: MovingShape) -> float:
     """The longest side of the first frame that shows something."""
     mesh = next(mesh for mesh in shape.frames if mesh is not None)
@@ -140,6 +148,7 @@ def _keep(root: bpy.types.Object, shape: MovingShape, options: dict) -> None:
     if shape.neural is not None:
         keep(root, shape.neural)
     told, own = shape.report, root.fieldforge_motion
+    keep_nearest(root, told)
     own.original = options.get("original", "")
     if own.original:
         own.source_bytes = float(told.get("source_bytes") or 0)

@@ -137,8 +137,10 @@ class FieldforgeMotion(bpy.types.PropertyGroup):
     """What a root keeps of what came with it, and how its motion plays. number: of a part: 1 for
     the frame 0, and so on; 0 of a root. field: as `kept` writes it. way: "STILL", "KEYS", "MESHES";
     "" of other objects. frames: of the motion. original: the name of the object that was
-    compressed. iou: of the field and the original, -1 where nobody knows. span: first and last
-    frame of the timeline, as the curves are."""
+    compressed. iou: of the field and the original, -1 where nobody knows. nearest,
+    nearest_distance: the training shape that a model's result is most like, and how far it is from
+    it, 1: as far as these are from one another. span: first and last frame of the timeline, as the
+    curves are."""
 
     number: IntProperty()
     field: StringProperty()
@@ -147,6 +149,8 @@ class FieldforgeMotion(bpy.types.PropertyGroup):
     original: StringProperty()
     source_bytes: FloatProperty()
     iou: FloatProperty(default=-1.0)
+    nearest: StringProperty()
+    nearest_distance: FloatProperty()
     span: IntVectorProperty(size=2)
     start: FloatProperty(
         name="Start",

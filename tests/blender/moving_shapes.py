@@ -89,7 +89,7 @@ def result_of(task: protocol.Task) -> protocol.Result | None:
         case FieldToMesh():
             return _meshes(task)
         case Shape(model="creatures"):
-            told = {"model": task.model, "seed": task.seed}
+            told = {"model": task.model, "seed": task.seed, "nearest": "A", "nearest_distance": 1}
             still = neural(task.seed, frames=1)
             own = corners(0, task.seed)
             return MeshResult(vertices=own, faces=FACES, neural=still, report=told)
@@ -106,7 +106,7 @@ def _animations(task: Animation) -> protocol.Result:
             fps=FPS,
             loop=True,
             neural=neural(seed, task.frames or FRAMES),
-            report={**told, "seed": seed},
+            report={**told, "seed": seed, "nearest": "walker 3", "nearest_distance": 0.25},
         )
         for seed in range(task.seed, task.seed + task.variations)
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 
 import bpy
 import moving_shapes
@@ -10,7 +11,8 @@ import pytest
 from driving import finish, generate, know_models
 from fake_backend import MODELS
 from fieldforge.backend import protocol
-from fieldforge.blender_addon.fields import kept, motion
+from fieldforge.blender_addon import bundled
+from fieldforge.blender_addon.fields import choices, kept, motion
 from fieldforge.blender_addon.fields import panel as fields_panel
 from moving_shapes import FRAMES, corners
 from pages import draw
@@ -259,10 +261,35 @@ def test_the_panel_offers_what_the_model_knows(settings):
     assert not page.has("prop", "guidance")
 
 
+def test_words_of_a_model_in_the_box_are_offered_before_the_backend_was_asked(
+    running, tmp_path, monkeypatch
+):
+    described = {
+        **{"id": "own", "title": "Own", "summary": "", "tasks": ["animation"], "views": 0},
+        **{"view_kind": "", "cameras": [], "steps": 50, "guidance": None},
+        "config": {"model": {"names": ["fish", "plant"], "frames": 16}},
+    }
+    for name, changes in (("own", {}), ("broken", {"config": {"model": {"names": 5}}})):
+        folder = tmp_path / "box" / name
+        folder.mkdir(parents=True)
+        (folder / "model.json").write_text(json.dumps(described | {"id": name} | changes))
+    monkeypatch.setenv("FIELDFORGE_BUNDLED", str(tmp_path / "box"))
+    bundled._models.cache_clear()
+    settings = bpy.context.scene.fieldforge
+    settings.source = "ANIMATION"
+    assert [name for name, *_ in choices.list_choices(settings, None)] == [
+        *("ANYTHING", "fish", "plant")
+    ]
+    assert "16 frames" in draw().words()
+    bundled._models.cache_clear()
+
+
 def test_the_controls_show_for_any_part_of_it(settings, running):
     root = make(running, motion_way="MESHES")
+    near = "Most like walker 3 of the training shapes, 25% of the way to the next one of these"
     for item in (root, *motion.parts_of(root)):
         select(item)
+        assert near in draw(fields_panel.FIELDFORGE_PT_field, 900).words()
         assert fields_panel.FIELDFORGE_PT_field.poll(bpy.context)
         page = draw(fields_panel.FIELDFORGE_PT_field, 600)
         for name in ("start", "speed", "loop"):
@@ -308,6 +335,7 @@ def test_a_generated_still_keeps_its_field_and_comes_back(settings, running, fak
     item = bpy.context.view_layer.objects.active
     assert item.type == "MESH"
     assert kept.kept(item).weights[0] == 7
+    assert "Most like A" in draw(fields_panel.FIELDFORGE_PT_field, 900).words()
     points = world_points(item)
     assert bpy.ops.fieldforge.bring_back.poll()
     settings.field_resolution = "64"
