@@ -43,7 +43,7 @@ class Size:
     side: int = 128
     mesh_side: int = 256
     epochs: int = 40
-    look: int = 4
+    look: int = 8
     efforts: tuple[str, ...] = ("fast", "good")
     config: FieldConfig = field(default_factory=FieldConfig)
 
@@ -178,9 +178,11 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--epochs", type=int, default=Size.epochs)
+    parser.add_argument("--effort", action="append", choices=list(fitting.EFFORTS))
     options = parser.parse_args()
+    size = Size(epochs=options.epochs, efforts=tuple(options.effort or Size.efforts))
     found = []
-    for row in rows(measured_side(options.dataset, options.names), Size(epochs=options.epochs)):
+    for row in rows(measured_side(options.dataset, options.names), size):
         print(row, flush=True)
         found.append(row)
     print(table([row for row in found if "shape" in row]))

@@ -126,7 +126,7 @@ def _enclosed(corners: np.ndarray, part: np.ndarray) -> tuple[np.ndarray, np.nda
     normals = np.cross(b - a, c - a)
     areas = np.linalg.norm(normals, axis=1) / 2
     area = np.bincount(part, areas)
-    volumes = np.bincount(part, (a * normals).sum(axis=1) / 6)
+    volumes: np.ndarray = np.bincount(part, (a * normals).sum(axis=1) / 6)
     for axis in range(3):
         weighted = np.bincount(part, areas * corners[..., axis].mean(axis=1))
         middle = weighted / np.maximum(area, np.finfo(np.float64).tiny)
