@@ -89,10 +89,10 @@ EFFORTS = {
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """vector: (W,) float32, the weights. loss: mean cross entropy of a point in the last epoch.
-    iou: intersection over union of the points for measuring (of those anywhere, where there are
-    none), over all frames. steps: of the optimizer. seconds: of the processor, in this process; on
-    a card, the share of the time that all took."""
+    """vector: (W,) float32, the weights. loss: mean cross entropy of a point in the last steps (of
+    the published loop, in the last epoch). iou: intersection over union of the points for measuring
+    (of those anywhere, where there are none), over all frames. steps: of the optimizer. seconds: of
+    the processor, in this process; on a card, the share of the time that all took."""
 
     vector: np.ndarray
     loss: float

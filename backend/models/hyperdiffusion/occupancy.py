@@ -138,14 +138,16 @@ def _checked(number: int, vertices: np.ndarray, faces: np.ndarray) -> Frame:
             f"Frame {number + 1} has faces between points that do not exist.",
             "The mesh is damaged. Export it again.",
         )
-    used, numbers = np.unique(faces, return_inverse=True)
+    used = np.zeros(len(vertices), bool)
+    used[faces] = True
+    numbers = np.cumsum(used) - 1
     vertices = vertices[used]
     if not np.isfinite(vertices).all():
         raise BadInput(
             f"Points of frame {number + 1} have coordinates that are not numbers.",
             "Look for a modifier or a driver that divides by nothing, and apply it anew.",
         )
-    return vertices, numbers.reshape(-1, 3)
+    return vertices, numbers[faces]
 
 
 def _check_count(frames: Sequence[Frame]) -> None:
