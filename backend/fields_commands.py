@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import re
 import sys
@@ -26,6 +27,7 @@ from .protocol import (
     Result,
     Task,
     animations_of,
+    turned_up,
 )
 
 Fields = dict[str, Any]
@@ -294,6 +296,7 @@ def _write_glb(paths: list[Path], animation: AnimationResult, neural: NeuralFiel
     from .geometry.mesh_files import write_bytes
 
     name, fps = animation.name, animation.fps
+    animation = _z_up(animation)
     if animation.one_topology:
         body = gltf.morphing_glb_bytes(
             animation.vertices, animation.faces, fps, loop=animation.loop, name=name
@@ -301,6 +304,14 @@ def _write_glb(paths: list[Path], animation: AnimationResult, neural: NeuralFiel
     else:
         body = gltf.stepping_glb_bytes(animation.meshes(), fps, name=name)
     write_bytes(paths[0], body)
+
+
+def _z_up(animation: AnimationResult) -> AnimationResult:
+    """With z up, as the writers of .glb take meshes: what stands along y is turned."""
+    if int(np.abs(animation.to_source[:3, 1]).argmax()) != 1:
+        return animation
+    turn = turned_up("z")[:3, :3].T.astype(np.float32)
+    return dataclasses.replace(animation, vertices=animation.vertices @ turn)
 
 
 def _write_arrays(

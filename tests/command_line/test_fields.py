@@ -16,6 +16,7 @@ from backend.geometry import anime
 from backend.geometry.mesh_files import read_mesh, write_mesh
 from backend.models.hyperdiffusion import occupancy
 from backend.pipelines import mesh_to_field, resident
+from backend.protocol import turned_up
 from tests import exact_fields
 from tests.exact_fields import moving, octahedron
 from tests.geometry.test_moving_gltf import Player
@@ -109,6 +110,19 @@ def test_an_animation_becomes_a_glb_that_moves(command: Command, tmp_path: Path)
     done = command("run", "field-to-mesh", packed, *steps)
     assert not done.record["one_topology"]
     assert len(Player((tmp_path / "steps.glb").read_bytes()).document["nodes"]) == 5
+
+
+@pytest.mark.parametrize("up_axis", ["y", "z"])
+def test_a_glb_stands_upright_whatever_axis_was_up(
+    up_axis: str, command: Command, tmp_path: Path
+) -> None:
+    """A field's y axis is up; .glb has y up, and as it is read here, z."""
+    tall = octahedron(0.3, to_source=turned_up(up_axis) @ np.diag([1.0, 3, 1, 1]))
+    packed = field_file(tmp_path / "tall.ffield", tall)
+    output = tmp_path / "tall.glb"
+    assert command("run", "field-to-mesh", packed, "-o", output, "--resolution", 32).code == 0
+    size = np.ptp(read_mesh(output).points, axis=0)
+    np.testing.assert_allclose(size, [0.6, 0.6, 1.8], atol=0.12)
 
 
 def test_frames_as_files_of_their_own(command: Command, tmp_path: Path) -> None:
