@@ -143,7 +143,9 @@ def _source_words(context, moving: bool) -> str:
 def _draw_card(layout, root: bpy.types.Object, context) -> None:
     settings, own = context.scene.fieldforge, root.fieldforge_motion
     box = layout.box()
-    paragraph(box, card_words(root), context, icon="FULLSCREEN_EXIT", indent=14)
+    first, *rest = card_words(root)
+    paragraph(box, [first], context, icon="FULLSCREEN_EXIT", indent=14)
+    paragraph(box, rest, context, icon="BLANK1", indent=14)
     column = layout.column()
     column.use_property_split = True
     column.row().prop(settings, "field_resolution", expand=True)
