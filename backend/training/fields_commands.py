@@ -81,6 +81,9 @@ def _add_trainings(actions: Any) -> None:
         action.add_argument("--seed", type=int, default=0)
         if name == "together":
             action.add_argument("--components", type=int, help="fields beside the mean")
+            action.add_argument(
+                "--begin-with", type=Path, help="a checkpoint whose weights a new run begins with"
+            )
         if name == "train":
             _add_source(action)
             action.add_argument(
@@ -230,7 +233,8 @@ def _together(options: argparse.Namespace) -> int:
     with team(options.device) as members:
         items = _items(options, "train")
         known, cells = points.load(items, folder), voxels.load(items, folder)
-        run = together.fit(known, field, recipe, plan, members, _say, folder, cells)
+        before = together.trained(options.begin_with) if options.begin_with else None
+        run = together.fit(known, field, recipe, plan, members, _say, folder, cells, before)
         if run.steps and run.step >= run.steps and members.leads:
             fields = together.fields_of(together.trained(run.path))
             overlaps = together.overlaps(field, fields, known)

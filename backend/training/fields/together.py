@@ -80,15 +80,27 @@ def fit(
     report: Callable[[str], None],
     folder: Path,
     cells: torch.Tensor,
-    start: np.ndarray | None = None,
+    begin_with: dict[str, torch.Tensor] | None = None,
 ) -> Run:
     """Train into FOLDER/together.pt, going on where it was.
 
     cells: (N, ...) what of each cell of each shape is inside, which codes begin with.
+    begin_with: what `trained` gives of another training on the same shapes, instead.
+    Raises BadInput where that was on others.
     """
     torch.manual_seed(plan.seed)
-    start = random_start(config, plan.seed) if start is None else start
-    module = Together(config, first_codes(cells, recipe.components), start).to(members.device)
+    start = random_start(config, plan.seed)
+    module = Together(config, first_codes(cells, recipe.components), start)
+    if begin_with is not None:
+        if {k: v.shape for k, v in begin_with.items()} != {
+            k: v.shape for k, v in module.state_dict().items()
+        }:
+            raise BadInput(
+                "The training to begin with was on other shapes, or with other components.",
+                "Give the same shapes and --components.",
+            )
+        module.load_state_dict(begin_with)
+    module.to(members.device)
     settings: dict[str, Any] = {
         "field": [config.dimensions, config.frequencies, list(config.hidden)],
         "recipe": vars(recipe),
@@ -96,7 +108,7 @@ def fit(
         "seed": plan.seed,
         "processes": members.size,
         "steps": plan.steps,
-        "start": float(np.abs(start).sum()),
+        "start": float(module.mean.detach().abs().sum()),
     }
     run = Run(module, plan, folder / CHECKPOINT, settings, slower=_PACES)
     run.resume()

@@ -87,6 +87,24 @@ def test_fitting_together_in_pieces_is_fitting_in_one_piece(
         _together(balls, tmp_path / "whole", 7)
 
 
+def test_a_training_can_begin_with_another(
+    balls: tuple[points.PointSet, torch.Tensor], tmp_path: Path
+) -> None:
+    _together(balls, tmp_path / "first", 3)
+    before = together.trained(tmp_path / "first" / together.CHECKPOINT)
+    recipe = together.Recipe(components=2, shapes=4, points=64)
+    plan = Plan(1, rate=1e-9)
+    together.fit(balls[0], FIELD, recipe, plan, ALONE, _quiet, tmp_path / "b", balls[1], before)
+    after = together.trained(tmp_path / "b" / together.CHECKPOINT)
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=0, atol=1e-7)
+    with pytest.raises(BadInput, match="on other shapes"):
+        together.fit(
+            balls[0], FIELD, together.Recipe(components=3), plan, ALONE, _quiet, tmp_path / "c",
+            balls[1], before,
+        )  # fmt: skip
+
+
 def test_codes_begin_with_what_is_alike() -> None:
     cells = torch.zeros(4, 1, 2, 2, 2)
     cells[1, 0, 0], cells[2, 0, 1], cells[3, 0, 1] = 255, 255, 255
