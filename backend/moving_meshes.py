@@ -11,6 +11,7 @@ no counts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ Mesh = tuple[np.ndarray, np.ndarray]
 _AGAIN = "Select the object again and try once more."
 
 
-def joined(frames: Sequence[Mesh]) -> dict[str, np.ndarray]:
+def joined(frames: Sequence[Mesh]) -> dict[str, Any]:
     """Meshes of frames -> the arrays vertices, faces, vertex_counts, face_counts."""
     if not frames:
         raise BadInput("There are no frames.", "Choose a frame range with at least one frame.")

@@ -950,7 +950,7 @@ class FieldToMesh(Task):
 
     @classmethod
     def of(
-        cls, *fields: NeuralField, amounts: Sequence[float] = (0.0,), **more: Any
+        cls, *fields: NeuralField, amounts: Sequence[float] | np.ndarray = (0.0,), **more: Any
     ) -> FieldToMesh:
         """The task for one field, or for two of one layout.
 

@@ -284,7 +284,7 @@ def glb_bytes(mesh: Mesh, name: str = "Fieldforge") -> bytes:
     elif mesh.colors is not None:
         arrays["COLOR_0"] = _linear_words(mesh.colors)
     buffer = _Buffer()
-    extra = {"POSITION": _box(points), "COLOR_0": {"normalized": True}}
+    extra: dict[str, dict[str, Any]] = {"POSITION": _box(points), "COLOR_0": {"normalized": True}}
     attributes = {
         key: buffer.append(array, f"VEC{array.shape[1]}", 34962, **extra.get(key, {}))
         for key, array in arrays.items()
@@ -425,7 +425,7 @@ def _scene(nodes: list[dict[str, Any]], meshes: list[dict[str, Any]], name: str)
     }
 
 
-def _box(points: np.ndarray) -> dict[str, list[float]]:
+def _box(points: np.ndarray) -> dict[str, Any]:
     return {"min": points.min(axis=0).tolist(), "max": points.max(axis=0).tolist()}
 
 
@@ -461,7 +461,7 @@ class _Buffer:
     def times(self, seconds: np.ndarray) -> int:
         """The number of the accessor of the times of keys."""
         told = seconds.astype("<f4")
-        box = {"min": [float(told.min())], "max": [float(told.max())]}
+        box: dict[str, Any] = {"min": [float(told.min())], "max": [float(told.max())]}
         return self.append(told, "SCALAR", **box)
 
     def glb(self, document: dict[str, Any]) -> bytes:

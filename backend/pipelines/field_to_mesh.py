@@ -84,12 +84,11 @@ def way_between(
     """How two fields are mixed, and what to tell of it."""
     first = fields[0]
     config = field_surfaces.config_of(first)
-    vectors = [field_surfaces.vector_of(field, device) for field in fields]
-    size = max(float(vector.norm()) for vector in vectors)
-    if float((vectors[0] - vectors[1]).norm()) > FAR * size:
+    begin, end = (field_surfaces.vector_of(field, device) for field in fields)
+    if float((begin - end).norm()) > FAR * max(float(begin.norm()), float(end.norm())):
         return mixing.DISTANCES, [_OTHER_STARTS]
     looked_at = [None] if not first.moves else sorted({frames[0], frames[len(frames) // 2]})
-    look = mixing.look(config, *vectors, first.level, looked_at)
+    look = mixing.look(config, begin, end, first.level, looked_at)
     if look.holds:
         return mixing.WEIGHTS, []
     return mixing.DISTANCES, [
@@ -117,13 +116,13 @@ def meshes_of(
         found = yield from field_surfaces.surfaces(fields[0], frames, side, device, check)
         return found * len(task.amounts)
     config = field_surfaces.config_of(fields[0])
-    vectors: list[torch.Tensor] = [field_surfaces.vector_of(field, device) for field in fields]
+    begin, end = (field_surfaces.vector_of(field, device) for field in fields)
     amounts = [float(amount) for amount in task.amounts]
     by_frame: list[list[Mesh]] = []
     for count, number in enumerate(frames):
         frame = number if fields[0].moves else None
         meshes: list[Mesh] = []
-        between = mixing.between(config, *vectors, amounts, side, task.level, frame, way)
+        between = mixing.between(config, begin, end, amounts, side, task.level, frame, way)
         for mesh in between:
             check()
             meshes.append(field_surfaces.tidy(mesh, side))

@@ -105,7 +105,7 @@ class Wishes:
 
 def wishes_of(task: TextToPanorama, installed: Installed, config: Ldm3dConfig) -> Wishes:
     """Raises BadInput for a picture that is not 2:1 where surroundings are asked for."""
-    width, height = _size(task, config)
+    width, height = _size(task, config, max(CELL, sizes_of(installed).factor))
     if task.sphere and abs(width - 2 * height) > max(0.01 * width, 1):
         raise BadInput(
             f"A picture of {width} x {height} pixels cannot become surroundings: these are twice as"
@@ -113,10 +113,10 @@ def wishes_of(task: TextToPanorama, installed: Installed, config: Ldm3dConfig) -
             "Give the width alone, then the height follows, or make a picture only.",
         )
     notes = []
-    if task.width and width != task.width:
+    if (task.width or width, task.height or height) != (width, height):
         notes.append(
-            f"The picture is {width} pixels wide, not {task.width}: so its height, {height}, is a"
-            f" multiple of {CELL}."
+            f"The picture has {width} x {height} pixels, not {task.width or width} x"
+            f" {task.height or height}: the model makes whole cells."
         )
     guidance = installed.guidance if task.guidance is None else task.guidance
     return Wishes(
@@ -130,14 +130,14 @@ def wishes_of(task: TextToPanorama, installed: Installed, config: Ldm3dConfig) -
     )
 
 
-def _size(task: TextToPanorama, config: Ldm3dConfig) -> tuple[int, int]:
-    """Width and height; of one alone follows the other, 2:1. Raises BadInput for a height alone
-    whose width is too large."""
+def _size(task: TextToPanorama, config: Ldm3dConfig, cell: int) -> tuple[int, int]:
+    """Width and height, no less than asked, multiples of `cell`; of one alone follows the other,
+    2:1. Raises BadInput for a height alone whose width is too large."""
     if task.width and task.height:
-        return task.width, task.height
+        return -(-task.width // cell) * cell, -(-task.height // cell) * cell
     if task.width:
-        cells = -(-task.width // (2 * CELL))
-        return cells * 2 * CELL, cells * CELL
+        cells = -(-task.width // (2 * cell))
+        return cells * 2 * cell, cells * cell
     if task.height:
         if task.height > _MOST_HEIGHT:
             raise BadInput(
@@ -145,7 +145,8 @@ def _size(task: TextToPanorama, config: Ldm3dConfig) -> tuple[int, int]:
                 " is possible.",
                 f"Ask for at most {_MOST_HEIGHT}, or give the width, too.",
             )
-        return 2 * task.height, task.height
+        height = -(-task.height // cell) * cell
+        return 2 * height, height
     return config.width, config.height
 
 

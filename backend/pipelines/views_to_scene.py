@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,7 @@ def to_scene(task: Task, context: Context) -> Iterator[Progress | Result]:
     cell = cube.side / resolution
     by = view_colors.painters(cut, views.poses, views.intrinsics, vertices, faces, max(cell, noise))
     colors, seen = view_colors.vertex_colors(vertices, faces, by)
-    texture: dict[str, np.ndarray] = {}
+    texture: dict[str, Any] = {}
     if task.texture:
         yield stages.at("Baking the texture", 0.75)
         texture = _baked(task, vertices, faces, colors, by, _pixel(views, cube))

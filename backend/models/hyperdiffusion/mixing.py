@@ -101,9 +101,12 @@ def between(
             vector = ends.get(amount, by_weights(first, last, amount))
             yield surface.mesh(config, vector, side, level, frame)
         return
-    both = [_Distances.of(config, vector, side, level, frame) for vector in (first, last)]
+    begin, end = (_Distances.of(config, one, side, level, frame) for one in (first, last))
     for amount in amounts:
-        yield both[int(amount)].mesh if amount in ends else _mixed(*both, amount, side)
+        if amount in ends:
+            yield (end if amount else begin).mesh
+        else:
+            yield _mixed(begin, end, amount, side)
 
 
 # --------------------------------------------------------------------------------------- distances
