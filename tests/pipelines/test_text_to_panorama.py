@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backend import pipelines, weights
 from backend.depth_meanings import DepthMeaning
 from backend.errors import BadInput, Cancelled, InternalError, NotInstalled, OutOfMemory, TooLarge
+from backend.models.ldm3d.config import Ldm3dConfig
 from backend.models.ldm3d.model import Ldm3d
 from backend.pipelines import Context, memory, resident, text_to_panorama
 from backend.pipelines.text_to_panorama import Needed, Previewer
@@ -121,7 +124,26 @@ def test_sizes(wishes: Any, size: tuple[int, int]) -> None:
     assert (result.report["width"], result.report["height"]) == size
     notes = result.report.get("notes", [])
     assert len(notes) == (wishes.get("width", 0) % 16 != 0)
-    assert all("144 pixels wide, not 136" in note for note in notes)
+    assert all("144 x 72 pixels, not 136 x 72" in note for note in notes)
+
+
+@given(
+    width=st.integers(8, 512).map(lambda cells: 8 * cells),
+    height=st.integers(8, 256).map(lambda cells: 8 * cells),
+    cell=st.sampled_from([8, 16, 32]),
+)
+def test_sizes_are_whole_cells_and_no_less_than_asked(width: int, height: int, cell: int) -> None:
+    config = Ldm3dConfig()
+    for task in (
+        TextToPanorama(prompt="a", width=width),
+        TextToPanorama(prompt="a", height=height),
+        TextToPanorama(prompt="a", width=width, height=height),
+    ):
+        wide, high = text_to_panorama._size(task, config, cell)
+        assert wide % cell == high % cell == 0
+        assert task.width <= wide < task.width + 2 * cell or not task.width
+        assert task.height <= high < task.height + cell or not task.height
+        assert wide == 2 * high or (task.width and task.height)
 
 
 def test_the_meaning_of_the_depth_is_the_models_or_the_persons(store: Path, parts: Any) -> None:

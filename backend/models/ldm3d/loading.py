@@ -19,7 +19,7 @@ from ...weights import MAX_TEXT_BYTES, Installed, entries
 from ..wala.loading import mismatches
 from . import images
 from .circular import go_around
-from .config import CELL, Ldm3dConfig
+from .config import Ldm3dConfig
 from .model import Ldm3d
 
 # Networks are made here from sizes alone; these packages shall not even try to tell of it.
@@ -116,8 +116,10 @@ def _check(installed: Installed, model: Ldm3d) -> None:
     numbers = len(model.tokenizer)
     if numbers > model.text_encoder.config.vocab_size:
         problems.append(f"words: {numbers} and {model.text_encoder.config.vocab_size}")
-    if CELL % model.factor:
-        problems.append(f"a cell of latents has {model.factor} pixels")
+    if model.config.width % model.factor or model.config.height % model.factor:
+        problems.append(
+            f"{model.config.width} x {model.config.height} pixels in cells of {model.factor}"
+        )
     if problems:
         raise unfit(installed, "its parts do not fit together: " + "; ".join(problems))
 

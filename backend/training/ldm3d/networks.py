@@ -9,15 +9,15 @@ from ...models.ldm3d.circular import go_around
 
 AUTOENCODERS: dict[str, dict[str, Any]] = {
     "tiny": {"latent_channels": 4, "width": 8, "blocks": 1, "fine": 4},
-    "cpu": {"latent_channels": 12, "width": 96, "blocks": 3, "fine": 16},
-    "gpu": {"latent_channels": 16, "width": 256, "blocks": 6, "fine": 48},
+    "cpu": {"patch_size": 16, "latent_channels": 32, "width": 128, "blocks": 3, "fine": 16},
+    "gpu": {"patch_size": 8, "latent_channels": 16, "width": 256, "blocks": 6, "fine": 48},
 }
 """Settings of PatchAutoencoder that differ."""
 
 UNETS: dict[str, dict[str, Any]] = {
     "tiny": {"block_out_channels": [16, 32], "layers_per_block": 1, "cross_attention_dim": 16,
              "attention_head_dim": 2, "norm_num_groups": 8},
-    "cpu": {"block_out_channels": [64, 128, 192], "layers_per_block": 1,
+    "cpu": {"block_out_channels": [96, 160, 224], "layers_per_block": 1,
             "cross_attention_dim": 128, "attention_head_dim": 4, "norm_num_groups": 16},
     "gpu": {"block_out_channels": [96, 144, 208], "layers_per_block": 2,
             "cross_attention_dim": 192, "attention_head_dim": 4, "norm_num_groups": 16},

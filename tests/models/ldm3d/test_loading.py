@@ -106,8 +106,8 @@ def test_an_autoencoder_without_depth(store, tmp_path, channels, given):
         ({"vae": {"latent_channels": 8}}, "channels of latents: 4 and 8"),
         ({"unet": {"cross_attention_dim": 24}}, "width of words: 24 and 16"),
         ({"text_encoder": {"vocab_size": 20}}, "words: 48 and 20"),
-        ({"vae": {"block_out_channels": (8,) * 5, "down_block_types": ("DownEncoderBlock2D",) * 5,
-                  "up_block_types": ("UpDecoderBlock2D",) * 5}}, "has 16 pixels"),
+        ({"vae": {"block_out_channels": (8,) * 8, "down_block_types": ("DownEncoderBlock2D",) * 8,
+                  "up_block_types": ("UpDecoderBlock2D",) * 8}}, "in cells of 128"),
     ],
 )  # fmt: skip
 def test_parts_that_do_not_fit_together(store, tmp_path, changes, words):
