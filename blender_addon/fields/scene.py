@@ -198,8 +198,8 @@ def _add_steps(root: bpy.types.Object, shape: MovingShape, steps: int, options: 
         suffix = f", {number + 1:02}" if own.frames > 1 else ""
         made = _mesh(f"{root.name} {step / (steps - 1):.0%}{suffix}", mesh)
         mix.meshes.add().mesh = made
-        if step == 0:
-            _add_part(root, made, number)
+        if step == 0:  # whatever mesh it shows later
+            _add_part(root, made, number).name = f"{root.name} shape{suffix}"
     if len(shape.ends) == 2:
         keep(root, shape.ends[0])
         keep_second(root, shape.ends[1])

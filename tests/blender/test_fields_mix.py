@@ -84,6 +84,7 @@ def test_the_slider_shows_the_step_that_is_nearest(settings, running, fake):
     steps = last_result(fake).steps()
     assert len(steps) == STEPS
     (part,) = motion.parts_of(root)
+    assert part.name == "Chest field to Crate field shape"
     amounts = ((0.0, 0), (0.12, 0), (0.13, 1), (0.5, 2), (0.86, 3), (0.9, 4), (1.0, 4), (0.2, 1))
     for amount, step in amounts:
         root.fieldforge_mix.amount = amount
