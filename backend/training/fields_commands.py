@@ -242,32 +242,39 @@ def _together(options: argparse.Namespace) -> int:
     return _over(run)
 
 
-def _vectors(options: argparse.Namespace, items: Any) -> tuple[Any, dict[str, Any]]:
-    """Fields (N, W) of the items, and what is to be told of them."""
+def _vectors(options: argparse.Namespace, items: Any) -> Any:
+    """Fields (N, W) of the items."""
     import torch
 
-    from .fields import fits, points, together
-    from .loops import read_checkpoint
+    from .fields import fits, together
 
     folder = _folder(options)
     if options.fields == "one-by-one":
-        vectors, overlaps = fits.load(items, folder)
-        return torch.from_numpy(vectors), _told(overlaps)
+        return torch.from_numpy(fits.load(items, folder)[0])
     path = folder / together.CHECKPOINT
-    weights = together.trained(path)
-    fields = together.fields_of(weights)
+    fields = together.fields_of(together.trained(path))
     if len(fields) != len(items):
         raise BadInput(
             f"{path} has {len(fields)} fields, not {len(items)}.", "Give the shapes of `together`."
         )
-    overlaps = together.overlaps(_field(options), fields, points.load(items, folder))
-    seconds = read_checkpoint(path)["numbers"]["seconds"]
-    more = {"together": True, "components": len(weights["basis"]), "fitting seconds": seconds}
-    return fields, {**_told(overlaps), **more}
+    return fields
 
 
-def _told(overlaps: Any) -> dict[str, Any]:
-    return {"overlap": float(overlaps.mean()), "least overlap": float(overlaps.min())}
+def _told(options: argparse.Namespace, items: Any, fields: Any) -> dict[str, Any]:
+    """What a card says of the fields."""
+    from .fields import fits, points, together
+    from .loops import read_checkpoint
+
+    folder, more = _folder(options), {}
+    if options.fields == "one-by-one":
+        overlaps = fits.load(items, folder)[1]
+    else:
+        overlaps = together.overlaps(_field(options), fields, points.load(items, folder))
+        state = read_checkpoint(folder / together.CHECKPOINT)
+        components = len(state["average"]["basis"])
+        more = {"together": True, "components": components}
+        more["fitting seconds"] = state["numbers"]["seconds"]
+    return {"overlap": float(overlaps.mean()), "least overlap": float(overlaps.min()), **more}
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -275,9 +282,9 @@ def _train(options: argparse.Namespace) -> int:
     from .loops import team
 
     items = _items(options, "train")
-    vectors, told = _vectors(options, items)
-    _say(f"{len(items)} fields, overlap {told['overlap']:.3f}")
-    components = options.components or told.get("components") or min(128, len(items) - 1)
+    vectors = _vectors(options, items)
+    # Fields that were fitted together lie in no more directions than that training had.
+    components = options.components or diffusion.directions(vectors, 128)
     names = creatures.NAMES if options.which == "moving" else ()
     config = diffusion.configuration(
         _field(options), options.space, options.size, components, names
@@ -296,7 +303,10 @@ def _train(options: argparse.Namespace) -> int:
             _say,
             _folder(options) / diffusion.CHECKPOINT,
         )
-    (_folder(options) / diffusion.FITTED).write_text(json.dumps(told), "utf-8")
+    if run.steps and run.step >= run.steps and members.leads:
+        told = _told(options, items, vectors)
+        _say(f"{len(items)} fields, overlap {told['overlap']:.3f}")
+        (_folder(options) / diffusion.FITTED).write_text(json.dumps(told), "utf-8")
     return _over(run)
 
 

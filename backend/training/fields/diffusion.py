@@ -32,7 +32,7 @@ BATCH = {"components": 128, "scalar": 32, "none": 32}
 RATES = {"components": 1e-3, "scalar": 2e-4, "none": 2e-4}
 WIDTHS = {"cpu": (256, 4, 8), "gpu": (1024, 10, 16)}
 """Of the transformer: width, blocks, heads."""
-PERCEPTRONS = {"cpu": (384, 4), "gpu": (1024, 6)}
+PERCEPTRONS = {"cpu": (256, 3), "gpu": (1024, 6)}
 """Of components: width, blocks."""
 _OCTAVES = 8.0
 _MIXED = 0.5
@@ -141,17 +141,25 @@ def know(space: Space, vectors: torch.Tensor) -> None:
     values, mixtures = torch.linalg.eigh(centred @ centred.mT / len(centred))
     count = min(len(space.scale), len(values))
     values, mixtures = values.flip(0)[:count], mixtures.flip(1)[:, :count]
-    directions = mixtures.mT @ centred
-    norms = directions.norm(dim=1, keepdim=True)
+    rows = mixtures.mT @ centred
+    norms = rows.norm(dim=1, keepdim=True)
     usable = norms[:, 0] > 1e-6 * norms[0, 0]
-    directions = torch.where(usable[:, None], directions / norms.clamp(min=1e-12), 0)
+    rows = torch.where(usable[:, None], rows / norms.clamp(min=1e-12), 0)
     variances = values.clamp(min=1e-4 * float(values[0]))
     space.basis.zero_()
-    space.basis[:count] = directions
+    space.basis[:count] = rows
     # Each keeps the fourth root of its variance, so that the diffusion settles coarse things first.
     scale = variances.pow(0.25) * variances.sqrt().mean().sqrt()
     space.scale.fill_(float(scale[-1]))
     space.scale[:count] = scale
+
+
+@torch.no_grad()
+def directions(vectors: torch.Tensor, most: int) -> int:
+    """How many directions the fields (N, W) span around their mean, `most` at most."""
+    centred = vectors.double() - vectors.double().mean(dim=0)
+    variances = torch.linalg.eigvalsh(centred @ centred.mT)
+    return max(1, min(most, int((variances > 1e-9 * variances[-1]).sum())))
 
 
 @torch.no_grad()

@@ -269,6 +269,13 @@ def test_components_are_the_principal_ones() -> None:
     assert float(scalar.encode(fields).square().mean()) == pytest.approx(1, rel=1e-4)
 
 
+def test_directions_are_those_that_fields_span() -> None:
+    fields, _ = _fields()
+    assert diffusion.directions(fields, 128) == 2
+    assert diffusion.directions(torch.randn(5, WEIGHTS), 128) == 4
+    assert diffusion.directions(torch.randn(5, WEIGHTS), 3) == 3
+
+
 def test_neighbours_are_of_the_same_kind() -> None:
     fields, kinds = _fields()
     config = _moving_config("components")
