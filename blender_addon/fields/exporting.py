@@ -30,6 +30,11 @@ FORMATS = {
 }
 
 
+def _with_suffix(name: str, suffix: str) -> Path:
+    path = Path(bpy.path.abspath(name))
+    return path if path.suffix.lower() == suffix else path.with_name(path.name + suffix)
+
+
 def operator_of(kind: str):
     """Blender's own operator; None where this Blender was built without it."""
     module, _, name = FORMATS[kind][2].partition(".")
@@ -94,7 +99,7 @@ class FIELDFORGE_OT_export_motion(bpy.types.Operator, ExportHelper):
             self.report({"ERROR"}, f"This Blender was built without {title}")
             return {"CANCELLED"}
         root = motion.root_of(context.view_layer.objects.active)
-        path = Path(self.filepath).with_suffix(FORMATS[self.kind][0])
+        path = _with_suffix(self.filepath, FORMATS[self.kind][0])
         try:
             export(context, root, path, self.kind)
         except (RuntimeError, OSError) as error:
@@ -126,13 +131,18 @@ def export(context, root: bpy.types.Object, path: Path, kind: str) -> None:
             "evaluation_mode": "VIEWPORT",
         },
     }
-    path.unlink(missing_ok=True)
-    with _alone(context, root, first, last), _scaled_instead_of_hidden(root):
-        operator_of(kind)(filepath=str(path), **options[kind])
-    if not path.exists():
-        raise RuntimeError("Blender wrote no file; its Info editor may say why")
-    if kind == "GLB" and root.fieldforge_motion.way == MESHES:
-        _switch_without_a_way_between(path)
+    unfinished = path.with_name(f"{path.stem}-unfinished{path.suffix}")
+    try:
+        with _alone(context, root, first, last), _scaled_instead_of_hidden(root):
+            operator_of(kind)(filepath=str(unfinished), **options[kind])
+        if not unfinished.exists():
+            raise RuntimeError("Blender wrote no file; its Info editor may say why")
+        if kind == "GLB" and root.fieldforge_motion.way == MESHES:
+            _switch_without_a_way_between(unfinished)
+        unfinished.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
 
 
 @contextlib.contextmanager
@@ -232,7 +242,7 @@ class FIELDFORGE_OT_export_field(bpy.types.Operator, ExportHelper):
         return {"RUNNING_MODAL"}
 
     def execute(self, context):
-        path = Path(self.filepath).with_suffix(SUFFIX)
+        path = _with_suffix(self.filepath, SUFFIX)
         try:
             path.write_bytes(kept.file_of(_owner(context)))
         except OSError as error:

@@ -199,6 +199,30 @@ def test_a_place_that_cannot_be_written_is_told(settings, running, tmp_path):
     assert bpy.context.window.scene == bpy.context.scene
 
 
+def test_a_failed_export_leaves_the_earlier_file(settings, running, tmp_path, monkeypatch):
+    make(running)
+    path = tmp_path / "motion.glb"
+    path.write_bytes(b"earlier")
+
+    def half(filepath, **_):
+        Path(filepath).write_bytes(b"half")
+        raise RuntimeError("No space left")
+
+    monkeypatch.setattr(exporting, "operator_of", lambda kind: half)
+    with pytest.raises(RuntimeError, match="No space left"):
+        bpy.ops.fieldforge.export_motion(filepath=str(path), kind="GLB")
+    assert path.read_bytes() == b"earlier"
+    assert list(tmp_path.glob("*.glb")) == [path]
+
+
+def test_names_with_dots_keep_them(settings, running, tmp_path):
+    make(running)
+    bpy.ops.fieldforge.export_motion(filepath=str(tmp_path / "fish.v2"), kind="GLB")
+    bpy.ops.fieldforge.export_field(filepath=str(tmp_path / "fish.v2"))
+    names = {path.name for path in tmp_path.glob("fish*")}
+    assert names == {"fish.v2.glb", "fish.v2.ffield"}
+
+
 def test_a_field_is_a_file_that_the_command_line_reads(settings, running, tmp_path):
     root = make(running)
     root.name = "Fish"
