@@ -31,7 +31,8 @@ SCHEDULERS = (
     *("DPMSolverMultistepScheduler", "HeunDiscreteScheduler"),
 )
 PATCHES = "PatchAutoencoder"
-"""The class of our own autoencoders."""
+ROWS = "RowUNet"
+"""The classes of our own networks."""
 PARTS = ("unet", "vae", "text_encoder")
 _OLDER = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """Names of attention in an autoencoder that older versions of diffusers wrote."""
@@ -96,6 +97,8 @@ def load(installed: Installed, device: torch.device, dtype: torch.dtype) -> Ldm3
 
 def _check(installed: Installed, model: Ldm3d) -> None:
     """Raise BadInput unless the parts fit together and there is depth."""
+    from .rows import RowUNet, channels_in
+
     vae, unet = model.vae.config, model.unet.config
     if vae.out_channels not in images.CHANNELS or vae.in_channels != vae.out_channels:
         raise BadInput(
@@ -104,11 +107,14 @@ def _check(installed: Installed, model: Ldm3d) -> None:
             " in three).",
             "Use a model of the LDM3D family; those of pictures alone have no depth.",
         )
+    given = unet.in_channels
+    if isinstance(model.unet, RowUNet):
+        given = unet.out_channels if given == channels_in(unet.out_channels) else given
     problems = [
         f"{what}: {have} and {want}"
         for what, have, want in (
-            ("channels of latents", unet.in_channels, vae.latent_channels),
-            ("channels that come back", unet.out_channels, unet.in_channels),
+            ("channels of latents", given, vae.latent_channels),
+            ("channels that come back", unet.out_channels, given),
             ("width of words", unet.cross_attention_dim, model.text_encoder.config.hidden_size),
         )
         if have != want
@@ -149,6 +155,10 @@ def network(installed: Installed, part: str, device: torch.device, dtype: torch.
 
 
 def _unet(settings: Mapping[str, Any]) -> Any:
+    if settings.get("_class_name") == ROWS:
+        from .rows import RowUNet
+
+        return RowUNet.from_config(settings)
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel.from_config(settings)

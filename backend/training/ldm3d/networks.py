@@ -22,7 +22,7 @@ UNETS: dict[str, dict[str, Any]] = {
     "gpu": {"block_out_channels": [96, 144, 208], "layers_per_block": 2,
             "cross_attention_dim": 192, "attention_head_dim": 4, "norm_num_groups": 16},
 }  # fmt: skip
-"""Likewise of UNet2DConditionModel."""
+"""Likewise of RowUNet."""
 
 TEXTS: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
@@ -56,18 +56,22 @@ def autoencoder(settings: Mapping[str, Any]) -> Any:
 
 
 def unet(settings: Mapping[str, Any], latent_channels: int) -> Any:
-    """A UNet2DConditionModel that goes around, of settings as in UNETS."""
-    from diffusers import UNet2DConditionModel
+    """A RowUNet that goes around, of settings as in UNETS."""
+    from ...models.ldm3d.rows import RowUNet, channels_in, told
 
     levels = len(settings["block_out_channels"])
     down = ["DownBlock2D", *["CrossAttnDownBlock2D"] * (levels - 1)]
     up = [*["CrossAttnUpBlock2D"] * (levels - 1), "UpBlock2D"]
-    made = UNet2DConditionModel(
+    made = RowUNet(
         sample_size=32,
-        in_channels=latent_channels,
+        in_channels=channels_in(latent_channels),
         out_channels=latent_channels,
         down_block_types=tuple(down),
         up_block_types=tuple(up),
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=told(
+            latent_channels, settings["cross_attention_dim"]
+        ),
         **{**settings, "block_out_channels": tuple(settings["block_out_channels"])},
     )
     go_around(made)
