@@ -146,7 +146,7 @@ def test_gradients_are_those_of_automatic_differentiation(
     assert vector.grad is not None
     assert descent.vector.grad is not None
     near = 5e-2 if low else 1e-5
-    assert float(loss) == pytest.approx(float(expected), rel=near)
+    assert float(loss) == pytest.approx(expected.item(), rel=near)
     for found, wanted in zip(
         unflatten(config, descent.vector.grad).values(),
         unflatten(config, vector.grad).values(),
