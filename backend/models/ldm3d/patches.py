@@ -25,7 +25,7 @@ from .circular import AroundConv2d
 _SMALLEST = 1e-6
 
 
-class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class PatchAutoencoder(ModelMixin, ConfigMixin):
     """(B, in_channels, H, W), -1 to 1, to latents (B, latent_channels, H / patch_size, W /
     patch_size) and back; the interface of diffusers' AutoencoderKL.
 
@@ -55,16 +55,16 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.inner = AroundConv2d(latent_channels, width, 3, padding=1)
         self.residual = nn.ModuleList(_Block(width) for _ in range(blocks))
         self.outer = nn.Conv2d(width, out_channels * patch_size**2, 1)
+        last = AroundConv2d(fine, out_channels, 3, padding=1)
         self.sharpen = nn.Sequential(
             AroundConv2d(out_channels, fine, 3, padding=1),
             nn.SiLU(),
             AroundConv2d(fine, fine, 3, padding=1),
             nn.SiLU(),
-            AroundConv2d(fine, out_channels, 3, padding=1),
+            last,
         )
-        for last in (self.outer, self.sharpen[-1]):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        _to_nothing(self.outer)
+        _to_nothing(last)
         self.analysis.requires_grad_(False)
 
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
@@ -121,8 +121,7 @@ class _Block(nn.Module):
         super().__init__()
         self.first = AroundConv2d(width, width, 3, padding=1)
         self.second = AroundConv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        _to_nothing(self.second)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         inner = functional.silu(self.first(functional.silu(x)))
@@ -130,7 +129,10 @@ class _Block(nn.Module):
         return added
 
 
+def _to_nothing(layer: nn.Conv2d) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 def _set(layer: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor) -> None:
-    layer.weight.copy_(weight[:, :, None, None])
-    assert layer.bias is not None  # noqa: S101 (they are made with one)
-    layer.bias.copy_(bias)
+    layer.load_state_dict({"weight": weight[:, :, None, None], "bias": bias})

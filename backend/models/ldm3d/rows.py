@@ -28,7 +28,7 @@ def told(latents: int, words: int) -> int:
     return BANDS * latents + words
 
 
-class RowUNet(UNet2DConditionModel):  # type: ignore[misc]
+class RowUNet(UNet2DConditionModel):
     """Called as UNet2DConditionModel, on latents (B, out_channels, h, w)."""
 
     def forward(
