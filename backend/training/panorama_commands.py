@@ -53,6 +53,7 @@ def _add_panoramas(actions: Any) -> None:
     for name, words in (
         ("autoencoder", "train the autoencoder of pictures with depth"),
         ("diffusion", "train what makes latents of words; needs the autoencoder"),
+        ("layouts", "train what imagines where everything is; needs the autoencoder"),
         ("fine-tune", "go on with an installed LDM3D; its autoencoder stays as it is"),
     ):
         action = actions.add_parser(name, help=words)
@@ -74,7 +75,7 @@ def _add_panoramas(actions: Any) -> None:
             action.add_argument("--size", choices=("tiny", "cpu", "gpu"), default="cpu")
         if name == "autoencoder":
             action.add_argument("--critic", type=float, help="weight of a critic of patches")
-        else:
+        elif name != "layouts":
             action.add_argument("--mirrored", action="store_true", help="also rooms in the mirror")
         action.set_defaults(action=_train, training=name)
     export = actions.add_parser("export", help="write the averaged weights as a model")
@@ -162,7 +163,7 @@ def _train(options: argparse.Namespace) -> int:
 
     rooms = dataset.load(options.folder, "train", options.rooms)
     output = options.output or options.folder
-    rates = {"autoencoder": 5e-4, "diffusion": 5e-4, "fine-tune": 1e-5}
+    rates = {"autoencoder": 5e-4, "diffusion": 5e-4, "layouts": 1e-3, "fine-tune": 1e-5}
     plan = Plan(
         steps=options.steps,
         total_minutes=options.total_minutes,
@@ -216,6 +217,21 @@ def _train_diffusion(
     return diffusion.fit(parts, found, captions, recipe, plan, members, say, path)
 
 
+def _train_layouts(
+    options: argparse.Namespace, rooms: Any, plan: Any, members: Any, say: Any, output: Path
+) -> Any:
+    from .ldm3d import autoencoder, layouts
+
+    coder = autoencoder.trained(output / autoencoder.CHECKPOINT).to(members.device)
+    mine = range(members.rank, len(rooms), members.size)
+    kept = output / f"panorama-aligned-{members.rank}.npy"
+    found = layouts.aligned(coder, rooms, mine, kept, members.device, say)
+    recipe = layouts.Recipe(options.size, options.batch or 256)
+    captions = [rooms.captions[number] for number in mine]
+    path = output / layouts.CHECKPOINT
+    return layouts.fit(found, captions, recipe, plan, members, say, path)
+
+
 def _fine_tune(
     options: argparse.Namespace, rooms: Any, plan: Any, members: Any, say: Any, output: Path
 ) -> Any:
@@ -252,6 +268,7 @@ def _fine_tune(
 _TRAININGS = {
     "autoencoder": _train_autoencoder,
     "diffusion": _train_diffusion,
+    "layouts": _train_layouts,
     "fine-tune": _fine_tune,
 }
 

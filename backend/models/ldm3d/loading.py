@@ -33,6 +33,8 @@ SCHEDULERS = (
 PATCHES = "PatchAutoencoder"
 ROWS = "RowUNet"
 """The classes of our own networks."""
+LAYOUTS = "layouts"
+"""The part that a model of our own has besides."""
 PARTS = ("unet", "vae", "text_encoder")
 _OLDER = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """Names of attention in an autoencoder that older versions of diffusers wrote."""
@@ -85,7 +87,10 @@ def load(installed: Installed, device: torch.device, dtype: torch.dtype) -> Ldm3
     vae = network(installed, "vae", device, torch.float32)
     text_encoder = network(installed, "text_encoder", device, dtype)
     tokenizer = tokenizer_of(installed)
-    model = Ldm3d(config, unet, vae, text_encoder, tokenizer, _schedule(installed))
+    layouts = None
+    if (installed.folder / LAYOUTS / "config.json").is_file():
+        layouts = network(installed, LAYOUTS, device, torch.float32)
+    model = Ldm3d(config, unet, vae, text_encoder, tokenizer, _schedule(installed), layouts)
     _check(installed, model)
     try:
         go_around(unet)
@@ -119,6 +124,10 @@ def _check(installed: Installed, model: Ldm3d) -> None:
         )
         if have != want
     ]
+    if model.layouts is not None and model.layouts.config.latents[0] != vae.latent_channels:
+        problems.append(
+            f"channels of layouts: {model.layouts.config.latents[0]} and {vae.latent_channels}"
+        )
     numbers = len(model.tokenizer)
     if numbers > model.text_encoder.config.vocab_size:
         problems.append(f"words: {numbers} and {model.text_encoder.config.vocab_size}")
@@ -134,7 +143,7 @@ def _check(installed: Installed, model: Ldm3d) -> None:
 
 
 def network(installed: Installed, part: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """One of PARTS on `device` for inference. Raises BadInput."""
+    """One of PARTS, or LAYOUTS, on `device` for inference. Raises BadInput."""
     settings = _settings(installed, f"{part}/config.json")
     try:
         with torch.device("meta"):
@@ -181,10 +190,17 @@ def _text_encoder(settings: Mapping[str, Any]) -> Any:
     return CLIPTextModel(CLIPTextConfig.from_dict(own))
 
 
+def _layouts(settings: Mapping[str, Any]) -> Any:
+    from .layouts import Layouts
+
+    return Layouts.from_config(settings)
+
+
 _MAKERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "unet": _unet,
     "vae": _vae,
     "text_encoder": _text_encoder,
+    LAYOUTS: _layouts,
 }
 
 

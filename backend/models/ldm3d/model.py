@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from ...sampling import Step
 from . import images, words
@@ -25,6 +26,8 @@ class Ldm3d:
     Latents are float32 throughout, and so is the autoencoder: half precision would give the depth
     steps, since it has 11 bits. The others may be in half precision.
     schedule: makes a new scheduler, which keeps the state of one run.
+    layouts: what imagines where everything is, for the U-Net to begin with; None: it begins with
+    noise.
     """
 
     config: Ldm3dConfig
@@ -33,6 +36,7 @@ class Ldm3d:
     text_encoder: Any
     tokenizer: Any
     schedule: Callable[[], Any]
+    layouts: Any = None
 
     @property
     def device(self) -> torch.device:
@@ -92,8 +96,8 @@ class Ldm3d:
     ) -> Iterator[Step]:
         """Steps from `noise` (1, C, h, w), standard normal, to latents.
 
-        seed: of the noise that some schedulers add. Guidance of at most 1 is none, and then
-        `negative` is not read.
+        seed: of the noise that some schedulers add, and of the layout. Guidance of at most 1 is
+        none, and then `negative` is not read. A model with layouts takes the last of the steps.
         """
         scheduler = self.schedule()
         scheduler.set_timesteps(steps, device=self.device)
@@ -102,15 +106,29 @@ class Ldm3d:
             [self.encode(text) for text in ((negative, prompt) if guided else (prompt,))]
         )
         latents = noise.to(self.device) * scheduler.init_noise_sigma
+        times = scheduler.timesteps
+        if self.layouts is not None:
+            times = _last(scheduler, self.layouts.config.start)
+            latents = self._laid_out(prompt, noise, scheduler, times[0], seed)
         extra = _extra(scheduler, seed)
-        count = len(scheduler.timesteps)
-        for number, time in enumerate(scheduler.timesteps):
+        count = len(times)
+        for number, time in enumerate(times):
             given = scheduler.scale_model_input(latents, time)
             predicted = self._predict(given, time, context, guidance)
             before = latents
             latents = scheduler.step(predicted, time, latents, return_dict=False, **extra)[0]
             start = _start(scheduler, given, predicted, time)
             yield Step(number, count, int(time), before, start, latents)
+
+    def _laid_out(
+        self, prompt: str, noise: torch.Tensor, scheduler: Any, time: torch.Tensor, seed: int
+    ) -> torch.Tensor:
+        """What the layouts imagine, noised to `time`."""
+        imagined = self.layouts.imagine(prompt, seed).to(self.device)
+        if imagined.shape != noise.shape:
+            imagined = functional.interpolate(imagined, noise.shape[2:], mode="bilinear")
+        noised: torch.Tensor = scheduler.add_noise(imagined, noise.to(self.device), time[None])
+        return noised
 
     def _predict(
         self, given: torch.Tensor, time: torch.Tensor, context: torch.Tensor, guidance: float
@@ -184,6 +202,16 @@ def _extra(scheduler: Any, seed: int) -> dict[str, Any]:
     if "generator" not in takes:
         return {}
     return {"generator": torch.Generator().manual_seed(seed + (1 << 32))}
+
+
+def _last(scheduler: Any, start: float) -> torch.Tensor:
+    """The times from share `start` of the schedule on, at least one."""
+    times: torch.Tensor = scheduler.timesteps
+    left = times[times < start * scheduler.config.num_train_timesteps]
+    left = left if len(left) else times[-1:]
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(len(times) - len(left))
+    return left
 
 
 def _start(

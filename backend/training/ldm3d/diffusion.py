@@ -38,13 +38,15 @@ class Recipe:
 @dataclass(eq=False)
 class Parts:
     """What is trained, and with what. module: "unet" and, where it learns, "text_encoder"; frozen:
-    a text encoder that does not. settings: of a run, JSON-able; schedule: of diffusers."""
+    a text encoder that does not. layouts: trained by themselves, for export. settings: of a run,
+    JSON-able; schedule: of diffusers."""
 
     module: nn.ModuleDict
     tokenizer: Any
     schedule: dict[str, Any]
     settings: dict[str, Any]
     frozen: Any = None
+    layouts: Any = None
 
     @property
     def text_encoder(self) -> Any:

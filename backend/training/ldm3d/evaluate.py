@@ -88,7 +88,7 @@ def samples(
     for number, caption in enumerate(captions):
         noise = first_noise(model, model.config.width, model.config.height, seed + number)
         latents = noise
-        for taken in model.sample(caption, noise, steps, guidance):
+        for taken in model.sample(caption, noise, steps, guidance, seed=seed + number):
             latents = taken.sample
         found.append((caption, *model.decode(latents)))
         report(f"samples: {number + 1} of {len(captions)}")

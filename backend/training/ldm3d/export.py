@@ -15,7 +15,7 @@ from ...errors import BadInput
 from ...models.ldm3d.config import Ldm3dConfig
 from ...weights import Installed
 from ..loops import read_checkpoint
-from . import autoencoder, diffusion, pictures
+from . import autoencoder, diffusion, layouts, pictures
 from .diffusion import Parts
 
 TASKS = ("text-to-panorama",)
@@ -25,10 +25,13 @@ _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def trained(folder: Path, size: str, captions: list[str]) -> tuple[Any, Parts]:
-    """The averaged autoencoder and diffusion of FOLDER. Raises BadInput."""
+    """The averaged autoencoder and diffusion of FOLDER; layouts, if there, as one of the parts.
+    Raises BadInput."""
     coder = autoencoder.trained(folder / autoencoder.CHECKPOINT)
     parts = diffusion.fresh(size, coder.config.latent_channels, captions)
     diffusion.averaged(folder / diffusion.CHECKPOINT, parts)
+    if (folder / layouts.CHECKPOINT).exists():
+        parts.layouts = layouts.trained(folder / layouts.CHECKPOINT)
     return coder, parts
 
 
@@ -87,6 +90,8 @@ def written(folder: Path, coder: Any, parts: Parts, dtype: torch.dtype) -> dict[
         "vae": (coder, _WEIGHTS),
         "text_encoder": (parts.text_encoder, "model.safetensors"),
     }
+    if parts.layouts is not None:
+        networks["layouts"] = (parts.layouts, _WEIGHTS)
     for part, (network, name) in networks.items():
         (folder / part).mkdir()
         tensors = {
@@ -110,9 +115,11 @@ def written(folder: Path, coder: Any, parts: Parts, dtype: torch.dtype) -> dict[
 
 
 def provenance(folder: Path) -> dict[str, Any]:
-    """Steps and seconds of both trainings, and their settings."""
+    """Steps and seconds of the trainings, and their settings."""
     found = {}
-    for name in (autoencoder.CHECKPOINT, diffusion.CHECKPOINT):
+    for name in (autoencoder.CHECKPOINT, diffusion.CHECKPOINT, layouts.CHECKPOINT):
+        if not (folder / name).exists():
+            continue
         state = read_checkpoint(folder / name)
         found[Path(name).stem] = {**state["numbers"], "settings": json.loads(state["settings"])}
     return found

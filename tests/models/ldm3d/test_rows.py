@@ -76,7 +76,8 @@ def test_a_far_place_knows_of_the_colour_of_all(network, given) -> None:
     sample, words = given
     heard = sample.clone()
     heard[..., 24:28] += 1.0
-    off = network(heard, 500, words, return_dict=False)[0] - network(
-        sample, 500, words, return_dict=False
-    )[0]
+    off = (
+        network(heard, 500, words, return_dict=False)[0]
+        - network(sample, 500, words, return_dict=False)[0]
+    )
     assert off[..., 8:12].abs().mean() > 1e-3
