@@ -211,7 +211,8 @@ def _train_diffusion(
         coder, rooms, mine, path, members.device, say, mirrored=options.mirrored
     )
     parts = diffusion.fresh(options.size, coder.config.latent_channels, rooms.captions)
-    recipe = diffusion.Recipe(options.batch or (16 if options.size == "cpu" else 64))
+    batch = options.batch or (16 if options.size == "cpu" else 64)
+    recipe = diffusion.Recipe(batch, until=diffusion.AFTER_LAYOUTS)
     path = output / diffusion.CHECKPOINT
     captions = [rooms.captions[number] for number in mine]
     return diffusion.fit(parts, found, captions, recipe, plan, members, say, path)

@@ -24,15 +24,19 @@ from . import networks, vocabulary
 
 CHECKPOINT = "panorama-diffusion.pt"
 FINE_TUNED = "panorama-fine-tuned.pt"
+AFTER_LAYOUTS = 0.7
+"""Share of the times that our own U-Net is trained for: it goes on from a layout at 0.6."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """batch: latents in a step of one process. dropped: how often words are left out, so that the
-    model also knows rooms of nothing, which guidance leads away from."""
+    model also knows rooms of nothing, which guidance leads away from. until: share of the times
+    that are trained, from the end of sampling; all, but for a model that begins with a layout."""
 
     batch: int
     dropped: float = 0.1
+    until: float = 1.0
 
 
 @dataclass(eq=False)
@@ -113,7 +117,7 @@ def fit(
         said = words[chosen % len(captions)].clone()
         said[rng.random(recipe.batch) < recipe.dropped] = words[-1]
         starts, said = starts.to(members.device), said.to(members.device)
-        return step(parts, levels, starts, said, rng)
+        return step(parts, levels[: round(recipe.until * len(levels))], starts, said, rng)
 
     if train(run, work, members, report):
         report("diffusion: done")
@@ -127,6 +131,7 @@ def begin(parts: Parts, recipe: Recipe, plan: Plan, members: Team, path: Path) -
         "schedule": parts.schedule,
         "batch": recipe.batch,
         "dropped": recipe.dropped,
+        "until": recipe.until,
         "rate": plan.rate,
         "seed": plan.seed,
         "processes": members.size,
@@ -144,7 +149,8 @@ def step(
     words: torch.Tensor,
     rng: np.random.Generator,
 ) -> dict[str, torch.Tensor]:
-    """Gradients of one step. levels: of signal, by time; starts: (B, C, h, w); words: (B, L)."""
+    """Gradients of one step. levels: of signal, by time, of the times to train; starts:
+    (B, C, h, w); words: (B, L)."""
     device = starts.device
     draws = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
     times = torch.randint(len(levels), (len(starts),), generator=draws, device=device)

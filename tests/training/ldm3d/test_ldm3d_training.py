@@ -259,6 +259,18 @@ def test_the_true_noise_or_v_has_no_loss(kind):
     assert max(losses) < 1e-2
 
 
+def test_only_times_that_are_used_are_trained(rooms, trained, tmp_path):
+    parts = diffusion.fresh("tiny", 4, rooms.captions)
+    seen = []
+    parts.module["unet"].register_forward_pre_hook(lambda _, given: seen.extend(given[1].tolist()))
+    found = np.load(trained / "latents.npy")
+    recipe = diffusion.Recipe(batch=16, until=0.25)
+    path = tmp_path / "a.pt"
+    diffusion.fit(parts, found, rooms.captions, recipe, Plan(steps=4), ALONE, silent, path)
+    assert len(seen) == 64
+    assert 200 < max(seen) < 250
+
+
 def test_words_reach_the_prediction_and_are_learned(rooms):
     """The text encoder gets gradients, and two captions give two predictions."""
     parts = diffusion.fresh("tiny", 4, rooms.captions)
