@@ -14,6 +14,7 @@ import numpy as np
 from ...backend.errors import BadInput
 
 SENSOR = 36.0  # millimetres, of the cameras that are made
+_FOCAL = (1.0, 5000.0)  # millimetres that Blender allows
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,12 @@ def lens_of(intrinsics: np.ndarray, image: Backdrop, frame: Frame) -> tuple[Lens
         fit, side = "VERTICAL", image.height / fy
     else:
         fit, side = "HORIZONTAL", image.width / fx
+    # Of a view that is nearly half of the world, the sensor grows: no lens is shorter.
+    focal = min(max(SENSOR / side, _FOCAL[0]), _FOCAL[1])
     lens = Lens(
-        focal=SENSOR / side,
-        sensor_width=SENSOR,
-        sensor_height=SENSOR,
+        focal=focal,
+        sensor_width=focal * side,
+        sensor_height=focal * side,
         fit=fit,
         shift_x=right / fx / side,
         shift_y=up / fy / side,

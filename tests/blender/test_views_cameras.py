@@ -6,7 +6,7 @@ import pytest
 from bpy_extras.object_utils import world_to_camera_view
 from fieldforge.backend.errors import BadInput
 from fieldforge.blender_addon.views import cameras, lenses
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mathutils import Euler, Vector
 
@@ -123,6 +123,8 @@ def test_a_square_picture_has_all_of_the_frame_in_it(lens, frame, side):
 
 
 @relaxed
+@example(lenses.Frame(16, 16), 8, 181, 1.0, 0.625, (0.0, 0.0))  # a lens of less than 1 mm
+@example(lenses.Frame(640, 360), 640, 360, 300.0, 1.0, (0.0, 0.0))  # of more than 5 m
 @given(
     frames, st.integers(8, 900), st.integers(8, 900), st.floats(0.4, 4), st.floats(0.6, 1.6), shifts
 )
