@@ -249,6 +249,14 @@ def gaussian(
         yield torch.randn(*shape, generator=generator, device=device)
 
 
+def streams(seeds: Sequence[int], count: int, device: torch.device) -> Iterator[torch.Tensor]:
+    """Draws (rows, count), each row from a generator of its seed on the processor, so that it is
+    the same on every device and whichever others are drawn with it."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    while True:
+        yield torch.stack([torch.randn(count, generator=one) for one in generators]).to(device)
+
+
 def ancestral(
     denoise: Denoiser,
     steps: Steps,

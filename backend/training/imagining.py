@@ -15,6 +15,7 @@ import torch
 
 from ..conditions.words import model_words
 from ..errors import BadInput
+from ..models.component_denoiser import scale_of
 from ..models.wala.config import ImaginedConfig, JointConfig
 from ..models.wala.imagined import CELLS, DIFFUSION, FEWEST, ImaginedVoxels, values
 from . import dataset, stretched
@@ -204,8 +205,7 @@ def know_components(network: torch.nn.Module, shares: torch.Tensor) -> None:
     variances, vectors = _principal(every - mean, len(network.scale))
     network.mean.copy_(mean)
     network.basis[: len(vectors)] = vectors
-    # Of components over their scale the mean square is 1, and each keeps variance^(1/4) of its own.
-    network.scale[: len(vectors)] = variances.pow(0.25) * variances.sqrt().mean().sqrt()
+    network.scale[: len(vectors)] = scale_of(variances)
 
 
 def _principal(rows: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,16 +16,18 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
-from torch.nn import functional
 
 from ... import sampling
-from ..wala.imagined import ModulatedBlock
-from ..wala.layers import zeroed
-from ..wala.uvit import TimeEmbedding
+from ..component_denoiser import ComponentsDenoiser
 
 DIFFUSION = sampling.Diffusion()
 STEPS = 50
 _WORD = re.compile(r"[a-z]+")
+
+
+def said_in(text: str) -> set[str]:
+    """Its words, in small letters."""
+    return set(_WORD.findall(text.lower()))
 
 
 class Layouts(ModelMixin, ConfigMixin):
@@ -34,8 +36,8 @@ class Layouts(ModelMixin, ConfigMixin):
     words: that it knows. latents: (C, h, w). components: how many; width, depth: of the perceptron.
     start: share of the U-Net's time from which on it takes over. guidance: towards words.
 
-    mean (C h w,), basis (components, C h w), scale (components,): of latents; a component keeps the
-    fourth root of its variance, so that coarse things are settled first.
+    mean (C h w,), basis (components, C h w), scale (components,): of latents; see
+    `component_denoiser.scale_of`.
     """
 
     mean: torch.Tensor
@@ -62,15 +64,11 @@ class Layouts(ModelMixin, ConfigMixin):
         self.words_in = nn.Sequential(
             nn.Linear(len(words), width), nn.SiLU(), nn.Linear(width, width)
         )
-        self.time = TimeEmbedding(width)
-        self.components_in = nn.Linear(components, width)
-        self.layers = nn.ModuleList(ModulatedBlock(width) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
-        self.components_out = zeroed(nn.Linear(width, components))
+        self.denoiser = ComponentsDenoiser(components, width, depth)
 
     def known(self, text: str) -> torch.Tensor:
         """(1, number of words) float32: 1 for those that are said."""
-        said = set(_WORD.findall(text.lower()))
+        said = said_in(text)
         return torch.tensor([[float(word in said) for word in self.config.words]])
 
     def components_of(self, latents: torch.Tensor) -> torch.Tensor:
@@ -92,12 +90,8 @@ class Layouts(ModelMixin, ConfigMixin):
         self, x: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor
     ) -> torch.Tensor:
         """x (B, components) of noise; condition (B, width)."""
-        dtype = self.null.dtype
-        hint = functional.silu(self.time(timesteps, dtype) + condition)
-        hidden = self.components_in(x.to(dtype))
-        for layer in self.layers:
-            hidden = layer(hidden, hint)
-        return self.components_out(self.norm(hidden)).to(x.dtype)
+        found: torch.Tensor = self.denoiser(x, timesteps, condition)
+        return found
 
     @torch.no_grad()
     def imagine(self, text: str, seed: int, guidance: float | None = None) -> torch.Tensor:

@@ -8,17 +8,15 @@ perceptron, shifted and scaled by time and condition, that predicts them without
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from ... import sampling
+from ..component_denoiser import ComponentsDenoiser
 from .config import ImaginedConfig
-from .layers import zeroed
-from .uvit import TimeEmbedding
 
 CELLS = 16
 """Along a side of the cube."""
@@ -35,12 +33,12 @@ DIFFUSION = sampling.Diffusion()
 STEPS = 50
 
 
-class ImaginedVoxels(nn.Module):
+class ImaginedVoxels(ComponentsDenoiser):
     """Components at a time of the diffusion -> those of a shape.
 
     text, words: lengths of what says what the shape shall be, 0 where it takes none.
-    mean (16^3,), basis (components, 16^3), scale (components,): of values of cells; a component
-    keeps the fourth root of its variance, so that the diffusion settles coarse things first.
+    mean (16^3,), basis (components, 16^3), scale (components,): of values of cells; see
+    `component_denoiser.scale_of`.
     """
 
     mean: torch.Tensor
@@ -48,19 +46,14 @@ class ImaginedVoxels(nn.Module):
     scale: torch.Tensor
 
     def __init__(self, config: ImaginedConfig, text: int, words: int) -> None:
-        super().__init__()
         width, count = config.width, config.components
+        super().__init__(count, width, config.depth)
         self.register_buffer("mean", torch.zeros(CELLS**3))
         self.register_buffer("basis", torch.zeros(count, CELLS**3))
         self.register_buffer("scale", torch.ones(count))
         self.null = nn.Parameter(torch.randn(1, width) * 0.02)
         self.text_in = _read(text, width)
         self.words_in = _read(words, width)
-        self.time = TimeEmbedding(width)
-        self.components_in = nn.Linear(count, width)
-        self.blocks = nn.ModuleList(ModulatedBlock(width) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(width)
-        self.components_out = zeroed(nn.Linear(width, count))
 
     def components(self, cells: torch.Tensor) -> torch.Tensor:
         """Values (B, 1, 16, 16, 16) -> (B, components), float32."""
@@ -89,17 +82,6 @@ class ImaginedVoxels(nn.Module):
         """No condition: (rows, C)."""
         return self.null.expand(rows, -1)
 
-    def forward(
-        self, x: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor
-    ) -> torch.Tensor:
-        """x (B, components); condition (B, C), of `condition` or `nothing`."""
-        dtype = self.null.dtype
-        hint = functional.silu(self.time(timesteps, dtype) + condition)
-        hidden = self.components_in(x.to(dtype))
-        for block in self.blocks:
-            hidden = block(hidden, hint)
-        return self.components_out(self.norm(hidden)).to(x.dtype)
-
     @torch.no_grad()
     def imagine(
         self,
@@ -126,7 +108,7 @@ class ImaginedVoxels(nn.Module):
         def correct(start: torch.Tensor) -> torch.Tensor:
             return self.components(cells_of(start))
 
-        noise = _streams(seeds, len(self.scale), device)
+        noise = sampling.streams([_OTHER + seed for seed in seeds], len(self.scale), device)
         *_, last = sampling.ancestral(
             denoise, DIFFUSION.spaced(STEPS), noise, correct=correct if known else None
         )
@@ -143,13 +125,6 @@ class Known:
     def put_in(self, cells: torch.Tensor) -> torch.Tensor:
         """Values (B, 1, 16, 16, 16), with what is known instead of what is not."""
         return torch.where(self.anew, cells, self.values)
-
-
-def _streams(seeds: Sequence[int], count: int, device: torch.device) -> Iterator[torch.Tensor]:
-    """Draws (rows, count), each row from a generator of its seed on the processor."""
-    generators = [torch.Generator().manual_seed(_OTHER + seed) for seed in seeds]
-    while True:
-        yield torch.stack([torch.randn(count, generator=one) for one in generators]).to(device)
 
 
 _OTHER = 1 << 40
@@ -175,19 +150,3 @@ def _read(length: int, width: int) -> nn.Module | None:
     if not length:
         return None
     return nn.Sequential(nn.Linear(length, width), nn.SiLU(), nn.Linear(width, width))
-
-
-class ModulatedBlock(nn.Module):
-    """A residual perceptron (B, width); a hint (B, width) shifts, scales and gates it."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.fc1 = nn.Linear(width, 2 * width)
-        self.fc2 = nn.Linear(2 * width, width)
-        self.modulation = zeroed(nn.Linear(width, 3 * width))
-
-    def forward(self, x: torch.Tensor, hint: torch.Tensor) -> torch.Tensor:
-        shift, scale, gate = self.modulation(hint).chunk(3, dim=-1)
-        inner = functional.gelu(self.fc1(self.norm(x) * (1 + scale) + shift))
-        return x + gate * self.fc2(inner)

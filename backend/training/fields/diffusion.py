@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ...errors import BadInput
+from ...models.component_denoiser import scale_of
 from ...models.hyperdiffusion import diffusion as published
 from ...models.hyperdiffusion.config import DenoiserConfig, FieldConfig
 from ...models.hyperdiffusion.model import (
@@ -148,8 +149,7 @@ def know(space: Space, vectors: torch.Tensor) -> None:
     variances = values.clamp(min=1e-4 * float(values[0]))
     space.basis.zero_()
     space.basis[:count] = rows
-    # Each keeps the fourth root of its variance, so that the diffusion settles coarse things first.
-    scale = variances.pow(0.25) * variances.sqrt().mean().sqrt()
+    scale = scale_of(variances)
     space.scale.fill_(float(scale[-1]))
     space.scale[:count] = scale
 
