@@ -171,7 +171,8 @@ def _convert_fields(
     report: Callable[[float], None] | None,
 ) -> Installed:
     """A model of neural fields, which its weights tell all of; named like the file by default."""
-    from .models.hyperdiffusion.checkpoint import HEADS, contents  # here: torch takes a second
+    from .models.hyperdiffusion import loading  # here: torch takes a second
+    from .models.hyperdiffusion.checkpoint import contents
 
     if ema:
         raise BadInput("This checkpoint holds no averaged weights.", "Leave --ema out.")
@@ -194,7 +195,7 @@ def _convert_fields(
         source={
             "checkpoint": path.name,
             "dtype": dtype or "as published",
-            "assumed": {"heads of the denoiser": HEADS},
+            "assumed": {"heads of the denoiser": loading.HEADS},
             **(source or {}),
         },
         texts=texts,

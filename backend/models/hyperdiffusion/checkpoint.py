@@ -14,19 +14,8 @@ from ...checkpoints import Checkpoint
 from ...errors import BadInput
 from ...tensor_files import LazyTensor, as_lazy
 from . import loading
-from .config import FieldConfig
-from .diffusion import PUBLISHED_STEPS
-from .model import FRAMES, FieldModelConfig, field_of_tokens
-from .surface import PUBLISHED_LEVEL
+from .model import published_config
 from .weights_vector import token_sizes
-
-PREFIX = "model."
-HEADS = 16
-"""Of all published denoisers; weights do not tell it."""
-SCHEDULE = frozenset({"betas", "alphas", "alpha_hats", "alpha_hats_prev"})
-
-_FREQUENCIES = "scalar_embedder.frequencies"
-_REMEDY = "Give a checkpoint of HyperDiffusion as its authors published it."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,37 +32,24 @@ def contents(checkpoint: Checkpoint, dtype: str | None, ignore: Sequence[str] = 
     """dtype: of the file that is to be written, such as "F16", None: as they are. ignore: patterns
     of names to leave out. Raises BadInput for another checkpoint."""
     stored = {
-        name.removeprefix(PREFIX): tensor
+        name.removeprefix(loading.PREFIX): tensor
         for name, tensor in checkpoint.state_dict().items()
-        if name not in SCHEDULE and not any(fnmatch.fnmatch(name, one) for one in ignore)
+        if name not in loading.SCHEDULE and not any(fnmatch.fnmatch(name, one) for one in ignore)
     }
     shapes: dict[str, torch.Tensor] = {}
     for name, tensor in stored.items():
         if tensor.dtype not in ("F64", "F32", "F16", "BF16"):
-            raise BadInput(f"{name} holds no weights.", _REMEDY)
+            raise BadInput(f"{name} holds no weights.", loading.REMEDY)
         shapes[name] = torch.empty(tensor.shape, device="meta")
-    if _FREQUENCIES in stored:
-        data = bytearray().join(checkpoint.lazy(stored[_FREQUENCIES], "F32").pieces())
-        shapes[_FREQUENCIES] = torch.from_numpy(np.frombuffer(data, "<f4").copy())
-    denoiser = loading.denoiser(shapes, HEADS)  # tells what is missing or of another shape
-    field = field_of_tokens(denoiser.config.tokens)
-    moving = field.dimensions == 4
-    config = FieldModelConfig(
-        field=field,
-        denoiser=denoiser.config,
-        space="none",
-        level=0.0 if moving else PUBLISHED_LEVEL,
-        frames=FRAMES if moving else 1,
-        steps=PUBLISHED_STEPS,
-    )
-    exact = {_FREQUENCIES: "F32"}  # what comes of them rests on their last digits
+    if loading.FREQUENCIES in stored:
+        data = bytearray().join(checkpoint.lazy(stored[loading.FREQUENCIES], "F32").pieces())
+        shapes[loading.FREQUENCIES] = torch.from_numpy(np.frombuffer(data, "<f4").copy())
+    denoiser = loading.denoiser(shapes)  # tells what is missing or of another shape
+    config = published_config(denoiser.config)
+    exact = {loading.FREQUENCIES: "F32"}  # what comes of them rests on their last digits
     tensors = {
         f"denoiser.{name}": checkpoint.lazy(tensor, exact.get(name, dtype))
         for name, tensor in stored.items()
     }
-    tensors["known"] = as_lazy(np.zeros((0, _weights(field)), np.float32))
-    return Contents({"model": config.to_dict()}, tensors, moving)
-
-
-def _weights(field: FieldConfig) -> int:
-    return sum(token_sizes(field))
+    tensors["known"] = as_lazy(np.zeros((0, sum(token_sizes(config.field))), np.float32))
+    return Contents({"model": config.to_dict()}, tensors, config.moving)

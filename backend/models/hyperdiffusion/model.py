@@ -19,15 +19,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from ... import sampling, tensor_files, weights
 from ...errors import BadInput
 from ...protocol import Progress
 from ...sampling import Diffusion
-from ..wala.imagined import ModulatedBlock
-from ..wala.layers import zeroed
-from ..wala.uvit import TimeEmbedding
+from ..component_denoiser import ComponentsDenoiser
 from . import loading
 from .config import DenoiserConfig, FieldConfig
 from .denoiser import Denoiser
@@ -108,28 +105,17 @@ class FieldModelConfig:
 # ------------------------------------------------------------------------------------------ parts
 
 
-class ComponentsDenoiser(nn.Module):
+class NamedDenoiser(ComponentsDenoiser):
     """(coefficients (B, K), timesteps (B,), names (B,) integers, 0 for any) -> those of a field."""
 
     def __init__(self, config: ComponentsConfig, names: int) -> None:
-        super().__init__()
-        width = config.width
-        self.time = TimeEmbedding(width)
-        self.names = nn.Embedding(names + 1, width)
-        self.components_in = nn.Linear(config.components, width)
-        self.blocks = nn.ModuleList(ModulatedBlock(width) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(width)
-        self.components_out = zeroed(nn.Linear(width, config.components))
+        super().__init__(config.components, config.width, config.depth)
+        self.names = nn.Embedding(names + 1, config.width)
 
     def forward(
         self, x: torch.Tensor, timesteps: torch.Tensor, named: torch.Tensor
     ) -> torch.Tensor:
-        hint = functional.silu(self.time(timesteps) + self.names(named))
-        hidden = self.components_in(x)
-        for block in self.blocks:
-            hidden = block(hidden, hint)
-        found: torch.Tensor = self.components_out(self.norm(hidden))
-        return found
+        return super().forward(x, timesteps, self.names(named))
 
 
 class Space(nn.Module):
@@ -196,7 +182,7 @@ class FieldModel(nn.Module):
         count = sum(token_sizes(config.field))
         if isinstance(config.denoiser, ComponentsConfig):
             self.space = Space(config.space, count, config.denoiser.components)
-            self.denoiser: nn.Module = ComponentsDenoiser(config.denoiser, len(config.names))
+            self.denoiser: nn.Module = NamedDenoiser(config.denoiser, len(config.names))
         else:
             if sum(config.denoiser.tokens) != count:
                 raise ValueError(f"a denoiser of other fields than those of {count} weights")
@@ -242,7 +228,7 @@ class FieldModel(nn.Module):
                 f"Make at least one, in 1 to {diffusion.steps} steps.",
             )
         self.to(device)
-        noise = _streams(range(seed, seed + count), self.space.size, torch.device(device))
+        noise = sampling.streams(range(seed, seed + count), self.space.size, torch.device(device))
         spaced = diffusion.spaced(wanted)
         if self.config.space == "components":
             taken = sampling.ancestral(
@@ -272,13 +258,6 @@ class FieldModel(nn.Module):
             (names[int(number)], float(distance / own))
             for distance, number in zip(distances, numbers, strict=True)
         ]
-
-
-def _streams(seeds: Sequence[int], size: int, device: torch.device) -> Iterator[torch.Tensor]:
-    """Draws (rows, size), each row from a generator of its seed on the processor."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    while True:
-        yield torch.stack([torch.randn(size, generator=one) for one in generators]).to(device)
 
 
 # ------------------------------------------------------------------------------------------- files
@@ -324,24 +303,29 @@ def _read(files: Sequence[Path]) -> dict[str, torch.Tensor]:
     return found
 
 
-def published(path: Path, heads: int = 16) -> FieldModel:
+def published(path: Path, heads: int = loading.HEADS) -> FieldModel:
     """The model in a checkpoint (.ckpt) as its authors published it. Raises BadInput."""
     denoiser = loading.denoiser_from_checkpoint(path, heads)
-    field = field_of_tokens(denoiser.config.tokens)
-    moving = field.dimensions == 4
-    config = FieldModelConfig(
-        field=field,
-        denoiser=denoiser.config,
-        space="none",
-        level=0.0 if moving else PUBLISHED_LEVEL,
-        frames=FRAMES if moving else 1,
-        steps=PUBLISHED_STEPS,
-    )
+    config = published_config(denoiser.config)
     with torch.device("meta"):
         model = FieldModel(config)
     model.denoiser = denoiser
     model.known = torch.zeros(0, model.space.size)
     return model.eval().requires_grad_(False)
+
+
+def published_config(denoiser: DenoiserConfig) -> FieldModelConfig:
+    """Of the model that published weights of this denoiser make. Raises BadInput."""
+    field = field_of_tokens(denoiser.tokens)
+    moving = field.dimensions == 4
+    return FieldModelConfig(
+        field=field,
+        denoiser=denoiser,
+        space="none",
+        level=0.0 if moving else PUBLISHED_LEVEL,
+        frames=FRAMES if moving else 1,
+        steps=PUBLISHED_STEPS,
+    )
 
 
 def field_of_tokens(tokens: Sequence[int]) -> FieldConfig:
