@@ -16,6 +16,8 @@ from . import autoencoder
 
 _EVERY = 64
 """Latents between two notes of how far it came."""
+_ENCODING = ("encoder.", "quant_conv.", "analysis.")
+"""What names of weights of encoders begin with: of a convolutional coder, of one of patches."""
 
 
 def encoded(
@@ -40,7 +42,7 @@ def encoded(
     count = len(chosen)
     first = _latent(coder, rooms, *chosen[0], device, layout, height)
     mark = {
-        "coder": _mark(coder),
+        "coder": mark_of(coder),
         "shape": [count, *first.shape],
         "layout": layout,
         "first": numbers[0],
@@ -91,9 +93,10 @@ def _done(note: Path, mark: dict[str, Any]) -> int:
     return int(done) if found == mark else 0
 
 
-def _mark(coder: Any) -> str:
-    """The same for the same weights."""
-    digest = hashlib.sha256()
-    for tensor in coder.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+def mark_of(coder: Any) -> str:
+    """The same for coders that make the same latents, however they make pictures of these."""
+    digest = hashlib.sha256(repr(coder.config.scaling_factor).encode())
+    for name, tensor in coder.state_dict().items():
+        if name.startswith(_ENCODING):
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -3,9 +3,7 @@ and a diffusion over the principal components of that."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +13,12 @@ import numpy as np
 import torch
 
 from ...errors import BadInput
-from ...models.ldm3d.layouts import DIFFUSION, Layouts
+from ...models.component_denoiser import scale_of
+from ...models.ldm3d.layouts import DIFFUSION, Layouts, said_in
 from ..loops import Plan, Run, Team, read_checkpoint, train
 from ..rooms.dataset import Rooms, metres
 from . import autoencoder, pictures
+from .latents import mark_of
 
 CHECKPOINT = "panorama-layouts.pt"
 SIZES: dict[str, dict[str, int]] = {
@@ -118,7 +118,7 @@ def step(
 
 def words_of(captions: Sequence[str]) -> list[str]:
     """The words of captions in alphabetical order."""
-    return sorted({word for text in captions for word in re.findall(r"[a-z]+", text.lower())})
+    return sorted(set().union(*map(said_in, captions)))
 
 
 @torch.no_grad()
@@ -137,8 +137,7 @@ def know_components(network: Any, latents: np.ndarray, seed: int) -> None:
     found = len(variances)
     network.mean.copy_(mean)
     network.basis[:found] = directions.T[:found]
-    # Of components over their scale the mean square is 1, and each keeps variance^(1/4) of its own.
-    network.scale[:found] = variances.pow(0.25) * variances.sqrt().mean().sqrt()
+    network.scale[:found] = scale_of(variances)
 
 
 @torch.no_grad()
@@ -201,7 +200,7 @@ def aligned(
     walls face the middle and the edge of the picture. What an earlier call made of the same coder
     is kept."""
     note = path.with_suffix(".json")
-    mark = {"coder": _mark(coder), "rooms": len(numbers), "first": int(numbers[0])}
+    mark = {"coder": mark_of(coder), "rooms": len(numbers), "first": int(numbers[0])}
     if path.exists() and note.exists() and json.loads(note.read_text("utf-8")) == mark:
         return np.load(path, mmap_mode="r")
     found = []
@@ -222,14 +221,6 @@ def _aligned(coder: Any, rooms: Rooms, number: int, device: torch.device) -> np.
     whole = whole.roll(round(turn * whole.shape[-1] / (2 * np.pi)), -1)
     mean = coder.encode(whole[None].to(device)).latent_dist.mean[0]
     return (mean * coder.config.scaling_factor).cpu().numpy().astype(np.float16)
-
-
-def _mark(coder: Any) -> str:
-    """The same for the same encoder."""
-    digest = hashlib.sha256(repr(coder.config.scaling_factor).encode())
-    for tensor in coder.analysis.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def trained(path: Path) -> Layouts:
