@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import environment
 from ..errors import BadInput, FieldforgeError
-from . import fields_commands, panorama_commands, views_commands
+from . import fields_commands, panorama_commands, plan_options, views_commands
 
 SHARES = {"autoencoder": 10, "seeing": 6, "imagining": 2, "diffusion": 9}
 """Of the whole time, what each training gets where all are done, in the order in which they are."""
@@ -130,16 +130,8 @@ def _add_training(action: argparse.ArgumentParser) -> None:
     action.add_argument("-f", "--folder", type=Path, default=environment.home() / "training")
     action.add_argument("-o", "--output", type=Path, help="of checkpoints; FOLDER if left out")
     action.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
-    action.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    action.add_argument("--batch", type=int, help="shapes in a step of one process")
+    plan_options.add_to(action, "shapes")
     action.add_argument("--groups", type=int, default=4, help="of one set of conditions each")
-    action.add_argument("--steps", type=int, default=0, help="of the whole training")
-    action.add_argument(
-        "--total-minutes", type=float, default=0, help="of the whole training, without --steps"
-    )
-    action.add_argument("--minutes", type=float, default=0, help="of this call; it goes on")
-    action.add_argument("--rate", type=float, help="of learning, at its highest")
-    action.add_argument("--seed", type=int, default=0)
     action.add_argument(
         "--begin-with",
         type=Path,
@@ -191,13 +183,8 @@ def _train(options: argparse.Namespace) -> int:
 
     with team(options.device) as members:
         run = _run(options, options.training, members, options.total_minutes, options.minutes)
-        _say(members)(f"{run.path}: step {run.step} of {run.steps or '?'}, {run.seconds:.0f} s")
+        plan_options.from_leader(members)(plan_options.outcome(run))
     return 0
-
-
-def _say(members: Any) -> Callable[[str], None]:
-    """Prints, from one process of all."""
-    return (lambda line: print(line, flush=True)) if members.leads else (lambda line: None)
 
 
 def _run(
@@ -206,19 +193,12 @@ def _run(
     """The `loops.Run` of one training, as far as it came."""
     from ..conditions import sentences
     from . import autoencoder, dataset, diffusion, imagining, seeing
-    from .loops import Plan
 
     coding = name == "autoencoder"
     small = options.size == "cpu"
     folder, output = options.folder, options.output or options.folder
-    say = _say(members)
-    plan = Plan(
-        steps=options.steps,
-        total_minutes=total_minutes,
-        minutes=minutes,
-        rate=options.rate or RATES[name],
-        seed=options.seed,
-    )
+    say = plan_options.from_leader(members)
+    plan = plan_options.plan_of(options, RATES[name], total_minutes=total_minutes, minutes=minutes)
     if coding:
         batch = options.batch or (2 if small else 32)
         recipe = autoencoder.Recipe(
@@ -255,8 +235,9 @@ def _everything(options: argparse.Namespace) -> int:
 
     begun = time.monotonic()
     with team(options.device) as members:
+        say = plan_options.from_leader(members)
         if members.leads:
-            report = _every_tenth(_say(members))
+            report = _every_tenth(say)
             prepare(
                 options.folder,
                 options.package,
@@ -271,14 +252,14 @@ def _everything(options: argparse.Namespace) -> int:
                 break
             total = options.total_minutes * share / sum(SHARES.values())
             run = _run(options, name, members, total, left if options.minutes else 0)
-            _say(members)(f"{name}: step {run.step} of {run.steps or '?'}, {run.seconds:.0f} s")
+            say(f"{name}: {plan_options.outcome(run)}")
             if not run.steps or run.step < run.steps:
                 break
         else:
             if members.leads:
                 _write_pieces(options.output or options.folder, _checkpoints(), options.pieces)
             return 0
-        _say(members)("Not done yet: the same command goes on.")
+        say("Not done yet: the same command goes on.")
     return 0
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from .. import environment
 from ..errors import BadInput
+from . import plan_options
 
 EVALUATION = "fields-evaluation.json"
 SHEET = "samples.png"
@@ -70,15 +71,7 @@ def _add_trainings(actions: Any) -> None:
         action = actions.add_parser(name, help=words)
         _common(action)
         action.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
-        action.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-        action.add_argument("--steps", type=int, default=0, help="of the whole training")
-        action.add_argument(
-            "--total-minutes", type=float, default=0, help="of the whole training, without --steps"
-        )
-        action.add_argument("--minutes", type=float, default=0, help="of this call; it goes on")
-        action.add_argument("--rate", type=float, help="of learning, at its highest")
-        action.add_argument("--batch", type=int, help="in a step of one process")
-        action.add_argument("--seed", type=int, default=0)
+        plan_options.add_to(action, "shapes")
         if name == "together":
             action.add_argument("--components", type=int, help="fields beside the mean")
             action.add_argument(
@@ -199,24 +192,12 @@ def _sheet(options: argparse.Namespace) -> int:
 # --------------------------------------------------------------------------------------- trainings
 
 
-def _plan(options: argparse.Namespace, rate: float) -> Any:
-    from .loops import Plan
-
-    return Plan(
-        steps=options.steps,
-        total_minutes=options.total_minutes,
-        minutes=options.minutes,
-        rate=options.rate or rate,
-        seed=options.seed,
-    )
-
-
 def _say(line: str) -> None:
     print(line, flush=True)
 
 
 def _over(run: Any) -> int:
-    print(f"{run.path}: step {run.step} of {run.steps or '?'}, {run.seconds:.0f} s")
+    print(plan_options.outcome(run))
     return 0
 
 
@@ -229,7 +210,11 @@ def _together(options: argparse.Namespace) -> int:
     recipe = together.SIZES[options.size]
     changed = {"components": options.components, "shapes": options.batch}
     recipe = dataclasses.replace(recipe, **{k: v for k, v in changed.items() if v})
-    folder, field, plan = _folder(options), _field(options), _plan(options, together.RATE)
+    folder, field, plan = (
+        _folder(options),
+        _field(options),
+        plan_options.plan_of(options, together.RATE),
+    )
     with team(options.device) as members:
         items = _items(options, "train")
         known, cells = points.load(items, folder), voxels.load(items, folder)
@@ -290,7 +275,7 @@ def _train(options: argparse.Namespace) -> int:
         _field(options), options.space, options.size, components, names
     )
     recipe = diffusion.Recipe(options.space, options.batch or diffusion.BATCH[options.space])
-    plan = _plan(options, diffusion.RATES[options.space])
+    plan = plan_options.plan_of(options, diffusion.RATES[options.space])
     with team(options.device) as members:
         run = diffusion.fit(
             vectors,
@@ -318,7 +303,7 @@ def _voxels(options: argparse.Namespace) -> int:
     cells = voxels.load(_items(options, "train"), folder)
     recipe = voxels.Recipe(options.size, options.batch or (8 if options.size == "cpu" else 64))
     with team(options.device) as members:
-        run = voxels.fit(cells, recipe, _plan(options, 1e-3), members, _say, folder)
+        run = voxels.fit(cells, recipe, plan_options.plan_of(options, 1e-3), members, _say, folder)
     return _over(run)
 
 
@@ -330,7 +315,7 @@ def _features(options: argparse.Namespace) -> int:
     options.folder.mkdir(parents=True, exist_ok=True)
     with ProgressBar(always=True) as bar:
         clouds = features.clouds(options.folder, bar.report)
-    plan, batch = _plan(options, 1e-3), options.batch or 32
+    plan, batch = plan_options.plan_of(options, 1e-3), options.batch or 32
     with team(options.device) as members:
         run = features.fit(clouds, plan, members, _say, options.folder, batch)
     return _over(run)

@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import environment
 from ..errors import BadInput
+from . import plan_options
 
 FURNITURE = "furniture.ffr"
 EVALUATION = "panorama-evaluation.json"
@@ -59,15 +60,7 @@ def _add_panoramas(actions: Any) -> None:
         action = actions.add_parser(name, help=words)
         _folder(action)
         action.add_argument("-o", "--output", type=Path, help="of checkpoints; FOLDER if left out")
-        action.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-        action.add_argument("--batch", type=int, help="rooms in a step of one process")
-        action.add_argument("--steps", type=int, default=0, help="of the whole training")
-        action.add_argument(
-            "--total-minutes", type=float, default=0, help="of the whole training, without --steps"
-        )
-        action.add_argument("--minutes", type=float, default=0, help="of this call; it goes on")
-        action.add_argument("--rate", type=float, help="of learning, at its highest")
-        action.add_argument("--seed", type=int, default=0)
+        plan_options.add_to(action, "rooms")
         action.add_argument("--rooms", type=int, help="so many rooms only")
         if name == "fine-tune":
             action.add_argument("--model", default="ldm3d-pano", help="the id of an installed one")
@@ -158,27 +151,17 @@ def _sheet(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from .loops import Plan, team
+    from .loops import team
     from .rooms import dataset
 
     rooms = dataset.load(options.folder, "train", options.rooms)
     output = options.output or options.folder
     rates = {"autoencoder": 5e-4, "diffusion": 5e-4, "layouts": 1e-3, "fine-tune": 1e-5}
-    plan = Plan(
-        steps=options.steps,
-        total_minutes=options.total_minutes,
-        minutes=options.minutes,
-        rate=options.rate or rates[options.training],
-        seed=options.seed,
-    )
+    plan = plan_options.plan_of(options, rates[options.training])
     with team(options.device) as members:
-
-        def say(line: str) -> None:
-            if members.leads:
-                print(line, flush=True)
-
+        say = plan_options.from_leader(members)
         run = _TRAININGS[options.training](options, rooms, plan, members, say, output)
-        say(f"{run.path}: step {run.step} of {run.steps or '?'}, {run.seconds:.0f} s")
+        say(plan_options.outcome(run))
     return 0
 
 

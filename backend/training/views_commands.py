@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import environment
 from ..errors import BadInput
+from . import plan_options
 
 EVALUATION = "views-evaluation.json"
 SHEET = "samples.png"
@@ -75,16 +76,8 @@ def _add_trainings(actions: Any) -> None:
             "--co3d", nargs=2, metavar=("FOLDER", "CATEGORY"), help="a category of CO3D, instead"
         )
         action.add_argument("--pixels", type=int, default=0, help="of pictures; the model's own")
-        action.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-        action.add_argument("--batch", type=int, help="scenes in a step of one process")
+        plan_options.add_to(action, "scenes")
         action.add_argument("--views", type=int, help="of a scene at once")
-        action.add_argument("--steps", type=int, default=0, help="of the whole training")
-        action.add_argument(
-            "--total-minutes", type=float, default=0, help="of the whole training, without --steps"
-        )
-        action.add_argument("--minutes", type=float, default=0, help="of this call; it goes on")
-        action.add_argument("--rate", type=float, help="of learning, at its highest")
-        action.add_argument("--seed", type=int, default=0)
         action.add_argument("--most", type=int, help="so many scenes only")
         if name == "train":
             action.add_argument(
@@ -203,19 +196,6 @@ def _source(options: argparse.Namespace, size: int) -> Any:
 # --------------------------------------------------------------------------------------- trainings
 
 
-def _plan(options: argparse.Namespace, rate: float, **more: Any) -> Any:
-    from .loops import Plan
-
-    return Plan(
-        steps=options.steps,
-        total_minutes=options.total_minutes,
-        minutes=options.minutes,
-        rate=options.rate or rate,
-        seed=options.seed,
-        **more,
-    )
-
-
 def _recipe(options: argparse.Namespace, recipe: Any) -> Any:
     changes = {"scenes": options.batch, "views": options.views}
     return dataclasses.replace(recipe, **{k: v for k, v in changes.items() if v})
@@ -229,20 +209,16 @@ def _train(options: argparse.Namespace) -> int:
     size = SIZES[options.size]
     source = _source(options, options.pixels or size.size)
     recipe = _recipe(options, diffusion.OWN[options.size])
-    plan = _plan(options, 6e-4)
+    plan = plan_options.plan_of(options, 6e-4)
     with team(options.device) as members:
-
-        def say(line: str) -> None:
-            if members.leads:
-                print(line, flush=True)
-
+        say = plan_options.from_leader(members)
         parts = diffusion.fresh(
             options.size, members.device, not options.without_projection, options.seed
         )
         path = (options.output or options.folder) / diffusion.CHECKPOINT
         say(f"{len(source)} scenes, {sum(p.numel() for p in parts.model.parameters()):,} weights")
         run = diffusion.fit(parts, source, recipe, plan, members, say, path)
-        say(f"{run.path}: step {run.step} of {run.steps or '?'}, {run.seconds:.0f} s")
+        say(plan_options.outcome(run))
     return 0
 
 
@@ -250,13 +226,9 @@ def _fine_tune(options: argparse.Namespace) -> int:
     from .loops import team
     from .viewdiff import diffusion, stable_diffusion
 
-    plan = _plan(options, 5e-5, constant=True, clip=5e-3)
+    plan = plan_options.plan_of(options, 5e-5, constant=True, clip=5e-3)
     with team(options.device) as members:
-
-        def say(line: str) -> None:
-            if members.leads:
-                print(line, flush=True)
-
+        say = plan_options.from_leader(members)
         parts, base = stable_diffusion.start(options.model, members.device, options.seed)
         size = options.pixels or parts.config.image_size
         if size != parts.config.image_size:
@@ -270,7 +242,7 @@ def _fine_tune(options: argparse.Namespace) -> int:
         if options.prior:
             prior = stable_diffusion.priors(base, parts, source, options.prior, options.seed, say)
         run = diffusion.fit(parts, source, recipe, plan, members, say, path, prior=prior)
-        say(f"{run.path}: step {run.step} of {run.steps or '?'}, {run.seconds:.0f} s")
+        say(plan_options.outcome(run))
         if options.save and members.leads and run.steps and run.step >= run.steps:
             installed = stable_diffusion.save(run, base, parts, options.save)
             say(f"{installed.folder}: installed as {installed.id}")
