@@ -17,6 +17,7 @@ import igl
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix, diags
 
+from ..work_steps import part
 from .decimation import decimate
 
 MAX_FACES = 14_000
@@ -80,7 +81,7 @@ def track(
     found = Tracked(None, np.zeros((0, 3), np.int32), [], 0)
     for number, start in enumerate(starts):
         steps = _from(frames, start, tolerance, check_cancelled)
-        found = yield from _part(steps, number / len(starts), 1 / len(starts))
+        found = yield from part(steps, number / len(starts), (number + 1) / len(starts))
         if found.failed is None:
             return found
     return found
@@ -119,18 +120,6 @@ def _from(
             return Tracked(None, mesh[1], checks, number)
     vertices = np.stack([places[number] for number in range(len(frames))]).astype(np.float32)
     return Tracked(vertices, mesh[1], checks, None)
-
-
-def _part(
-    steps: Generator[tuple[str, float], None, Tracked], begin: float, share: float
-) -> Generator[tuple[str, float], None, Tracked]:
-    while True:
-        try:
-            stage, done = next(steps)
-        except StopIteration as end:
-            found: Tracked = end.value
-            return found
-        yield stage, begin + share * done
 
 
 def _wide(mesh: Mesh) -> Mesh:

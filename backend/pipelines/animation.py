@@ -30,9 +30,10 @@ from ..protocol import (
     Task,
     turned_up,
 )
+from ..work_steps import part
 from . import Context, field_surfaces, resident
 from .generate import EmptyShape, is_out_of_memory
-from .stages import Stages, part
+from .stages import Stages
 
 SHAPE_RESOLUTION = 256
 """Nodes along a side of shapes at rest, whose task has no word for it."""

@@ -13,8 +13,9 @@ from ..models.hyperdiffusion import mixing
 from ..moving_meshes import Mesh
 from ..neural_fields import NeuralField
 from ..protocol import AnimationResult, FieldToMesh, Progress, Result, Task
+from ..work_steps import part
 from . import Context, field_surfaces, memory
-from .stages import Stages, part
+from .stages import Stages
 
 FAR = 0.6
 """Distance of two weight vectors, in the length of the longer, from which on they have nothing to

@@ -19,9 +19,10 @@ from ..models.hyperdiffusion.config import FieldConfig
 from ..moving_meshes import split
 from ..neural_fields import NeuralField
 from ..protocol import FieldResult, MeshToField, Progress, Result, Task, turned_up
+from ..work_steps import part
 from . import Context, field_surfaces, memory
 from .background import Report, in_background
-from .stages import Stages, part
+from .stages import Stages
 
 CHECKED = 100_000
 """Points on which the field is measured, of all frames together, that it was not fitted to."""

@@ -51,16 +51,3 @@ class Stages:
         if self._stage:
             self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._began
         self._began = now
-
-
-def part(
-    steps: Generator[tuple[str, float], None, Value], begin: float, end: float
-) -> Generator[tuple[str, float], None, Value]:
-    """The same steps as a part of the job, from `begin` to `end` of it."""
-    while True:
-        try:
-            stage, done = next(steps)
-        except StopIteration as ended:
-            value: Value = ended.value
-            return value
-        yield stage, begin + done * (end - begin)
