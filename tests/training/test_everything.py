@@ -38,11 +38,9 @@ class Trainings:
         numbers = {"step": 1, "steps": 1, "seconds": 60.0}
         state = {"settings": json.dumps({"of": name}), "module": {}, "optimizer": {}}
         average = {"weight": torch.full((3,), ORDER.index(name) + 0.5)}
-        torch.save(
-            {**state, "average": average, "numbers": numbers, "extra": {}},
-            options.folder / f"{name}.pt",
-        )
-        return SimpleNamespace(step=10 - self.needed[name], steps=10, seconds=60.0)
+        path = options.folder / f"{name}.pt"
+        torch.save({**state, "average": average, "numbers": numbers, "extra": {}}, path)
+        return SimpleNamespace(path=path, step=10 - self.needed[name], steps=10, seconds=60.0)
 
 
 @pytest.fixture
