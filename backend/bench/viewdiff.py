@@ -20,6 +20,7 @@ import torch
 from .. import device as devices
 from ..models.viewdiff import sampling
 from ..models.viewdiff.config import ProjectionConfig, ViewDiffConfig, unet_settings
+from ..models.viewdiff.loading import in_space
 from ..models.viewdiff.model import ViewDiff
 from ..models.viewdiff.painter import PainterConfig, cameras_of
 from ..models.viewdiff.pixels import PixelLatents
@@ -103,9 +104,7 @@ def _network(config: PainterConfig, place: torch.device, dtype: torch.dtype) -> 
         made = ViewDiff(config.denoiser)
     for name, weight in made.named_parameters():
         # Layers through space are float32 always.
-        weight.data = weight.data.to(
-            place, torch.float32 if ".unproj_reproj_layer." in name else dtype
-        )
+        weight.data = weight.data.to(place, torch.float32 if in_space(name) else dtype)
     return made.to(place).eval().requires_grad_(False)
 
 
@@ -118,7 +117,7 @@ def _step(
     lens = intrinsics_of_field(config.field, config.side, config.side, views)
     cameras = cameras_of(poses, lens, config, config.side, place)
     cells = config.side // factor_of(config)
-    shape = (views, network.unet.config.in_channels, cells, cells)
+    shape = (views, network.unet.config.out_channels, cells, cells)
     x = sampling.first_noise(shape, 0)[None].to(place, dtype)
     times = torch.full((1, views), 500, device=place)
     times[:, 0] = 0

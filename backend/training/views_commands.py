@@ -62,6 +62,7 @@ def _add_data(actions: Any) -> None:
 
 def _add_trainings(actions: Any) -> None:
     for name, words in (
+        ("guess", "train the first guess of our own model, which goes before it"),
         ("train", "train a model of our own, from nothing"),
         ("fine-tune", "go on with an installed Stable Diffusion, with the published recipe"),
     ):
@@ -83,13 +84,13 @@ def _add_trainings(actions: Any) -> None:
             action.add_argument(
                 "--without-projection", action="store_true", help="attention alone, to compare"
             )
-        else:
+        elif name == "fine-tune":
             action.add_argument("--model", required=True, help="the id of an installed one, or its"
                                 " folder as diffusers keeps it")  # fmt: skip
             action.add_argument("--prior", type=int, default=0, metavar="N",
                                 help="N pictures that it makes first, to forget less")  # fmt: skip
             action.add_argument("--save", type=Path, help="a folder, named as the model's id")
-        action.set_defaults(action=_train if name == "train" else _fine_tune)
+        action.set_defaults(action={"guess": _guess, "train": _train}.get(name, _fine_tune))
 
 
 def _add_results(actions: Any) -> None:
@@ -201,9 +202,24 @@ def _recipe(options: argparse.Namespace, recipe: Any) -> Any:
     return dataclasses.replace(recipe, **{k: v for k, v in changes.items() if v})
 
 
+def _guess(options: argparse.Namespace) -> int:
+    from .loops import team
+    from .viewdiff import guess
+    from .viewdiff.networks import SIZES
+
+    source = _source(options, options.pixels or SIZES[options.size].size)
+    recipe = guess.Recipe(options.batch or guess.Recipe.scenes)
+    plan = plan_options.plan_of(options, guess.RATE)
+    with team(options.device) as members:
+        say = plan_options.from_leader(members)
+        path = (options.output or options.folder) / guess.CHECKPOINT
+        say(plan_options.outcome(guess.fit(source, options.size, recipe, plan, members, say, path)))
+    return 0
+
+
 def _train(options: argparse.Namespace) -> int:
     from .loops import team
-    from .viewdiff import diffusion
+    from .viewdiff import diffusion, guess
     from .viewdiff.networks import SIZES
 
     size = SIZES[options.size]
@@ -212,8 +228,11 @@ def _train(options: argparse.Namespace) -> int:
     plan = plan_options.plan_of(options, 6e-4)
     with team(options.device) as members:
         say = plan_options.from_leader(members)
+        known = None
+        if not options.without_projection:
+            known, _ = guess.trained((options.output or options.folder) / guess.CHECKPOINT)
         parts = diffusion.fresh(
-            options.size, members.device, not options.without_projection, options.seed
+            options.size, members.device, not options.without_projection, options.seed, known
         )
         path = (options.output or options.folder) / diffusion.CHECKPOINT
         say(f"{len(source)} scenes, {sum(p.numel() for p in parts.model.parameters()):,} weights")

@@ -120,6 +120,8 @@ class ViewDiffConfig:
     around the origin in which things are, half a side. trained_views: how many views of a scene it
     saw at once.
     pixels: settings of pixels.PixelLatents, of a network that works on pictures themselves.
+    guess: settings of first_guess.GuessConfig, of one that is told what given views show from
+    everywhere; its U-Net has first_guess.CHANNELS channels more than are denoised.
     as_published: its layers through space were trained with the axes and the contraction of the
     published code, which are wrong; only such weights are used with them.
     """
@@ -145,6 +147,7 @@ class ViewDiffConfig:
     half_box: float = 1.0
     trained_views: int = 5
     pixels: Mapping[str, Any] | None = None
+    guess: Mapping[str, Any] | None = None
     as_published: bool = False
 
     def __post_init__(self) -> None:
@@ -162,6 +165,8 @@ class ViewDiffConfig:
             raise ValueError(f"half_box is {self.half_box!r}")
         if not isinstance(self.unet, Mapping) or not isinstance(self.schedule, Mapping):
             raise TypeError("unet and schedule are settings by name")
+        if self.guess is not None and self.pixels is None:
+            raise ValueError("only a model of pixels guesses first")
 
     @property
     def conditions(self) -> int:
@@ -177,7 +182,8 @@ class ViewDiffConfig:
         record = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
         record["unet"], record["schedule"] = dict(self.unet), dict(self.schedule)
         record["projection"] = dataclasses.asdict(self.projection)
-        record["pixels"] = None if self.pixels is None else dict(self.pixels)
+        for name, value in (("pixels", self.pixels), ("guess", self.guess)):
+            record[name] = None if value is None else dict(value)
         return record
 
     @staticmethod

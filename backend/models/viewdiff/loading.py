@@ -134,7 +134,7 @@ def place(
 
 def in_space(name: str) -> bool:
     """Whether a weight belongs to a layer through space, which is float32 always."""
-    return ".unproj_reproj_layer." in name
+    return ".unproj_reproj_layer." in name or name.startswith("first_guess.")
 
 
 def weights_path(folder: Path) -> Path:

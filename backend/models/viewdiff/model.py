@@ -13,6 +13,8 @@ from .attention import CrossFrameAttention, TextAttention, ViewContext
 from .block import ViewBlock
 from .cameras import Cameras, conditions
 from .config import ViewDiffConfig
+from .first_guess import FirstGuess, GuessConfig
+from .pixels import PixelLatents
 from .projection import Projection
 
 # Networks are made here from sizes alone; this package shall not even try to tell of it.
@@ -41,6 +43,14 @@ class ViewDiff(nn.Module):
             unet if unet is not None else UNet2DConditionModel.from_config(dict(config.unet))
         )
         self.context = augment(self.unet, config)
+        if config.guess is not None and config.pixels is not None:
+            made = GuessConfig.from_dict(config.guess)
+            self.unet.first_guess = FirstGuess(made, PixelLatents(**config.pixels))
+
+    @property
+    def first_guess(self) -> FirstGuess | None:
+        """What the denoiser is told, where it is told such."""
+        return getattr(self.unet, "first_guess", None)
 
     @property
     def device(self) -> torch.device:
@@ -77,6 +87,9 @@ class ViewDiff(nn.Module):
             text = latents.new_zeros(1, 1, 1, width)
         text = text.to(latents).expand(*batch, -1, -1)
         self._tell(cameras, timesteps, novel)
+        if self.first_guess is not None:
+            told = self.first_guess(latents, timesteps == 0, cameras.centred())
+            latents = torch.cat([latents, told], dim=2)
         predicted = self.unet(latents.flatten(0, 1), timesteps.flatten(), text.flatten(0, 1))
         return predicted.sample.unflatten(0, batch)
 
@@ -102,6 +115,8 @@ class ViewDiff(nn.Module):
 
 def is_new(name: str) -> bool:
     """Whether a weight of that name is not one of the plain U-Net."""
+    if name.removeprefix("unet.").startswith("first_guess."):
+        return True
     _, _, rest = name.partition(".transformer_blocks.")
     return rest.partition(".")[2].startswith(NEW_LAYERS)
 

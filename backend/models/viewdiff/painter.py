@@ -143,7 +143,7 @@ class ViewPainter:
     def latent_shape(self, views: int, side: int) -> tuple[int, int, int, int]:
         """(V, C, h, w) of pictures of `side` pixels."""
         cells = side // self.factor
-        return (views, self.network.unet.config.in_channels, cells, cells)
+        return (views, self.network.unet.config.out_channels, cells, cells)
 
     # ---------------------------------------------------------------------------------- pictures
 

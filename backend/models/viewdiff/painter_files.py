@@ -34,7 +34,7 @@ def load(installed: Installed, device: torch.device, dtype: torch.dtype) -> View
     config = config_of(installed)
     network = loading.load(installed, config.denoiser, device, dtype)
     if config.pixels is not None:
-        have = network.unet.config.in_channels
+        have = network.unet.config.out_channels
         if have != config.pixels.channels:
             raise unfit(installed, f"pictures have {config.pixels.channels} channels, not {have}")
         return ViewPainter(config, network)
@@ -44,7 +44,7 @@ def load(installed: Installed, device: torch.device, dtype: torch.dtype) -> View
     problems = [
         f"{what}: {have} and {want}"
         for what, have, want in (
-            ("channels of latents", network.unet.config.in_channels, vae.config.latent_channels),
+            ("channels of latents", network.unet.config.out_channels, vae.config.latent_channels),
             (
                 "width of words",
                 network.unet.config.cross_attention_dim,

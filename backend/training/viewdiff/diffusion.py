@@ -10,7 +10,7 @@ then does not.)
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ from ...models.viewdiff.pixels import PixelLatents
 from ...posed_images import PosedImages
 from ..autoencoder import autocast
 from ..loops import Plan, Run, Team, read_checkpoint, train
-from .networks import SIZES, Size, network
+from .networks import SIZES, network
 from .scenes import looking_in
 from .sources import Source
 
@@ -129,12 +129,22 @@ class Parts:
         return self.model.config
 
 
-def fresh(size: str, device: torch.device, projection: bool = True, seed: int = 0) -> Parts:
-    """Parts of our own model at their beginning. size: of networks.SIZES."""
+def fresh(
+    size: str,
+    device: torch.device,
+    projection: bool = True,
+    seed: int = 0,
+    guess: Mapping[str, torch.Tensor] | None = None,
+) -> Parts:
+    """Parts of our own model at their beginning. size: of networks.SIZES. guess: weights of the
+    first guess, which stay as they are; without them it learns beside the denoiser."""
     torch.manual_seed(seed)
     model = network(SIZES[size], projection).to(device)
     codec = PixelCodec(PixelLatents(**dict(model.config.pixels or {})), device)
     settings = {"size": asdict(SIZES[size]), "projection": projection}
+    if model.first_guess is not None and guess is not None:
+        model.first_guess.load_state_dict(guess)
+        model.first_guess.requires_grad_(False)
     return Parts(model, codec, settings)
 
 
@@ -441,9 +451,3 @@ def trained(path: Path) -> tuple[ViewDiff, dict[str, Any]]:
     model = ViewDiff(ViewDiffConfig.from_dict(settings["config"]))
     model.load_state_dict(state["average"])
     return model.eval().requires_grad_(False), {**settings, "numbers": state["numbers"]}
-
-
-def size_of(settings: dict[str, Any]) -> Size:
-    """As in `networks.SIZES`, of a run of our own model."""
-    entry = dict(settings["size"])
-    return Size(**{**entry, "channels": tuple(entry["channels"])})

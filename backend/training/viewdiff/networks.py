@@ -1,18 +1,20 @@
 """The networks of our own multi-view model, in sizes for a processor, a card, and tests.
 
 Not Stable Diffusion's: pixels in blocks of two by two, alpha and depth beside the colours, no
-words. Attention and the layers through space are where pictures have 16 x 16 places.
+words. Attention and the layers through space are where pictures have 16 x 16 places. What
+a given picture shows from elsewhere is guessed first, see models/viewdiff/first_guess.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
 from ...models.viewdiff.config import ProjectionConfig, ViewDiffConfig, unet_settings
+from ...models.viewdiff.first_guess import CHANNELS, FirstGuess, GuessConfig
 from ...models.viewdiff.model import ViewDiff
 from ...models.viewdiff.pixels import PixelLatents
 
@@ -37,7 +39,8 @@ network that begins from nothing takes long to find out."""
 @dataclass(frozen=True)
 class Size:
     """size: pixels. channels: of the U-Net, finest first. grid: voxels along a side of the layers
-    through space. samples: along a ray. layers: in 3D. views: of a scene at once."""
+    through space. samples: along a ray. layers: in 3D. views: of a scene at once. guess: of what a
+    first guess is made with."""
 
     size: int
     channels: tuple[int, ...]
@@ -49,12 +52,13 @@ class Size:
     views: int
     patch: int = 2
     layout: str = "rgbad"
+    guess: GuessConfig = field(default_factory=GuessConfig)
 
 
 SIZES = {
-    "tiny": Size(16, (16, 32, 32), 1, 4, 4, 6, 1, 3),
+    "tiny": Size(16, (16, 32, 32), 1, 4, 4, 6, 1, 3, guess=GuessConfig(4, 8, 4, 8)),
     "cpu": Size(64, (64, 96, 160), 1, 16, 16, 24, 1, 4),
-    "gpu": Size(64, (96, 192, 320), 2, 16, 24, 48, 3, 6),
+    "gpu": Size(64, (96, 192, 320), 2, 16, 24, 48, 3, 6, guess=GuessConfig(24, 48, 24, 64)),
 }
 
 
@@ -64,17 +68,21 @@ def latents(size: Size) -> PixelLatents:
 
 
 def config(size: Size, projection: bool = True) -> ViewDiffConfig:
-    """projection: without it, views know of each other by attention alone."""
+    """projection: without it, there is no guess either, and views know of each other by attention
+    alone."""
     finest, where = size.channels[0], size.channels[1]
+    unet = unet_settings(
+        size.channels,
+        [level == 1 for level in range(len(size.channels))],
+        size=size.size // size.patch,
+        picture_channels=latents(size).channels,
+        blocks=size.blocks,
+        words=16,
+    )
+    if projection:
+        unet["in_channels"] += CHANNELS
     return ViewDiffConfig(
-        unet=unet_settings(
-            size.channels,
-            [level == 1 for level in range(len(size.channels))],
-            size=size.size // size.patch,
-            picture_channels=latents(size).channels,
-            blocks=size.blocks,
-            words=16,
-        ),
+        unet=unet,
         schedule=SCHEDULE,
         base="",
         image_size=size.size,
@@ -96,7 +104,14 @@ def config(size: Size, projection: bool = True) -> ViewDiffConfig:
         trained_views=size.views,
         pixels=latents(size).to_dict(),
         half_box=HALF_BOX,
+        guess=asdict(size.guess) if projection else None,
     )
+
+
+def first_guess(config: ViewDiffConfig) -> FirstGuess:
+    """That of our own model by itself, at its beginning, by torch's chance."""
+    made = GuessConfig.from_dict(config.guess or {})
+    return FirstGuess(made, PixelLatents(**dict(config.pixels or {})))
 
 
 def network(size: Size, projection: bool = True) -> ViewDiff:

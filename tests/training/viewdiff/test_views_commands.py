@@ -21,9 +21,16 @@ def test_from_shapes_to_a_measured_model(data: Path, capsys: pytest.CaptureFixtu
     assert read_transforms(data / "scene").images.shape == (24, 16, 16, 4)
 
     train = ["views", "train", *folder, "--steps", "2", "--device", "cpu"]
+    assert main(train) == 2
+    assert "views guess" in capsys.readouterr().err
+    guess = ["views", "guess", *folder, "--steps", "3", "--device", "cpu"]
+    assert main(guess) == 0
+    assert "step 3 of 3" in capsys.readouterr().out
     assert main(train) == 0
     assert "step 2 of 2" in capsys.readouterr().out
-    assert main([*train, "--scenes", str(data / "scene"), "-o", str(data / "others")]) == 0
+    others = ["--scenes", str(data / "scene"), "-o", str(data / "others")]
+    assert main([*guess, *others]) == 0
+    assert main([*train, *others]) == 0
     assert "1 scenes" in capsys.readouterr().out
 
     target = data / "my-views"

@@ -1,0 +1,200 @@
+"""What a scene may look like, of the views that are given: coarse colours in space, seen from all.
+
+A denoiser that begins from nothing must find out what rays are before it can make a view of
+another. Here that is built in: pictures that are given are carried into a grid, a network in 3D
+tells what is solid there and of which colour, and every camera is told what it would see of it. The
+denoiser then only makes sharp and sure what is blurred. As in pixelNeRF (Yu et al. 2021), but in a
+grid; trained by itself, by how like the true views it looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from . import unprojection
+from .cameras import Cameras, at_size, centres
+from .pixels import REACH, PixelLatents
+from .volume import VolumeUNet
+
+CHANNELS = 6
+"""Of what is told of each cell: colour times alpha, from -1 to 1 as far as there is anything;
+alpha, from -1 to 1; depth, as PixelLatents has it; and whether any view was given at all."""
+_SEEN = 4
+_PLACES = 3
+_FINE = 2
+"""Voxels of the result along a side of one of the network."""
+_FULL = 40.0
+"""Opacity of a unit of the box's half side where the network is sure."""
+
+
+@dataclass(frozen=True)
+class GuessConfig:
+    """grid: voxels along a side of the network in 3D; the result has twice as many. channels: of a
+    voxel. features: of pictures. samples: along a ray. levels: of the network, 1 or 2."""
+
+    grid: int = 16
+    channels: int = 24
+    features: int = 12
+    samples: int = 40
+    levels: int = 2
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} is {value!r}")
+        if self.grid % 2 ** (self.levels - 1):
+            raise ValueError(f"a grid of {self.grid} cannot be halved")
+
+    @staticmethod
+    def from_dict(record: Mapping[str, Any]) -> GuessConfig:
+        return GuessConfig(**record)
+
+
+class FirstGuess(nn.Module):
+    """forward(latents (B, V, C, h, w), given (B, V) bool, cameras) -> (B, V, CHANNELS, h, w).
+
+    latents: of `pixels`, with alpha. cameras: centred ones. Scenes of which nothing is given are
+    told nothing: zeros.
+    """
+
+    def __init__(self, config: GuessConfig, pixels: PixelLatents) -> None:
+        super().__init__()
+        if not pixels.has_alpha:
+            raise ValueError("what is solid cannot be guessed of pictures without alpha")
+        self.config, self.pixels = config, pixels
+        width = config.channels
+        self.pictures = nn.Sequential(
+            nn.Conv2d(_SEEN * pixels.patch**2, 2 * config.features, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(2 * config.features, 2 * config.features, 3, padding=2, dilation=2),
+            nn.SiLU(),
+            nn.Conv2d(2 * config.features, config.features, 3, padding=1),
+        )
+        # Means over given views; the least alpha of them; how many see it; where it is.
+        told = config.features + _SEEN + 2 + _PLACES
+        self.voxels_in = nn.Linear(told, width)
+        self.network = VolumeUNet(width, config.levels)
+        self.voxels_out = nn.Conv3d(width, 4 * _FINE**3, 1)
+        # How much the given pictures themselves count, where the result is finer than the network.
+        self.outline = nn.Parameter(torch.tensor(2.0))
+        self.tint = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, latents: torch.Tensor, given: torch.Tensor, cameras: Cameras) -> torch.Tensor:
+        with torch.autocast(latents.device.type, enabled=False):
+            told = self._guess(latents.float(), given, cameras)
+        known = given.any(dim=1)[:, None, None, None, None]
+        flag = known.float().expand(*told.shape[:2], 1, *told.shape[-2:])
+        return torch.cat([torch.where(known, told, 0.0), flag], dim=2).to(latents.dtype)
+
+    def _guess(self, latents: torch.Tensor, given: torch.Tensor, cameras: Cameras) -> torch.Tensor:
+        most = max(1, int(given.sum(dim=1).max()))
+        # Given views first, so that nothing is computed of the others.
+        order = given.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+        rows = torch.arange(len(order), device=order.device)[:, None]
+        shown = given[rows, order]
+        volume = self.volume(
+            latents[rows, order],
+            shown,
+            cameras.world2cam[rows, order],
+            cameras.intrinsics[rows, order],
+            cameras,
+        )
+        return self._seen(volume, cameras, (latents.shape[-2], latents.shape[-1]))
+
+    def volume(
+        self,
+        latents: torch.Tensor,
+        shown: torch.Tensor,
+        world2cam: torch.Tensor,
+        intrinsics: torch.Tensor,
+        cameras: Cameras,
+    ) -> torch.Tensor:
+        """(B, 4, G, G, G) in the order z, y, x, G being twice the grid: opacity and colours of what
+        views (B, K) show, as far as `shown` (B, K) counts them."""
+        grid, size = self.config.grid, (latents.shape[-2], latents.shape[-1])
+        seen = _SEEN * self.pixels.patch**2
+        planes = F.pixel_shuffle(latents[:, :, :seen], self.pixels.patch)
+        features = self.pictures(latents[:, :, :seen].flatten(0, 1)).unflatten(0, shown.shape)
+
+        def carried(pictures: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+            points, _ = unprojection.voxel_centres(side, cameras.bbox)
+            lens = at_size(intrinsics, cameras.size, (pictures.shape[-2], pictures.shape[-1]))
+            found, valid, _ = unprojection.unproject(pictures, world2cam, lens, points)
+            return found, valid * shown[..., None, None]
+
+        coarse, valid = carried(torch.cat([features, _resized(planes, size)], dim=2), grid)
+        mean = unprojection.mean_of_views(coarse, valid)
+        outline = _least_alpha(coarse[..., -1:], valid)
+        count = valid.sum(dim=1) / shown.shape[1]
+        places, _ = unprojection.voxel_centres(
+            grid, torch.stack([-torch.ones(1, 3), torch.ones(1, 3)], 1).to(mean)
+        )
+        told = torch.cat([mean, outline, count, places.expand(len(mean), -1, -1)], dim=-1)
+        inner = self.voxels_in(told).mT.unflatten(-1, (grid,) * 3)
+        inner = self.network(inner, inner.new_zeros(len(inner)))
+        fine = _spread(self.voxels_out(F.silu(inner)))
+        sharp, valid = carried(planes, _FINE * grid)
+        outline = _least_alpha(sharp[..., -1:], valid).mT.unflatten(-1, (_FINE * grid,) * 3)
+        tint = unprojection.mean_of_views(sharp[..., :3], valid).mT.unflatten(
+            -1, (_FINE * grid,) * 3
+        )
+        fine = fine + torch.cat([self.outline * outline, self.tint * tint], dim=1)
+        return fine.permute(0, 1, 4, 2, 3)  # y, x, z -> z, y, x
+
+    def _seen(self, volume: torch.Tensor, cameras: Cameras, size: tuple[int, int]) -> torch.Tensor:
+        """(B, V, 5, h, w): colours, alpha and depth of the volume from all cameras."""
+        lens = at_size(cameras.intrinsics, cameras.size, size)
+        origins, directions = unprojection.rays(cameras.world2cam, lens, size, cameras.bbox)
+        scale = 2 / unprojection.longest_side(cameras.bbox)
+        box = cameras.bbox * scale[:, None, None]
+        near, far = unprojection.through_box(origins, directions, box)
+        share = (torch.arange(self.config.samples, device=near.device) + 0.5) / self.config.samples
+        depths = near[..., None] + (far - near)[..., None] * share  # (B, V, R, S)
+        points = origins[..., None, :] + directions[..., None, :] * depths[..., None]
+        batch, views, count, samples = depths.shape
+        places = points.reshape(batch, 1, views * count, samples, 3)
+        found = F.grid_sample(volume, places, align_corners=False)[:, :, 0]
+        opacity, colours = found[:, :1], found[:, 1:].tanh()
+        inside = (points.abs().amax(dim=-1) < 1).reshape(batch, 1, views * count, samples)
+        steps = ((far - near) * directions.norm(dim=-1) / samples).reshape(batch, 1, -1, 1)
+        way = torch.cumsum(opacity.sigmoid() * _FULL * steps * inside, dim=-1)
+        left = torch.exp(-way)
+        weights = F.pad(left[..., :-1], (1, 0), value=1.0) - left
+        colour = (weights * colours).sum(dim=-1)
+        alpha = weights.sum(dim=-1)
+        behind = (
+            depths / scale[:, None, None, None]
+            - centres(cameras.world2cam).norm(dim=-1)[..., None, None]
+        )
+        behind = (behind / REACH).clamp(-1, 1).reshape(batch, 1, -1, samples)
+        depth = (weights * behind).sum(dim=-1) + (1 - alpha)
+        planes = torch.cat([colour, 2 * alpha - 1, depth], dim=1)
+        return planes.unflatten(2, (views, *size)).transpose(1, 2)
+
+
+def planes_of(latents: torch.Tensor, pixels: PixelLatents) -> torch.Tensor:
+    """(..., C, h, w) -> (..., 5 or 4, h, w): what the guess shall be, the means of cells."""
+    return latents.unflatten(-3, (len(pixels.layout), -1)).mean(dim=-3)
+
+
+def _resized(planes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    flat = F.adaptive_avg_pool2d(planes.flatten(0, 1), size)
+    return flat.unflatten(0, planes.shape[:2])
+
+
+def _least_alpha(alpha: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """(B, V, M, 1) -> (B, M, 1): 1 at most, as of places that no view sees; -1: surely nothing."""
+    return torch.where(valid > 0, alpha, 1.0).amin(dim=1)
+
+
+def _spread(x: torch.Tensor) -> torch.Tensor:
+    """(B, 4 f^3, G, G, G) -> (B, 4, f G, f G, f G)."""
+    batch, _, grid = x.shape[:3]
+    parts = x.reshape(batch, 4, *(_FINE,) * 3, *(grid,) * 3)
+    return parts.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(batch, 4, *(_FINE * grid,) * 3)

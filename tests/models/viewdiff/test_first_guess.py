@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from backend.models.viewdiff.cameras import Cameras
+from backend.models.viewdiff.config import ViewDiffConfig, unet_settings
+from backend.models.viewdiff.first_guess import CHANNELS, FirstGuess, GuessConfig, planes_of
+from backend.models.viewdiff.model import ViewDiff, is_new
+from backend.models.viewdiff.pixels import REACH, PixelLatents
+from backend.training.viewdiff import diffusion, networks
+from tests.posed_boxes import Boxes
+
+SIDE = 64
+PIXELS = PixelLatents(2, "rgbad")
+CODEC = diffusion.PixelCodec(PIXELS, torch.device("cpu"))
+
+
+def guesser(**changes: int) -> FirstGuess:
+    torch.manual_seed(3)
+    settings = {"grid": 16, "channels": 8, "features": 4, "samples": 48}
+    return FirstGuess(GuessConfig(**{**settings, **changes}), PIXELS).eval()
+
+
+def seen(boxes: Boxes, number: int, views: list[int]) -> tuple[torch.Tensor, Cameras]:
+    posed = boxes.scene(number, views)
+    config = networks.config(networks.Size(SIDE, (16, 32, 32), 1, 4, 4, 6, 1, len(views)))
+    return CODEC.encode([posed], torch.Generator()), diffusion.cameras_of([posed], config)
+
+
+@pytest.fixture(scope="module")
+def boxes() -> Boxes:
+    return Boxes(2, SIDE)
+
+
+def of_first(latents: torch.Tensor, count: int = 1) -> torch.Tensor:
+    given = torch.zeros(latents.shape[:2], dtype=torch.bool)
+    given[:, :count] = True
+    return given
+
+
+@torch.no_grad()
+def test_of_nothing_nothing_is_told(boxes: Boxes) -> None:
+    latents, cameras = seen(boxes, 0, [0, 5])
+    found = guesser()(latents, torch.zeros(1, 2, dtype=torch.bool), cameras)
+    assert found.shape == (1, 2, CHANNELS, SIDE // 2, SIDE // 2)
+    assert (found == 0).all()
+
+
+@torch.no_grad()
+def test_scenes_with_and_without_given_views_do_not_touch(boxes: Boxes) -> None:
+    latents, cameras = seen(boxes, 0, [0, 5])
+    network, given = guesser(), of_first(latents)
+    alone = network(latents, given, cameras)
+    assert alone.abs().sum() > 0
+    both = network(
+        latents.repeat(2, 1, 1, 1, 1), torch.cat([given & False, given]), cameras.repeat(2)
+    )
+    assert (both[0] == 0).all()
+    torch.testing.assert_close(both[1:], alone)
+
+
+@torch.no_grad()
+def test_only_given_views_count_and_their_order_does_not(boxes: Boxes) -> None:
+    latents, cameras = seen(boxes, 1, [0, 5, 9])
+    network = guesser()
+    told = network(latents, of_first(latents, 2), cameras)
+    other = latents.clone()
+    other[:, 2] = torch.randn(other[:, 2].shape)
+    torch.testing.assert_close(network(other, of_first(latents, 2), cameras), told)
+    turned = [2, 1, 0]
+    given = torch.tensor([[False, True, True]])
+    again = network(latents[:, turned], given, cameras.select(turned))
+    torch.testing.assert_close(again[:, turned], told, atol=1e-5, rtol=1e-5)
+    fewer = network(latents, of_first(latents, 1), cameras)
+    assert (fewer - told).abs().max() > 1e-3
+
+
+def outlines_only(**changes: int) -> FirstGuess:
+    """Solid is what all given views see something at: no network has a say."""
+    network = guesser(**changes)
+    torch.nn.init.zeros_(network.voxels_out.weight)
+    torch.nn.init.zeros_(network.voxels_out.bias)
+    network.outline.data.fill_(30.0)
+    network.tint.data.fill_(1.0)
+    return network
+
+
+@torch.no_grad()
+def test_places_are_where_the_views_see_them(boxes: Boxes) -> None:
+    """A hull of many views is the box, from everywhere: its outline, its depth, and the flag."""
+    views = list(range(24))
+    latents, cameras = seen(boxes, 0, views)
+    found = outlines_only(grid=32, samples=160)(latents, of_first(latents, 20), cameras)
+    truth = planes_of(latents, PIXELS)
+    for view in range(20, 24):  # not given
+        have, want = (planes[0, view, 3] > 0 for planes in (found, truth))
+        assert (have & want).sum() / (have | want).sum() > 0.9
+        sure = (truth[0, view, 3] > 0.99) & (found[0, view, 3] > 0.9)
+        off = (found[0, view, 4] - truth[0, view, 4])[sure].abs() * REACH
+        assert off.median() < 0.06
+    assert (found[:, :, 5] == 1).all()
+
+
+@torch.no_grad()
+def test_a_ball_looks_as_it_must() -> None:
+    network = guesser(grid=32, samples=200)
+    side, radius, distance, focal = 64, 0.7, 3.0, 60.0
+    step = (torch.arange(side) + 0.5) / side * 2 - 1
+    z, y, x = torch.meshgrid(step, step, step, indexing="ij")
+    opacity = torch.where(x**2 + y**2 + z**2 < radius**2, 30.0, -30.0)
+    colour = torch.where(x > 0, 2.0, -2.0)
+    volume = torch.stack([opacity, colour, 0 * x, 0 * x])[None]
+    world2cam = torch.eye(4)[None, None].clone()  # looks along z, y down
+    world2cam[0, 0, 2, 3] = distance
+    lens = torch.tensor([[[focal, focal, 31.5, 31.5]]])
+    box = torch.tensor([[[-1.0] * 3, [1.0] * 3]])
+    cameras = Cameras(world2cam, lens, 64, box, torch.zeros(1, 1, 2))
+    planes = network._seen(volume, cameras, (64, 64))[0, 0]
+    rows = torch.arange(64) - 31.5
+    away = torch.hypot(rows[:, None], rows[None])
+    edge = focal * radius / math.sqrt(distance**2 - radius**2)
+    assert (planes[3][away < edge - 2] > 0.95).all()
+    assert (planes[3][away > edge + 2] < -0.95).all()
+    assert planes[4, 31:33, 31:33].mean() * REACH == pytest.approx(-radius, abs=0.06)
+    assert (planes[4][away > edge + 2] > 0.95).all()
+    assert planes[0, 32, 40] > 0.9
+    assert planes[0, 32, 23] < -0.9
+
+
+def test_means_of_cells() -> None:
+    pictures = torch.zeros(1, 4, 4, 4, dtype=torch.uint8)
+    pictures[0, :2, :2] = torch.tensor([255, 0, 0, 255])
+    pictures[0, 2, 2] = torch.tensor([0, 255, 0, 255])
+    planes = planes_of(PIXELS.encode(pictures), PIXELS)[0]
+    assert planes.shape == (5, 2, 2)
+    torch.testing.assert_close(planes[:4, 0, 0], torch.tensor([1.0, -1, -1, 1]))
+    torch.testing.assert_close(planes[:4, 1, 1], torch.tensor([-0.25, 0.25, -0.25, -0.5]))
+
+
+def tiny() -> ViewDiffConfig:
+    unet = unet_settings((8, 8), (True, True), size=8, picture_channels=20, words=8)
+    unet["in_channels"] += CHANNELS
+    pixels = PIXELS.to_dict()
+    guess = {"grid": 4, "channels": 8, "features": 4, "samples": 8}
+    return ViewDiffConfig(
+        unet=unet, image_size=16, rank=2, reference="front", intensity=False,
+        text_corrections=False, projection_down=0, projection_mid=False, projection_up=0,
+        pixels=pixels, guess=guess,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def test_a_denoiser_is_told_the_guess() -> None:
+    boxes = Boxes(1, 16)
+    torch.manual_seed(0)
+    model = ViewDiff(ViewDiffConfig.from_dict(tiny().to_dict())).eval()
+    posed = boxes.scene(0, [0, 8])
+    latents = CODEC.encode([posed], torch.Generator())
+    cameras = diffusion.cameras_of([posed], model.config)
+    times = torch.tensor([[0, 500]])
+    before = model(latents, times, None, cameras)
+    assert before.shape == latents.shape
+    assert model.first_guess is not None
+    model.first_guess.voxels_out.bias.add_(4.0)
+    assert (model(latents, times, None, cameras) - before).abs().max() > 1e-4
+    # Of no given view there is no guess, whatever it would be.
+    unknown = torch.tensor([[500, 500]])
+    one = model(latents, unknown, None, cameras)
+    model.first_guess.voxels_out.bias.add_(4.0)
+    torch.testing.assert_close(model(latents, unknown, None, cameras), one)
+    names = [name for name, _ in model.new_parameters() if ".first_guess." in f".{name}"]
+    assert len(names) == len(list(model.first_guess.parameters()))
+    assert not is_new("unet.conv_in.weight")
+
+
+def test_settings_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="halved"):
+        GuessConfig(grid=5)
+    with pytest.raises(ValueError, match="samples"):
+        GuessConfig(samples=0)
+    with pytest.raises(ValueError, match="alpha"):
+        FirstGuess(GuessConfig(), PixelLatents(2, "rgb"))
+    with pytest.raises(ValueError, match="pixels"):
+        ViewDiffConfig(guess={})
