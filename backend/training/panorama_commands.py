@@ -78,15 +78,16 @@ def _add_panoramas(actions: Any) -> None:
     export.add_argument("--rooms", type=int, help="as in the training")
     export.add_argument("target", type=Path, help="a folder, named as the model's id")
     export.add_argument("--title", default="Fieldforge rooms")
-    export.add_argument("--hardware", default="", help="a sentence on what it was trained on")
+    export.add_argument("--steps", type=int, default=25, help="of sampling where nobody says")
+    export.add_argument("--guidance", type=float, default=1.5, help="likewise")
     export.set_defaults(action=_export)
     evaluate = actions.add_parser("evaluate", help="measure an exported model; a sheet of samples")
     _folder(evaluate)
     evaluate.add_argument("target", type=Path, help="the folder of the model")
     evaluate.add_argument("--most", type=int, default=64, help="rooms that the autoencoder codes")
     evaluate.add_argument("--samples", type=int, default=8)
-    evaluate.add_argument("--steps", type=int, default=50)
-    evaluate.add_argument("--guidance", type=float, default=3.0)
+    evaluate.add_argument("--steps", type=int, help="of sampling; the model's own if left out")
+    evaluate.add_argument("--guidance", type=float, help="likewise")
     evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     evaluate.add_argument("--hardware", default="", help="a sentence for the model's card")
     evaluate.set_defaults(action=_evaluate)
@@ -271,6 +272,8 @@ def _export(options: argparse.Namespace) -> int:
         options.target,
         title=options.title,
         height=len(rooms.levels(0)),
+        steps=options.steps,
+        guidance=options.guidance,
     )
     size = sum(path.stat().st_size for path in installed.files) / 1e6
     print(f"{installed.folder}: {size:.1f} MB. Now: panoramas evaluate {installed.folder}")
@@ -292,7 +295,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     layout = model.config.depth_layout
     measured = evaluate.of_autoencoder(model.vae, rooms, place, options.most, layout)
     captions = rooms.captions[: options.samples]
-    rows = evaluate.samples(model, captions, options.steps, options.guidance, 0, print)
+    steps = options.steps or installed.steps
+    guidance = options.guidance or installed.guidance or 1.0
+    rows = evaluate.samples(model, captions, steps, guidance, 0, print)
     evaluate.sheet(rows, options.target / SHEET)
     for name, measure in (("seam", evaluate.seam), ("pole", evaluate.pole)):
         measured[f"{name} of samples"] = sum(measure(row[1]) for row in rows) / max(1, len(rows))

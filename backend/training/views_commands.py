@@ -230,7 +230,7 @@ def _train(options: argparse.Namespace) -> int:
         say = plan_options.from_leader(members)
         known = None
         if not options.without_projection:
-            known, _ = guess.trained((options.output or options.folder) / guess.CHECKPOINT)
+            known = guess.trained((options.output or options.folder) / guess.CHECKPOINT)
         parts = diffusion.fresh(
             options.size, members.device, not options.without_projection, options.seed, known
         )

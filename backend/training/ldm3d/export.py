@@ -44,8 +44,8 @@ def export(
     title: str,
     height: int,
     license: str = "CC-BY-4.0",
-    steps: int = 50,
-    guidance: float = 3.0,
+    steps: int = 25,
+    guidance: float = 1.5,
     half: bool = True,
 ) -> Installed:
     """Write the trained model into `target`, named as its id. captions: that it was trained on.

@@ -33,6 +33,11 @@ _MEANINGS = {
     "solid of depth": "the same with the depth that the model tells",
     "solid of true views": "the same of the true views with true depth: what is to be had",
 }
+_GUESSED = (
+    " Before it, {step} steps of {scenes} scenes, {hours:.2f} hours, of a first guess: of the given"
+    " picture a coarse shape with colours, in space, of which the diffusion is told what every"
+    " camera would see."
+)
 
 
 def write(
@@ -104,12 +109,13 @@ def _data(shapes: Sequence[Shape]) -> str:
 
 def _training(source: Mapping[str, Any], hardware: str) -> str:
     entry = source["training"]
-    recipe = entry["recipe"]
+    recipe, guess = entry["recipe"], entry.get("guess")
     return (
         f"## Training\n\n{hardware}\n\n"
         f"{entry['step']} steps of {recipe['scenes'] * recipe['parts']} scenes of"
         f" {recipe['views']} views in {entry['processes']} processes,"
         f" {entry['seconds'] / 3600:.2f} hours, rate {entry['rate']:g}, seed {entry['seed']}."
+        + (_GUESSED.format(**guess, hours=guess["seconds"] / 3600) if guess else "")
     )
 
 

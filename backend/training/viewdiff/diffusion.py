@@ -134,17 +134,20 @@ def fresh(
     device: torch.device,
     projection: bool = True,
     seed: int = 0,
-    guess: Mapping[str, torch.Tensor] | None = None,
+    guess: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]] | None = None,
 ) -> Parts:
     """Parts of our own model at their beginning. size: of networks.SIZES. guess: weights of the
-    first guess, which stay as they are; without them it learns beside the denoiser."""
+    first guess, which stay as they are, and how it was trained; else it learns beside the denoiser.
+    """
     torch.manual_seed(seed)
     model = network(SIZES[size], projection).to(device)
     codec = PixelCodec(PixelLatents(**dict(model.config.pixels or {})), device)
     settings = {"size": asdict(SIZES[size]), "projection": projection}
     if model.first_guess is not None and guess is not None:
-        model.first_guess.load_state_dict(guess)
+        weights, training = guess
+        model.first_guess.load_state_dict(weights)
         model.first_guess.requires_grad_(False)
+        settings["guess"] = {**training["numbers"], "scenes": training["recipe"]["scenes"]}
     return Parts(model, codec, settings)
 
 

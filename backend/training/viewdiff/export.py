@@ -84,5 +84,6 @@ def provenance(settings: dict[str, Any]) -> dict[str, Any]:
             "seed": settings["seed"],
             "processes": settings["processes"],
             "projection": settings["projection"],
+            "guess": settings.get("guess"),
         }
     }

@@ -108,4 +108,7 @@ def trained(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     settings = json.loads(state["settings"])
     if "guess" not in settings:
         raise BadInput(f"{path} holds no first guess.", "Train it: views guess.")
-    return state["average"], {**settings, "numbers": state["numbers"]}
+    numbers = state["numbers"]
+    if not numbers["steps"] or numbers["step"] < numbers["steps"]:
+        raise BadInput(f"{path} is not finished.", "Go on with views guess to its end first.")
+    return state["average"], {**settings, "numbers": numbers}

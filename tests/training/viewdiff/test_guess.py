@@ -65,12 +65,13 @@ def test_a_run_goes_on_where_it_was(boxes: Boxes, tmp_path: Path) -> None:
 
 def test_the_denoiser_takes_it_as_it_is(boxes: Boxes, tmp_path: Path) -> None:
     trained(boxes, tmp_path / "g.pt", 3)
-    weights, _ = guess.trained(tmp_path / "g.pt")
-    parts = diffusion.fresh("tiny", CPU, guess=weights)
+    weights, told = guess.trained(tmp_path / "g.pt")
+    parts = diffusion.fresh("tiny", CPU, guess=(weights, told))
     plan = Plan(steps=2, rate=2e-3, warm_up=1)
     recipe = diffusion.OWN["tiny"]
     diffusion.fit(parts, boxes, recipe, plan, ALONE, lambda _: None, tmp_path / "views.pt")
-    model, _ = diffusion.trained(tmp_path / "views.pt")
+    model, settings = diffusion.trained(tmp_path / "views.pt")
+    assert settings["guess"]["step"] == 3
     assert model.first_guess is not None
     for name, tensor in model.first_guess.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
@@ -81,6 +82,10 @@ def test_the_denoiser_takes_it_as_it_is(boxes: Boxes, tmp_path: Path) -> None:
 def test_what_is_missing_is_said(tmp_path: Path, boxes: Boxes) -> None:
     with pytest.raises(BadInput, match="views guess"):
         guess.trained(tmp_path / "none.pt")
+    plan = Plan(steps=9, minutes=1e-9, rate=2e-3, warm_up=1)
+    guess.fit(boxes, "tiny", guess.Recipe(2), plan, ALONE, lambda _: None, tmp_path / "part.pt")
+    with pytest.raises(BadInput, match="not finished"):
+        guess.trained(tmp_path / "part.pt")
     parts = diffusion.fresh("tiny", CPU)
     plan = Plan(steps=1, rate=2e-3, warm_up=1)
     recipe = diffusion.OWN["tiny"]
