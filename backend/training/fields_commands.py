@@ -23,6 +23,8 @@ from . import plan_options
 
 EVALUATION = "fields-evaluation.json"
 SHEET = "samples.png"
+FREQUENCIES = 4
+"""As published; six are learned sooner where things move, see docs/methods/fields.md."""
 
 
 def add_to(actions: Any) -> None:
@@ -49,6 +51,7 @@ def _add_data(actions: Any) -> None:
     points.set_defaults(action=_points)
     fit = actions.add_parser("fit", help="fields one by one, as published; goes on where it was")
     _common(fit)
+    _add_field(fit)
     fit.add_argument("--effort", choices=("fast", "good", "best"), default="good")
     fit.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     fit.add_argument("--processes", type=int, default=os.cpu_count() or 1)
@@ -73,11 +76,13 @@ def _add_trainings(actions: Any) -> None:
         action.add_argument("--size", choices=("cpu", "gpu"), default="cpu")
         plan_options.add_to(action, "shapes")
         if name == "together":
+            _add_field(action)
             action.add_argument("--components", type=int, help="fields beside the mean")
             action.add_argument(
                 "--begin-with", type=Path, help="a checkpoint whose weights a new run begins with"
             )
         if name == "train":
+            _add_field(action)
             _add_source(action)
             action.add_argument(
                 "--space",
@@ -87,6 +92,11 @@ def _add_trainings(actions: Any) -> None:
             )
             action.add_argument("--components", type=int, help="as many as the fields have")
         action.set_defaults(action=action_of)
+
+
+def _add_field(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--frequencies", type=int, default=FREQUENCIES,
+                        help="of the encoding of points, of all fields of a model")  # fmt: skip
 
 
 def _add_source(action: argparse.ArgumentParser) -> None:
@@ -101,6 +111,8 @@ def _add_results(actions: Any) -> None:
     export.add_argument("--title", default="Fieldforge creatures")
     export.add_argument("--steps", type=int, default=50, help="of sampling where nobody says")
     export.add_argument("--default-for", nargs="*", default=[], metavar="TASK")
+    export.add_argument("--without", nargs="*", default=[], metavar="NAME",
+                        help="names of what does not come out well")  # fmt: skip
     export.set_defaults(action=_export)
     evaluate = actions.add_parser("evaluate", help="measure a model; a sheet of samples; its card")
     _common(evaluate)
@@ -140,7 +152,7 @@ def _items(options: argparse.Namespace, side: str) -> Any:
 def _field(options: argparse.Namespace) -> Any:
     from ..models.hyperdiffusion.config import FieldConfig
 
-    return FieldConfig(4 if options.which == "moving" else 3)
+    return FieldConfig(4 if options.which == "moving" else 3, options.frequencies)
 
 
 def _points(options: argparse.Namespace) -> int:
@@ -205,7 +217,7 @@ def _together(options: argparse.Namespace) -> int:
     import dataclasses
 
     from .fields import points, together, voxels
-    from .loops import team
+    from .loops import read_checkpoint, team
 
     recipe = together.SIZES[options.size]
     changed = {"components": options.components, "shapes": options.batch}
@@ -218,8 +230,14 @@ def _together(options: argparse.Namespace) -> int:
     with team(options.device) as members:
         items = _items(options, "train")
         known, cells = points.load(items, folder), voxels.load(items, folder)
-        before = together.trained(options.begin_with) if options.begin_with else None
-        run = together.fit(known, field, recipe, plan, members, _say, folder, cells, before)
+        before, seconds = None, 0.0
+        if options.begin_with:
+            before = together.trained(options.begin_with)
+            state = read_checkpoint(options.begin_with)
+            seconds = state["numbers"]["seconds"] + state["extra"].get("before", 0.0)
+        run = together.fit(
+            known, field, recipe, plan, members, _say, folder, cells, before, seconds
+        )
         if run.steps and run.step >= run.steps and members.leads:
             fields = together.fields_of(together.trained(run.path))
             overlaps = together.overlaps(field, fields, known)
@@ -247,6 +265,8 @@ def _vectors(options: argparse.Namespace, items: Any) -> Any:
 
 def _told(options: argparse.Namespace, items: Any, fields: Any) -> dict[str, Any]:
     """What a card says of the fields."""
+    import numpy as np
+
     from .fields import fits, points, together
     from .loops import read_checkpoint
 
@@ -258,8 +278,15 @@ def _told(options: argparse.Namespace, items: Any, fields: Any) -> dict[str, Any
         state = read_checkpoint(folder / together.CHECKPOINT)
         components = len(state["average"]["basis"])
         more = {"together": True, "components": components}
-        more["fitting seconds"] = state["numbers"]["seconds"]
-    return {"overlap": float(overlaps.mean()), "least overlap": float(overlaps.min()), **more}
+        more["fitting seconds"] = state["numbers"]["seconds"] + state["extra"].get("before", 0)
+    kinds = np.array([item.kind for item in items])
+    by_kind = {kind: float(overlaps[kinds == kind].mean()) for kind in sorted(set(kinds.tolist()))}
+    return {
+        "overlap": float(overlaps.mean()),
+        "least overlap": float(overlaps.min()),
+        "overlap by kind": by_kind,
+        **more,
+    }
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -334,6 +361,7 @@ def _export(options: argparse.Namespace) -> int:
         title=options.title,
         steps=options.steps,
         default_for=tuple(options.default_for),
+        without=options.without,
     )
     print(f"{installed.folder}: {installed.bytes / 1e6:.1f} MB. Now: fields evaluate")
     return 0
@@ -376,6 +404,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     fitted = folder / diffusion.FITTED
     measured = {
         **(json.loads(fitted.read_text("utf-8")) if fitted.exists() else {}),
+        "points": options.points,
         "sets": rows,
         "between": between,
         "weights to training": float(np.mean([far for _, far in model.nearest(made.vectors)] or 0)),

@@ -13,6 +13,7 @@ from ...weights import Installed
 from .. import model_card
 from .data import STRETCHED, THICKER, Item
 
+_FRECHET = "; FPD by features of a PointNet of the project's own, so only comparable here"
 _LIMITS = """\
 - It makes variations of its training shapes, nothing new: see "to training" and "copies" above.
   Models over weights of fields are known to remember what they were trained on (Zeng et al.,
@@ -23,12 +24,13 @@ _LIMITS = """\
 
 _SETS = (
     "As sets beside the test shapes, which training never saw, as HyperDiffusion measures them:"
-    " MMD, COV, 1-NNA by the chamfer distance of points on the surface, of moving things the mean"
-    " over frames; FPD by features of a PointNet of the project's own, so only comparable here."
+    " MMD, COV, 1-NNA by the chamfer distance of {points} points on the surface, of moving things"
+    " the mean over frames{frechet}."
     " Of 1-NNA (0.5 is best) both halves are given. To training: mean distance to the nearest"
     " training shape; copies: share of those nearer to one than 95 of 100 test shapes are."
-    " Voxels: the paper's baseline, diffusion of 24^3 cells by a 3D U-Net, trained as long."
 )
+_BASELINE = " Voxels: the paper's baseline, diffusion of 24^3 cells by a 3D U-Net, trained as long."
+_NO_BASELINE = " No baseline was trained, so nothing here compares methods."
 
 
 def write(
@@ -82,7 +84,7 @@ def card(
             _data(items),
             _training(installed, measured, hardware),
             _quality(measured),
-            f"## Limits\n\n{_LIMITS}",
+            f"## Limits\n\n{_LIMITS}{_left_out(installed)}",
         ]
     )
 
@@ -115,10 +117,29 @@ def _training(installed: Installed, measured: Mapping[str, Any], hardware: str) 
             if measured.get("together")
             else "; fitted one by one."
         ),
+        _by_kind(measured.get("overlap by kind", {})),
         f"Diffusion: {entry['step']} steps of {entry['recipe']['batch']},"
         f" {entry['seconds'] / 3600:.2f} hours, seed {entry['seed']}.",
     ]
     return "## Training\n\n" + "\n\n".join(line for line in lines if line)
+
+
+def _left_out(installed: Installed) -> str:
+    names = installed.source.get("left_out", [])
+    if not names:
+        return ""
+    return (
+        f"- Trained on, but not to be asked for, as they came out badly: {', '.join(names)}. Where"
+        " nothing is asked for, they may come.\n"
+    )
+
+
+def _by_kind(overlaps: Mapping[str, float]) -> str:
+    """What the fields hold well, and what they do not."""
+    if len(overlaps) < 2:
+        return ""
+    ranked = sorted(overlaps.items(), key=lambda pair: -pair[1])
+    return "Overlap by kind: " + ", ".join(f"{kind} {value:.2f}" for kind, value in ranked) + "."
 
 
 def _quality(measured: Mapping[str, Any]) -> str:
@@ -129,7 +150,11 @@ def _quality(measured: Mapping[str, Any]) -> str:
         }
         for row in measured["sets"]
     ]
-    parts = [f"## Quality\n\n{_SETS}", _markdown(rows)]
+    sets = _SETS.format(
+        points=f"{measured['points']:,}", frechet=_FRECHET if any("FPD" in r for r in rows) else ""
+    )
+    sets += _BASELINE if any(row["set"] == "voxels" for row in rows) else _NO_BASELINE
+    parts = [f"## Quality\n\n{sets}", _markdown(rows)]
     if measured.get("between"):
         said = ", ".join(f"{share:.0%} {name}" for name, share in measured["between"].items())
         parts.append(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,17 @@ def export(
     license: str = "CC-BY-4.0",
     steps: int = STEPS,
     default_for: tuple[str, ...] = (),
+    without: Sequence[str] = (),
     provenance: dict[str, Any] | None = None,
 ) -> Installed:
     """Write the averaged model of a checkpoint into `target`, named as its id.
 
-    Raises BadInput for another training's state, and for a model that became too large.
+    without: names that cannot be asked for, because what comes of them is not good enough.
+    Raises BadInput for another training's state, a name that the model has not, and for a model
+    that became too large.
     """
     model, settings = diffusion.trained(checkpoint)
+    model = offering(model, without)
     config = model.config
     tensors = tensors_of(model)
     total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -62,9 +68,30 @@ def export(
                 "processes": settings["processes"],
                 "fields": len(model.known_names),
             },
+            "left_out": list(without),
             **(provenance or {}),
         },
     )
+
+
+def offering(model: FieldModel, without: Sequence[str]) -> FieldModel:
+    """The model with fewer names. Raises BadInput for one that it has not."""
+    config = model.config
+    unknown = set(without) - set(config.names)
+    if unknown:
+        raise BadInput(
+            f"The model has no name {min(unknown)!r}.", f"It has: {', '.join(config.names)}."
+        )
+    names = tuple(name for name in config.names if name not in without)
+    if names == config.names:
+        return model
+    found = FieldModel(replace(config, names=names), len(model.known), model.known_names)
+    tensors = model.state_dict()
+    # Row 0 is for any.
+    rows = [0, *(config.names.index(name) + 1 for name in names)]
+    tensors["denoiser.names.weight"] = tensors["denoiser.names.weight"][rows]
+    found.load_state_dict(tensors)
+    return found.eval().requires_grad_(False)
 
 
 def tensors_of(model: FieldModel) -> dict[str, torch.Tensor]:

@@ -81,11 +81,13 @@ def fit(
     folder: Path,
     cells: torch.Tensor,
     begin_with: dict[str, torch.Tensor] | None = None,
+    before: float = 0.0,
 ) -> Run:
     """Train into FOLDER/together.pt, going on where it was.
 
     cells: (N, ...) what of each cell of each shape is inside, which codes begin with.
-    begin_with: what `trained` gives of another training on the same shapes, instead.
+    begin_with: what `trained` gives of another training on the same shapes, instead; before: the
+    seconds that one took, which are kept.
     Raises BadInput where that was on others.
     """
     torch.manual_seed(plan.seed)
@@ -111,6 +113,7 @@ def fit(
         "start": float(module.mean.detach().abs().sum()),
     }
     run = Run(module, plan, folder / CHECKPOINT, settings, slower=_PACES)
+    run.extra["before"] = before
     run.resume()
     points = points.to(members.device)
 

@@ -17,6 +17,7 @@ from backend.models.hyperdiffusion.weights_vector import token_sizes, unflatten
 from backend.training.__main__ import main
 from backend.training.fields import card, data, diffusion, evaluate, export, points, together
 from backend.training.fields.data import surface_of
+from backend.training.loops import read_checkpoint
 from backend.training.metrics import Surface
 from tests.training.fields.test_fields_data import ball_item
 
@@ -145,14 +146,20 @@ def test_from_shapes_to_a_model_and_its_card(
     target = tmp_path / "small-creatures"
     assert main(["fields", "points", *common]) == 0
     assert main(["fields", "together", *common, *device, "--steps", "4"]) == 0
+    first = tmp_path / "work/moving/together.pt"
+    first.rename(tmp_path / "first.pt")
+    more = ["--begin-with", str(tmp_path / "first.pt"), "--steps", "4"]
+    assert main(["fields", "together", *common, *device, *more]) == 0
+    both = [read_checkpoint(path)["numbers"]["seconds"] for path in (tmp_path / "first.pt", first)]
     assert main(["fields", "train", *common, *device, "--steps", "4"]) == 0
-    assert main(["fields", "export", *common, "--steps", "3", str(target)]) == 0
+    left_out = ["--without", "scissors", "pump"]
+    assert main(["fields", "export", *common, "--steps", "3", str(target), *left_out]) == 0
     said = ["--pairs", "1", "--points", "64", "--samples", "2", "--hardware", "On paper."]
     assert main(["fields", "evaluate", *common, *device, *said, str(target)]) == 0
     assert "overlap" in capsys.readouterr().out
 
     model = load(target)
-    assert model.config.names == data.creatures.NAMES
+    assert set(data.creatures.NAMES) - set(model.config.names) == {"scissors", "pump"}
     assert model.config.steps == 3
     assert model.known.shape == (4, 3)
     assert model.known_names[1] == "train bird 1"
@@ -166,9 +173,17 @@ def test_from_shapes_to_a_model_and_its_card(
     assert names == ["test", "training", "small-creatures"]
     for words in ("On paper.", "copies", "variations of its training shapes", "4 steps", "CC-BY"):
         assert words in text
+    for words in ("badly: scissors, pump", "distance of 64 points", "No baseline was trained"):
+        assert words in text
+    assert "FPD" not in text
+    found = [f"{kind} {value:.2f}" for kind, value in measured["overlap by kind"].items()]
+    assert len(found) == 2
+    for words in found:
+        assert words in text
     assert f"{measured['overlap']:.3f}" in text
     assert "CC0-1.0" in (target / "ATTRIBUTION.md").read_text("utf-8")
     assert (target / "samples.png").exists()
+    assert measured["fitting seconds"] == pytest.approx(sum(both))
 
 
 def test_a_model_of_another_training_is_not_exported(tmp_path: Path) -> None:
@@ -176,6 +191,31 @@ def test_a_model_of_another_training_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no state of a training"):
         export.export(tmp_path / "denoiser.pt", tmp_path / "model", title="x")
     assert main(["fields", "points", "-f", str(tmp_path), "--shapes", str(tmp_path / "no")]) == 2
+
+
+def test_what_comes_out_badly_is_not_offered() -> None:
+    """Other names still mean what they meant."""
+    config = diffusion.configuration(FIELD, "components", "cpu", 2, ("fish", "bird", "snake"))
+    torch.manual_seed(0)
+    model = FieldModel(config, 1, ("fish 1",)).eval()
+    torch.nn.init.normal_(model.space.basis)
+    for parameter in model.denoiser.parameters():
+        torch.nn.init.normal_(parameter)  # the last layer begins as zeros
+    fewer = export.offering(model, ["bird"])
+    assert fewer.config.names == ("fish", "snake")
+
+    def made(of: FieldModel, name: str) -> torch.Tensor:
+        *_, found = of.sample(1, 0, 3, name=name)
+        assert isinstance(found, torch.Tensor)
+        return found
+
+    for name in ("", "fish", "snake"):
+        assert torch.equal(made(fewer, name), made(model, name))
+    assert not torch.equal(made(model, "fish"), made(model, "snake"))
+    with pytest.raises(BadInput, match="makes no 'bird'"):
+        made(fewer, "bird")
+    with pytest.raises(BadInput, match="no name 'cat'"):
+        export.offering(model, ["cat"])
 
 
 def test_fields_of_a_model_keep_their_shape_in_half_precision() -> None:
