@@ -299,8 +299,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     guidance = options.guidance or installed.guidance or 1.0
     rows = evaluate.samples(model, captions, steps, guidance, 0, print)
     evaluate.sheet(rows, options.target / SHEET)
-    for name, measure in (("seam", evaluate.seam), ("pole", evaluate.pole)):
-        measured[f"{name} of samples"] = sum(measure(row[1]) for row in rows) / max(1, len(rows))
+    for name, found in (
+        ("seam", [evaluate.seam(picture, model.factor) for _, picture, _ in rows]),
+        ("pole", [evaluate.pole(picture) for _, picture, _ in rows]),
+    ):
+        measured[f"{name} of samples"] = sum(found) / max(1, len(found))
     (options.folder / EVALUATION).write_text(json.dumps(measured, indent=1), "utf-8")
     for path in card.write(
         options.folder / FURNITURE, installed, measured, options.target, options.hardware

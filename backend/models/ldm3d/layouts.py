@@ -37,12 +37,14 @@ class Layouts(ModelMixin, ConfigMixin):
     start: share of the U-Net's time from which on it takes over. guidance: towards words.
 
     mean (C h w,), basis (components, C h w), scale (components,): of latents; see
-    `component_denoiser.scale_of`.
+    `component_denoiser.scale_of`. step (components,): what one stands for in the basis, 1 but where
+    this is `rounded`.
     """
 
     mean: torch.Tensor
     basis: torch.Tensor
     scale: torch.Tensor
+    step: torch.Tensor
 
     @register_to_config
     def __init__(
@@ -53,13 +55,14 @@ class Layouts(ModelMixin, ConfigMixin):
         width: int = 512,
         depth: int = 4,
         start: float = 0.6,
-        guidance: float = 2.0,
+        guidance: float = 1.5,
     ) -> None:
         super().__init__()
         numbers = math.prod(latents)
         self.register_buffer("mean", torch.zeros(numbers))
         self.register_buffer("basis", torch.zeros(components, numbers))
         self.register_buffer("scale", torch.ones(components))
+        self.register_buffer("step", torch.ones(components))
         self.null = nn.Parameter(torch.randn(1, width) * 0.02)
         self.words_in = nn.Sequential(
             nn.Linear(len(words), width), nn.SiLU(), nn.Linear(width, width)
@@ -74,12 +77,21 @@ class Layouts(ModelMixin, ConfigMixin):
     def components_of(self, latents: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w) -> (B, components), float32."""
         flat = latents.float().flatten(1) - self.mean.float()
-        return flat @ self.basis.float().mT / self.scale.float()
+        return flat @ self.basis.float().mT * self.step.float() / self.scale.float()
 
     def latents_of(self, components: torch.Tensor) -> torch.Tensor:
         """(B, components) -> (B, C, h, w), float32."""
-        flat = (components * self.scale.float()) @ self.basis.float() + self.mean.float()
+        sizes = components * self.scale.float() * self.step.float()
+        flat = sizes @ self.basis.float() + self.mean.float()
         return flat.unflatten(1, tuple(self.config.latents))
+
+    @torch.no_grad()
+    def rounded(self) -> None:
+        """Keep the basis, most of all weights, in 8 bits: what that takes from latents is a
+        hundredth of the noise that they get."""
+        step = self.basis.abs().amax(dim=1).clamp(min=1e-12) / 127
+        self.basis = (self.basis / step[:, None]).round().to(torch.int8)
+        self.step = self.step * step
 
     def condition(self, said: torch.Tensor) -> torch.Tensor:
         """(B, number of words) -> (B, width); of no known word, what stands for nothing."""

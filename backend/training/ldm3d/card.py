@@ -13,6 +13,9 @@ from ..rooms import furnishings
 from ..rooms.furnishings import TRAINING, Model
 
 _LIMITS = """\
+- Rooms as through frosted glass: floor, walls and their colour, ceiling, light of the day or the
+  evening, windows, and how far all that is. Furniture is patches of colour that stand out from the
+  wall and can seldom be named. For furniture get a larger model.
 - Small, and trained on computed rooms alone: flat colours, simple light, furniture of one
   catalogue. It knows no people, no streets, no landscapes; words for those are ignored.
 - Details below two or three pixels of 512 x 256 are lost, and the depth of small things with them.
@@ -90,8 +93,8 @@ what is seen. {len(models)} models of furniture of the Debian package sweethome3
 ## Quality
 
 The autoencoder on evaluation rooms: PSNR of colours (dB), error of the distance relative and in
-metres, the step at the seam beside steps elsewhere (1: none), how much the rows at the
-poles vary (0 to 1). `samples.png` shows the first
+metres, the step at the seam beside those at other borders of cells (1: none), how much the rows
+at the poles vary (0 to 1). `samples.png` shows the first
 captions of the evaluation rooms, not chosen.
 
 {rows}

@@ -27,12 +27,13 @@ def of_autoencoder(
         latent = autoencoder.latent_of(coder, rooms, number, device, layout=layout)
         decoded = coder.decode(latent[None]).sample[0].float().cpu().numpy()
         picture, depth = images.split(decoded, layout)
+        cell = picture.shape[1] // latent.shape[-1]
         rows.append(
             {
                 "psnr": psnr(picture, rooms.rgb(number) / np.float32(255)),
                 **of_depth(depth, metres(rooms.levels(number)), pictures.MEANING),
-                "seam": seam(picture),
-                "seam of the room": seam(rooms.rgb(number) / np.float32(255)),
+                "seam": seam(picture, cell),
+                "seam of the room": seam(rooms.rgb(number) / np.float32(255), cell),
                 "pole": pole(picture),
                 "pole of the room": pole(rooms.rgb(number) / np.float32(255)),
             }
@@ -63,10 +64,11 @@ def of_depth(depth: np.ndarray, truth: np.ndarray, meaning: DepthMeaning) -> dic
     }
 
 
-def seam(picture: np.ndarray) -> float:
+def seam(picture: np.ndarray, cell: int = 1) -> float:
     """How much more the first and the last column differ than neighbours elsewhere do: 1 for a
-    picture without a seam, on the average."""
-    steps = np.abs(picture - np.roll(picture, 1, axis=1)).mean(axis=(0, 2))
+    picture without a seam, on the average. cell: columns between two borders of cells of latents,
+    which the seam, being one, is held against."""
+    steps = np.abs(picture - np.roll(picture, 1, axis=1)).mean(axis=(0, 2))[::cell]
     return float(steps[0] / max(steps[1:].mean(), 1e-6))
 
 

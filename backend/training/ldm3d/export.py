@@ -91,13 +91,14 @@ def written(folder: Path, coder: Any, parts: Parts, dtype: torch.dtype) -> dict[
         "text_encoder": (parts.text_encoder, "model.safetensors"),
     }
     if parts.layouts is not None:
+        parts.layouts.rounded()
         networks["layouts"] = (parts.layouts, _WEIGHTS)
     for part, (network, name) in networks.items():
         (folder / part).mkdir()
         tensors = {
-            key: value.detach().cpu().to(dtype).contiguous()
+            key: value.detach().cpu().to(dtype if value.is_floating_point() else None).contiguous()
             for key, value in network.state_dict().items()
-            if value.is_floating_point()
+            if value.is_floating_point() or value.dtype == torch.int8
         }
         save_file(tensors, folder / part / name)
         settings: Any = network.config
