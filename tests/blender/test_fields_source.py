@@ -284,6 +284,21 @@ def test_words_of_a_model_in_the_box_are_offered_before_the_backend_was_asked(
     bundled._models.cache_clear()
 
 
+def test_the_creatures_in_the_box_are_offered(running, monkeypatch):
+    """Before the backend has said what it has."""
+    monkeypatch.delenv("FIELDFORGE_BUNDLED")
+    bundled._models.cache_clear()
+    model = bundled.default_for("animation", None)
+    assert model["id"] == "fieldforge-creatures"
+    assert model["frames"] == 16
+    settings = bpy.context.scene.fieldforge
+    settings.source = "ANIMATION"
+    offered = [name for name, *_ in choices.list_choices(settings, None)]
+    assert offered == ["ANYTHING", *model["names"]]
+    assert {"fish", "walking person", "pump"} < set(offered)
+    bundled._models.cache_clear()
+
+
 def test_the_controls_show_for_any_part_of_it(settings, running):
     root = make(running, motion_way="MESHES")
     near = "Most like walker 3 of the training shapes, 25% of the way to the next one of these"
