@@ -90,7 +90,9 @@ def card(
 
 
 def _data(items: Sequence[Item]) -> str:
-    counts = Counter((item.kind, model_card.licence_of(item.shape)) for item in items)
+    counts = Counter(
+        (item.kind, item.shape.attribution.rpartition(",")[2].strip()) for item in items
+    )
     rows = [
         {"kind": kind, "licence": licence, "shapes": count}
         for (kind, licence), count in sorted(counts.items())
