@@ -84,6 +84,7 @@ SHOTS = {
     "panorama_text": ("words", "words-forming", "words-sphere", "words-inside", "words-pictures"),
     "views": ("ring", "viewport-panel", "views", "through-both", "turntable", "rebuilt", "path"),
     "fields": ("field-before", "field-during", "field-left", "field-right", "field-mix-50"),
+    "creatures": ("creature-before", "creature-first", "creature-later"),
     "words": ("lamp-empty", "lamp-before", "lamp-after", "lamp-partly"),
     "voxels": ("cubes-before", "cubes-after", "mesh-after", "cloud-after"),
 }
