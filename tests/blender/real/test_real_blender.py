@@ -82,6 +82,7 @@ SHOTS = {
     "bundled": ("bundled-before", "bundled-after"),
     "panorama": ("chooser", "panel-empty", "panel", "sphere", "inside", "stereo"),
     "panorama_text": ("words", "words-forming", "words-sphere", "words-inside", "words-pictures"),
+    "room": ("room-before", "room-inside", "room-behind"),
     "views": ("ring", "viewport-panel", "views", "through-both", "turntable", "rebuilt", "path"),
     "fields": ("field-before", "field-during", "field-left", "field-right", "field-mix-50"),
     "creatures": ("creature-before", "creature-first", "creature-later"),
