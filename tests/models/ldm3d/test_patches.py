@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from backend.models.ldm3d.patches import PatchAutoencoder
+from backend.models.ldm3d.patches import PatchAutoencoder, evened
 
 SIZE, CHANNELS = 4, 3
 NUMBERS = CHANNELS * SIZE**2
@@ -35,7 +35,7 @@ def coder(latents: int, importance: torch.Tensor = ALIKE, **more: float) -> Patc
     torch.manual_seed(0)
     made = PatchAutoencoder(
         in_channels=CHANNELS, out_channels=CHANNELS, latent_channels=latents, patch_size=SIZE,
-        width=8, blocks=2, fine=4, **more,
+        width=8, blocks=2, fine=4, evened=False, **more,
     )  # fmt: skip
     patches = patches_of(waves())
     made.set_components(patches.mean(dim=0), patches.T.cov(correction=0), importance)
@@ -100,3 +100,32 @@ def test_only_what_comes_back_learns():
     made = PatchAutoencoder(patch_size=SIZE, width=8, blocks=1, fine=4)
     learning = {name.partition(".")[0] for name, p in made.named_parameters() if p.requires_grad}
     assert learning == {"synthesis", "inner", "residual", "outer", "sharpen"}
+
+
+def test_small_steps_between_patches_are_spread_and_edges_stay():
+    patch = 16
+    columns = torch.arange(64.0)
+    flat = torch.zeros(1, 1, 32, 64)
+    small, edge = (flat + (columns // patch % 2) * height for height in (0.05, 1.0))
+    made = evened(small, patch)
+    steps = (made - made.roll(1, -1)).abs()[0, 0]
+    assert steps[:, ::patch].max() < 0.025  # of 0.05; also where the picture meets itself
+    torch.testing.assert_close(evened(edge, patch), edge)
+    torch.testing.assert_close(made.mean(), small.mean())  # nothing is brighter for it
+    # What is no step stays: a ramp within the picture, and what moves with the picture moves.
+    ramp = flat + torch.linspace(-1, 1, 32)[:, None]
+    torch.testing.assert_close(evened(ramp, patch), ramp)
+    torch.testing.assert_close(evened(small.roll(patch, -1), patch), made.roll(patch, -1))
+    upright = evened(small.transpose(-1, -2)[..., :32, :].repeat(1, 1, 1, 2), patch)
+    inner = (upright[0, 0, 1:] - upright[0, 0, :-1]).abs()
+    assert inner[patch - 1].max() < 0.025
+
+
+def test_only_what_is_decoded_for_use_is_evened():
+    torch.manual_seed(0)
+    made = PatchAutoencoder(latent_channels=4, width=8, blocks=1, fine=4, patch_size=4)
+    latents = 0.02 * torch.randn(1, 4, 4, 8)
+    with torch.no_grad():
+        plain, used = made.train().decode(latents).sample, made.eval().decode(latents).sample
+    assert torch.equal(used, evened(plain, 4))
+    assert not torch.equal(used, plain)
