@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .conditions import picture_files
+from .conditions import exr, picture_files
 from .conditions.cut_views import BLENDERS_NOTHING
 from .errors import BadInput, NotFound, StorageFailed, TooLarge
 from .geometry.mesh_files import write_bytes
@@ -30,7 +30,8 @@ MOST_PIXELS = 1 << 28
 
 _MOST_JSON_BYTES = 64 << 20
 _MILLIMETRE = 1e-3
-"""The unit of depth pictures of integers, and of .npy beside them, where the file names none."""
+"""The unit of depth pictures of integers, and of .npy beside them, where the file names none. What
+an .exr has, as Blender writes it, is in units of the world."""
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 _FLAT_MODELS = {"", "PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE"}
 _BENDS = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
@@ -350,20 +351,24 @@ def _depth(folder: Path, entry: Mapping[str, Any], shape: tuple[int, int]) -> np
     if not text:
         return None
     path = _place(folder, text, "depth")
+    in_floats = path.suffix.lower() == ".exr"
     unit = next(
         (
             float(value)
             for name in ("depth_unit_scale_factor", "integer_depth_scale")
             if (value := _number(entry, name, path.name)) is not None
         ),
-        _MILLIMETRE,
+        1.0 if in_floats else _MILLIMETRE,
     )
     if unit <= 0:
         raise BadInput(
             f"{path.name}: a unit of depth of {unit:g} is impossible.",
             "depth_unit_scale_factor is how many units of the world a step of depth is: 0.001.",
         )
-    if path.suffix.lower() == ".npy":
+    if in_floats:
+        values = exr.read_depth(path, _any_size)
+        values = np.where(values == picture_files.HALF_EMPTY, np.float32(0), values)
+    elif path.suffix.lower() == ".npy":
         values = picture_files.read_npy(path, _any_size).astype(np.float32)
     else:
         with picture_files.opened(path, _any_size) as image:

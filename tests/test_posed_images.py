@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backend.conditions.exr_writing import exr_bytes
 from backend.errors import BadInput, NotFound, TooLarge
 from backend.posed_images import (
     PosedImages,
@@ -282,6 +283,23 @@ def test_units_of_depth_are_above_0(unit: float, tmp_path: Path) -> None:
     path = write(tmp_path, {**content, "frames": [frame(depth_file_path="d.npy")]})
     with pytest.raises(BadInput, match="unit of depth"):
         read_transforms(path)
+
+
+@pytest.mark.parametrize(("told", "unit"), [({}, 1.0), ({"depth_unit_scale_factor": 0.01}, 0.01)])
+def test_depth_in_exr_is_in_units_of_the_world(
+    told: dict[str, float], unit: float, tmp_path: Path
+) -> None:
+    depth = np.linspace(1.5, 4.0, 12 * 16, dtype=np.float32).reshape(12, 16)
+    depth[0], depth[1], depth[2] = 1e10, 65504.0, np.inf  # as 32 bits, as 16 bits, as others do
+    (tmp_path / "d.exr").write_bytes(exr_bytes(depth))
+    content = {"camera_angle_x": 0.7, **told, "frames": [frame(depth_file_path="d.exr")]}
+    posed = read_transforms(write(tmp_path, content))
+    assert posed.depths is not None
+    assert (posed.depths[0, :3] == 0).all()
+    np.testing.assert_allclose(posed.depths[0, 3:], depth[3:] * unit, rtol=1e-6)
+    (tmp_path / "d.exr").write_bytes(exr_bytes(depth)[:200])
+    with pytest.raises(BadInput, match="damaged"):
+        read_transforms(tmp_path)
 
 
 def test_where_blenders_depth_pass_has_nothing_is_nothing(tmp_path: Path) -> None:

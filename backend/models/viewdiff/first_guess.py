@@ -56,6 +56,24 @@ class GuessConfig:
         return GuessConfig(**record)
 
 
+@dataclass(frozen=True, eq=False)
+class _GivenViews:
+    """shown: (B, K) bool, which of the views count; world2cam, intrinsics: where they are from."""
+
+    shown: torch.Tensor
+    world2cam: torch.Tensor
+    intrinsics: torch.Tensor
+
+    def carried(
+        self, pictures: torch.Tensor, side: int, cameras: Cameras
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, K, C, h, w) -> what each voxel is seen as (B, K, M, C), and whether (B, K, M, 1)."""
+        points, _ = unprojection.voxel_centres(side, cameras.bbox)
+        lens = at_size(self.intrinsics, cameras.size, (pictures.shape[-2], pictures.shape[-1]))
+        found, valid, _ = unprojection.unproject(pictures, self.world2cam, lens, points)
+        return found, valid * self.shown[..., None, None]
+
+
 class FirstGuess(nn.Module):
     """forward(latents (B, V, C, h, w), given (B, V) bool, cameras) -> (B, V, CHANNELS, h, w).
 
@@ -97,55 +115,49 @@ class FirstGuess(nn.Module):
         # Given views first, so that nothing is computed of the others.
         order = given.int().argsort(dim=1, descending=True, stable=True)[:, :most]
         rows = torch.arange(len(order), device=order.device)[:, None]
-        shown = given[rows, order]
-        volume = self.volume(
-            latents[rows, order],
-            shown,
-            cameras.world2cam[rows, order],
-            cameras.intrinsics[rows, order],
-            cameras,
+        views = _GivenViews(
+            given[rows, order], cameras.world2cam[rows, order], cameras.intrinsics[rows, order]
         )
+        volume = self.volume(latents[rows, order], views, cameras)
         return self._seen(volume, cameras, (latents.shape[-2], latents.shape[-1]))
 
-    def volume(
-        self,
-        latents: torch.Tensor,
-        shown: torch.Tensor,
-        world2cam: torch.Tensor,
-        intrinsics: torch.Tensor,
-        cameras: Cameras,
-    ) -> torch.Tensor:
+    def volume(self, latents: torch.Tensor, views: _GivenViews, cameras: Cameras) -> torch.Tensor:
         """(B, 4, G, G, G) in the order z, y, x, G being twice the grid: opacity and colours of what
-        views (B, K) show, as far as `shown` (B, K) counts them."""
-        grid, size = self.config.grid, (latents.shape[-2], latents.shape[-1])
-        seen = _SEEN * self.pixels.patch**2
-        planes = F.pixel_shuffle(latents[:, :, :seen], self.pixels.patch)
-        features = self.pictures(latents[:, :, :seen].flatten(0, 1)).unflatten(0, shown.shape)
+        views show. latents: (B, K, C, h, w) of these."""
+        seen = latents[:, :, : _SEEN * self.pixels.patch**2]
+        planes = F.pixel_shuffle(seen, self.pixels.patch)
+        fine = self._by_network(seen, planes, views, cameras)
+        fine = fine + self._by_pictures(planes, views, cameras)
+        return fine.permute(0, 1, 4, 2, 3)  # y, x, z -> z, y, x
 
-        def carried(pictures: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor]:
-            points, _ = unprojection.voxel_centres(side, cameras.bbox)
-            lens = at_size(intrinsics, cameras.size, (pictures.shape[-2], pictures.shape[-1]))
-            found, valid, _ = unprojection.unproject(pictures, world2cam, lens, points)
-            return found, valid * shown[..., None, None]
-
-        coarse, valid = carried(torch.cat([features, _resized(planes, size)], dim=2), grid)
+    def _by_network(
+        self, seen: torch.Tensor, planes: torch.Tensor, views: _GivenViews, cameras: Cameras
+    ) -> torch.Tensor:
+        """(B, 4, G, G, G) in the order y, x, z: what the network in 3D tells."""
+        grid = self.config.grid
+        features = self.pictures(seen.flatten(0, 1)).unflatten(0, views.shown.shape)
+        small = _resized(planes, (seen.shape[-2], seen.shape[-1]))
+        coarse, valid = views.carried(torch.cat([features, small], dim=2), grid, cameras)
         mean = unprojection.mean_of_views(coarse, valid)
         outline = _least_alpha(coarse[..., -1:], valid)
-        count = valid.sum(dim=1) / shown.shape[1]
+        count = valid.sum(dim=1) / views.shown.shape[1]
         places, _ = unprojection.voxel_centres(
             grid, torch.stack([-torch.ones(1, 3), torch.ones(1, 3)], 1).to(mean)
         )
         told = torch.cat([mean, outline, count, places.expand(len(mean), -1, -1)], dim=-1)
         inner = self.voxels_in(told).mT.unflatten(-1, (grid,) * 3)
         inner = self.network(inner, inner.new_zeros(len(inner)))
-        fine = _spread(self.voxels_out(F.silu(inner)))
-        sharp, valid = carried(planes, _FINE * grid)
-        outline = _least_alpha(sharp[..., -1:], valid).mT.unflatten(-1, (_FINE * grid,) * 3)
-        tint = unprojection.mean_of_views(sharp[..., :3], valid).mT.unflatten(
-            -1, (_FINE * grid,) * 3
-        )
-        fine = fine + torch.cat([self.outline * outline, self.tint * tint], dim=1)
-        return fine.permute(0, 1, 4, 2, 3)  # y, x, z -> z, y, x
+        return _spread(self.voxels_out(F.silu(inner)))
+
+    def _by_pictures(
+        self, planes: torch.Tensor, views: _GivenViews, cameras: Cameras
+    ) -> torch.Tensor:
+        """(B, 4, G, G, G) in the order y, x, z: outlines and colours as they are seen."""
+        side = _FINE * self.config.grid
+        sharp, valid = views.carried(planes, side, cameras)
+        outline = self.outline * _least_alpha(sharp[..., -1:], valid)
+        tint = self.tint * unprojection.mean_of_views(sharp[..., :3], valid)
+        return torch.cat([outline, tint], dim=-1).mT.unflatten(-1, (side,) * 3)
 
     def _seen(self, volume: torch.Tensor, cameras: Cameras, size: tuple[int, int]) -> torch.Tensor:
         """(B, V, 5, h, w): colours, alpha and depth of the volume from all cameras."""
