@@ -36,7 +36,7 @@ def export(
     title: str,
     license: str = "CC-BY-4.0",
     steps: int = STEPS,
-    default_for: tuple[str, ...] = TASKS,
+    stands_in_for: tuple[str, ...] = TASKS,
     texts: dict[str, str] | None = None,
 ) -> Installed:
     """Write the averaged weights of a checkpoint into `target`, named as its id.
@@ -68,7 +68,7 @@ def export(
         summary="Views all around a thing, with depth, from one picture. Small: 64 pixels.",
         guidance=1.0,
         license=license,
-        default_for=default_for,
+        stands_in_for=stands_in_for,
         source=provenance(settings),
         texts=texts,
     )
