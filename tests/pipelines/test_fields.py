@@ -293,6 +293,37 @@ def test_what_was_mended_is_told(few_points: None, no_models: Path) -> None:
     assert solid(result.animation.meshes()[0]).volume == pytest.approx(6, rel=0.08)
 
 
+def test_thin_parts_that_vanish_are_told(few_points: None, no_models: Path) -> None:
+    """IoU says nothing of them: the pole has a hundredth of the volume, and a third of the
+    surface."""
+    body = trimesh.creation.box((1, 1, 0.5))
+    pole = trimesh.creation.box((0.03, 0.03, 20))
+    pole.apply_translation((0, 0, 10))
+    both = trimesh.util.concatenate([body, pole])
+    told = drained(source((both.vertices.astype(np.float32), both.faces.astype(np.int32))))[1]
+    assert told.report["lost"] > 0.2
+    assert any("not in the field" in note for note in told.report["notes"])
+    plain = drained(source(BOX_MESH))[1]
+    assert plain.report["lost"] < told.report["lost"] / 4
+    assert mesh_to_field.lost_notes(mesh_to_field.LOST / 2) == []
+
+
+def test_what_is_lost_is_a_share_of_the_surface() -> None:
+    body, within, aside = (trimesh.creation.box((0.4, 0.4, 0.4)) for _ in range(3))
+    within.apply_scale(0.5)  # overlaps: no surface of the whole
+    aside.apply_transform(np.diag([0.5, 0.5, 0.5, 1]))
+    aside.apply_translation((0.38, 0, 0))
+    frame = trimesh.util.concatenate([body, within, aside])
+    whole, left = (frame.vertices, frame.faces), (body.vertices, body.faces)
+    assert mesh_to_field.lost_share([whole], [whole], 0) == 0
+    # Of the small box, a quarter of the large one's surface, all is away.
+    assert mesh_to_field.lost_share([whole], [left], 0) == pytest.approx(0.2, abs=0.01)
+    assert mesh_to_field.lost_share([whole] * 3, [whole, left, whole], 0) > 0.19
+    nothing = (np.zeros((0, 3)), np.zeros((0, 3), np.int64))
+    assert mesh_to_field.lost_share([nothing], [left], 0) == 0
+    assert mesh_to_field.lost_share([left], [nothing], 0) == 1
+
+
 def test_fitting_ends_when_it_is_not_wanted_any_more(few_points: None, no_models: Path) -> None:
     wanted = True
 
