@@ -392,6 +392,7 @@ def write_model(
     license: str = "",
     needs: tuple[str, ...] = (),
     default_for: tuple[str, ...] = (),
+    stands_in_for: tuple[str, ...] = (),
     source: Mapping[str, Any] | None = None,
     texts: Mapping[str, str] | None = None,
     most_file_bytes: int | None = None,
@@ -406,7 +407,7 @@ def write_model(
     report(fraction) is called meanwhile; what it raises ends the writing and leaves nothing.
     Raises BadInput for a name that cannot be, StorageFailed when the disk is too full.
     """
-    _check_description(folder, id, tasks, default_for, steps)
+    _check_description(folder, id, tasks, (*default_for, *stands_in_for), steps)
     lazy = {name: tensor_files.as_lazy(tensor) for name, tensor in tensors.items()}
     total = sum(tensor.info.nbytes for tensor in lazy.values())
     with replaced_folder(folder, total) as partial:
@@ -432,6 +433,7 @@ def write_model(
             license=license,
             needs=needs,
             default_for=default_for,
+            stands_in_for=stands_in_for,
             files=written,
             source=source,
         )

@@ -209,7 +209,8 @@ def lost_share(
 
 def _lost_of(frame: occupancy.Frame, mesh: occupancy.Frame, seed: list[int]) -> float:
     points = occupancy.on_surface(*frame, _ASKED, np.random.default_rng(seed)).astype(np.float32)
-    points = points[_between_in_and_out(points, occupancy.inside_of(*frame))]
+    beside = _between_in_and_out(points, occupancy.inside_of(*frame))
+    points = points[beside]
     if not len(points) or not len(mesh[1]):
         return float(len(points) > 0)
     vertices, faces = mesh
@@ -221,7 +222,7 @@ def _between_in_and_out(points: np.ndarray, inside: occupancy.Inside) -> np.ndar
     """(P,) bool: whether beside a point there is inside as well as outside."""
     steps = _BESIDE * np.concatenate([np.eye(3), -np.eye(3)]).astype(np.float32)
     found = np.stack([inside(points + step) for step in steps])
-    between: np.ndarray = found.any(axis=0) & ~found.all(axis=0)
+    between: np.ndarray = np.any(found, axis=0) & ~np.all(found, axis=0)
     return between
 
 
