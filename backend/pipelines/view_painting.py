@@ -16,7 +16,7 @@ from ..errors import OutOfMemory
 from ..models.viewdiff import sampling
 from ..models.viewdiff.painter import PainterConfig, ViewPainter, cameras_of
 from ..models.viewdiff.painter_files import config_of
-from ..protocol import MAX_PICTURE_WIDTH, Progress, ViewsResult, ViewsTask
+from ..protocol import MAX_PICTURE_WIDTH, VIEW_SIZES, Progress, ViewsResult, ViewsTask
 from ..sampling import Step
 from ..weights import Installed
 from . import Context, resident
@@ -58,6 +58,8 @@ def habits_of(config: PainterConfig) -> Habits:
         config.radius,
         config.side,
         factor_of(config) * 2**levels,
+        # Whoever learned pixels of one size knows no others; latents bear more.
+        2 * config.side if config.pixels else VIEW_SIZES[1],
     )
 
 

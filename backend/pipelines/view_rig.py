@@ -8,13 +8,14 @@ import numpy as np
 
 from ..errors import BadInput
 from ..posed_views import intrinsics_of_field
-from ..protocol import MAX_VIEWS, ImageToViews, ViewsTask, ring_poses
+from ..protocol import MAX_VIEWS, VIEW_SIZES, ImageToViews, ViewsTask, ring_poses
 
 
 @dataclass(frozen=True)
 class Habits:
     """What a model does where nobody says. elevation, field: degrees; radius: the thing being in
-    [-1, 1]^3. side: pixels of its pictures; cells: sides are multiples of it."""
+    [-1, 1]^3. side: pixels of its pictures; cells: sides are multiples of it; most: the largest
+    side that it can be asked for."""
 
     views: int
     elevation: float
@@ -22,6 +23,7 @@ class Habits:
     radius: float
     side: int
     cells: int = 8
+    most: int = VIEW_SIZES[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,11 @@ def side_of(task: ViewsTask, habits: Habits) -> int:
         raise BadInput(
             f"The model cannot paint views of {side} pixels.",
             f"Use a multiple of {habits.cells}; {habits.side} is the model's own.",
+        )
+    if side > habits.most:
+        raise BadInput(
+            f"The model paints views of {habits.side} pixels; at {side} they would fall apart.",
+            f"Leave the size at 0, use {habits.most} at most, or choose a larger model.",
         )
     return side
 

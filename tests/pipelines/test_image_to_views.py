@@ -265,6 +265,71 @@ def test_a_model_that_is_not_here_is_named(tmp_path: Path, monkeypatch: pytest.M
     assert told.value.remedy
 
 
+# ----------------------------------------------------------------------------------- the first view
+
+
+def room() -> np.ndarray:
+    """A picture full of things: nothing in it can be told from what is behind."""
+    return np.random.default_rng(0).integers(0, 256, (1, 40, 60, 3), dtype=np.uint8)
+
+
+def test_a_picture_without_a_thing_in_it_is_refused_before_the_model_is_loaded() -> None:
+    for background in ("auto", "remove"):
+        with pytest.raises(BadInput, match="cannot be told from what is behind") as told:
+            done(task(images=room(), background=background))
+        assert "keep" not in told.value.remedy
+    with pytest.raises(BadInput) as told:
+        done(task(background="keep"))
+    assert "do not keep" in told.value.remedy
+    assert not resident._models
+    assert done(task(model="small-latent-views", images=room(), steps=1)).given == 1
+
+
+@pytest.mark.parametrize(("radius", "field"), [(3.6, 42.5), (5.0, 42.5), (3.6, 60.0)])
+@pytest.mark.parametrize("wide", [60, 30])
+def test_a_photo_is_framed_as_its_camera_would_see_the_thing(
+    radius: float, field: float, wide: int
+) -> None:
+    """Of its lens nobody knows: ring or cameras of somebody, high or wide, the thing fits them."""
+    config = PainterConfig.from_dict(weights.require("small-views").config)
+    ring = {"views": 4, "elevation": 20.0, "radius": radius}
+    cameras = {"poses": ring_poses(4, 20.0, radius)}
+    rigs = []
+    for more in (ring, cameras):
+        job = task(images=photo(40, wide), field=field, **more)
+        rig, wishes = image_to_views.prepared(job, config, 3, None)
+        assert wishes.given is not None
+        shown = np.flatnonzero((wishes.given[0, ..., 3] > 128).any(axis=0))
+        across = (shown[-1] + 1 - shown[0]) / 16
+        reach = np.tan(np.radians(21.25)) * 3.6 / (np.tan(np.radians(field / 2)) * radius)
+        assert across == pytest.approx(config.fill * reach, abs=0.13)
+        np.testing.assert_allclose(rig.intrinsics, intrinsics_of_field(field, 16, 16, 4), rtol=1e-6)
+        rigs.append(wishes.given)
+    np.testing.assert_array_equal(*rigs)
+
+
+def test_a_camera_that_looks_aside_keeps_the_photo_as_it_is() -> None:
+    config = PainterConfig.from_dict(weights.require("small-views").config)
+    aside = ring_poses(4, 20.0, 4.0)
+    aside[0, :3, 3] += 0.5 * aside[0, :3, 0]
+    _, wishes = image_to_views.prepared(task(poses=aside, field=50.0), config, 3, None)
+    assert wishes.given is not None
+    rows = np.flatnonzero((wishes.given[0, ..., 3] > 128).any(axis=1))
+    assert len(rows) / 16 == pytest.approx(20 / 60, abs=0.07)  # the disc is half as high as 40
+
+
+def test_a_size_far_beyond_the_model_is_refused() -> None:
+    with pytest.raises(BadInput, match="at 64 they would fall apart"):
+        done(task(size=64))
+
+
+def test_words_that_are_not_read_are_told() -> None:
+    found = done(task(prompt="a red chair", steps=1))
+    assert image_to_views.UNREAD in found.report["notes"]
+    assert found.report["prompt"] == ""
+    assert image_to_views.UNREAD not in done(task(steps=1)).report.get("notes", [])
+
+
 # ------------------------------------------------------------------------------------------ memory
 
 
