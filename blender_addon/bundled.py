@@ -25,6 +25,14 @@ def default_for(kind: str, built_in: dict[str, Any] | None) -> dict[str, Any] | 
     return next(iter((*meant, *filter(None, [built_in]), *others)), None)
 
 
+def cameras_of(kind: str) -> dict[str, Any]:
+    """Of the model that stands in for tasks of `kind`: the ring and the size of views, as far as it
+    has such. What is made before the backend has answered then comes from the same cameras as
+    later."""
+    able = [model for model in _models() if kind in model["tasks"]]
+    return {name: able[0][name] for name in ("ring", "view_size") if able and able[0].get(name)}
+
+
 @cache
 def _models() -> list[dict[str, Any]]:
     """Read once: the panel asks whenever it is drawn."""
@@ -41,8 +49,18 @@ def _read(path: Path) -> dict[str, Any] | None:
         lists = {name: list(record.get(name, [])) for name in ("default_for", "stands_in_for")}
         config = record["config"] if isinstance(record.get("config"), dict) else {}
         told = config["model"] if isinstance(config.get("model"), dict) else {}  # of fields
+        seen = _views_of(config)
         moves = {"names": list(told.get("names", [])), "frames": int(told.get("frames", 0))}
     except (OSError, ValueError, KeyError, TypeError):
         return None
     joint = bool(config.get("joint"))
-    return {**model, **lists, **moves, "samples": True, "ready": True, "any_views": joint}
+    return {**model, **lists, **moves, **seen, "samples": True, "ready": True, "any_views": joint}
+
+
+def _views_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Of a model that paints views: where its cameras stand, and how large its pictures are."""
+    denoiser = config.get("denoiser")
+    if not isinstance(denoiser, dict):
+        return {}
+    ring = {name: float(config[name]) for name in ("elevation", "field", "radius")}
+    return {"ring": ring, "view_size": int(denoiser["image_size"])}

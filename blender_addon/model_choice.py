@@ -58,7 +58,8 @@ def _unknown(kind: str) -> dict:
     if expected is not None:
         return expected
     title = "None for this source" if listed else "The best that is there"
-    return {"id": "", "title": title, "samples": True, "ready": not listed}
+    views = {} if listed else bundled.cameras_of(kind)
+    return {"id": "", "title": title, "samples": True, "ready": not listed, **views}
 
 
 def _built_in(kind: str) -> dict | None:

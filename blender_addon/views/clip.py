@@ -58,10 +58,13 @@ def image_sequence(folder: Path, name: str, count: int) -> bpy.types.Image:
 
 def bind_markers(scene: bpy.types.Scene, cameras: list[bpy.types.Object], hold: int) -> int:
     """Have the timeline switch from camera to camera, after what it does already; the first frame.
+    Where somebody films something else, it is after the last frame of that, whose camera stays.
 
     Playing then goes around the views alone: the range of the preview is set, not that of renders.
     """
     begin = max(scene.frame_start, _end_of_markers(scene))
+    if _is_filmed(scene):
+        begin = max(begin, scene.frame_end + 1)
     for index, camera in enumerate(cameras):
         marker = scene.timeline_markers.new(camera.name, frame=begin + index * hold)
         marker.camera = camera
@@ -69,6 +72,19 @@ def bind_markers(scene: bpy.types.Scene, cameras: list[bpy.types.Object], hold: 
     scene.frame_preview_start = begin
     scene.frame_preview_end = begin + len(cameras) * hold - 1
     return begin
+
+
+def _is_filmed(scene: bpy.types.Scene) -> bool:
+    """Whether something moves, or other cameras than views are switched to."""
+    cameras = [marker.camera for marker in scene.timeline_markers if marker.camera is not None]
+    if any(not camera.fieldforge_view.number for camera in cameras):
+        return True
+    moved = (item for item in scene.objects if item.animation_data and item.animation_data.action)
+    return any(not _of_views(item) for item in moved)
+
+
+def _of_views(item: bpy.types.Object) -> bool:
+    return any(each.fieldforge_views.kind for each in item.users_collection)
 
 
 def _end_of_markers(scene: bpy.types.Scene) -> int:

@@ -103,6 +103,8 @@ def draw_choices(layout, settings, context) -> None:
     column = layout.column()
     column.use_property_split = True
     if settings.source not in MAKE_VIEWS:
+        if settings.scene_from == "OBJECTS":
+            column.prop(settings, "views_pixels")
         if not by_model(settings):
             column.row().prop(settings, "scene_resolution", expand=True)
             column.prop(settings, "scene_texture")

@@ -47,6 +47,9 @@ def plan_of(context, model: dict) -> Plan:
     settings = context.scene.fieldforge
     middle, extent = middle_of(context)
     side = settings.views_pixels // 8 * 8 or int(model.get("view_size") or DRAWN_SIDE)
+    if settings.source == "IMAGE_VIEWS" and not settings.views_pixels:
+        # Of what is sent: things are told from their ground, and edges drawn, in fine pictures.
+        side = max(side, DRAWN_SIDE)
     if settings.source == "IMAGE_VIEWS" and settings.views_picture == "VIEWPORT":
         return _from_the_viewport(context, middle, extent, side)
     match settings.cameras_from:
@@ -226,6 +229,16 @@ def chosen_cameras(context) -> list[bpy.types.Object]:
         ordered.remove(active)
         ordered.insert(0, active)
     return ordered
+
+
+def exported_cameras(context) -> list[bpy.types.Object]:
+    """The views that the active one belongs to, of these the selected ones where there are several;
+    else the chosen cameras, which the field may still name from something that was done before."""
+    home = home_of_views(context.view_layer.objects.active)
+    if home is None:
+        return chosen_cameras(context)
+    selected = [item for item in originals(context) if item.type == "CAMERA"]
+    return in_order(home.objects if len(selected) < 2 else selected)
 
 
 def home_of_views(item: bpy.types.Object | None) -> bpy.types.Collection | None:

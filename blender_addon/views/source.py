@@ -151,7 +151,7 @@ def _scene_facts(context, model: dict) -> Facts:
     if len(views) > MAX_SCENE_VIEWS:
         reason = f"{len(views):,} views are more than the {MAX_SCENE_VIEWS} that are accepted"
         return Facts(f"{reason}.", reason, "Choose fewer.")
-    home = home_of_views(context.view_layer.objects.active) or settings.cameras_of
+    home = settings.cameras_of or home_of_views(context.view_layer.objects.active)
     words = f"{counted(len(views), 'camera')} with pictures"
     if by_model(settings):
         numbers_for(model, np.stack([pose_of(view.camera) for view in views]))
@@ -368,7 +368,7 @@ def _scene(context, model: dict) -> SceneRequest:
     seen = [seen_by(context, view, frame) for view in views]
     poses = np.stack([view.pose for view in seen])
     middle = focus(poses)
-    home = home_of_views(context.view_layer.objects.active) or settings.cameras_of
+    home = settings.cameras_of or home_of_views(context.view_layer.objects.active)
     numbers, cube, is_depth = None, None, False
     if by_model(settings):
         numbers = numbers_for(model, poses)

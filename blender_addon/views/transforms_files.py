@@ -19,7 +19,7 @@ from . import transforms
 from .cameras import View, frame_of, frustum_of, lens_of_camera, pose_of, show_behind, view_of
 from .lenses import intrinsics_of, intrinsics_of_backdrop
 from .paths import focus
-from .planning import chosen_cameras
+from .planning import exported_cameras
 from .scene import CAMERA_SIZE
 
 FORMAT = "transforms.json"
@@ -127,7 +127,7 @@ class FIELDFORGE_OT_export_transforms(_FileOperator, bpy.types.Operator):
 
     @classmethod
     def poll(cls, context) -> bool:
-        if not chosen_cameras(context):
+        if not exported_cameras(context):
             cls.poll_message_set("Select cameras, or a view")
             return False
         return True
@@ -139,7 +139,7 @@ class FIELDFORGE_OT_export_transforms(_FileOperator, bpy.types.Operator):
 
     def act(self, context, path: Path) -> None:
         path = path / FORMAT if path.is_dir() else path.with_suffix(".json")
-        write_cameras(context, chosen_cameras(context), path)
+        write_cameras(context, exported_cameras(context), path)
 
 
 def write_cameras(context, cameras: list[bpy.types.Object], path: Path) -> None:

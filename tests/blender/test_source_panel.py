@@ -182,6 +182,18 @@ def in_the_box(tmp_path, monkeypatch):
     bundled._models.cache_clear()
 
 
+def test_views_have_the_cameras_of_the_box_before_the_models_are_known(running, in_the_box):
+    ring = {"elevation": 25.0, "field": 40.0, "radius": 3.5}
+    config = {"denoiser": {"image_size": 96}, **ring}
+    in_the_box("alpha", ["image-to-views"], stands_in_for=["image-to-views"], config=config)
+    settings = bpy.context.scene.fieldforge
+    settings.source = "IMAGE_VIEWS"
+    model = model_choice.chosen_model(settings)
+    assert (model["id"], model["ring"], model["view_size"]) == ("", ring, 96)
+    settings.source = "TEXT_VIEWS"
+    assert "ring" not in model_choice.chosen_model(settings)
+
+
 def test_before_the_models_are_known_the_default_in_the_box_is_meant(running, in_the_box):
     """As the backend chooses: the one that asks for it, then wavelet-fit, then any other."""
     in_the_box("alpha", ["points-to-mesh", "voxels-to-mesh", "image-to-mesh"])

@@ -264,6 +264,31 @@ def test_playing_goes_from_view_to_view(settings, running):
     assert scene.camera == views_of(made)[0]
 
 
+@pytest.mark.parametrize("how", ["object", "marker"])
+def test_views_come_after_a_film_of_somebody_s_own(settings, running, how):
+    """Its camera stays in all of its frames."""
+    scene = bpy.context.scene
+    scene.frame_start, scene.frame_end = 1, 60
+    own = bpy.data.objects.new("Own camera", bpy.data.cameras.new("Own camera"))
+    scene.collection.objects.link(own)
+    scene.camera = own
+    if how == "object":
+        own.keyframe_insert("location", frame=1)
+    else:
+        scene.timeline_markers.new("Cut", frame=1).camera = own
+    first = make(running, views_hold=3)
+    assert scene.frame_preview_start == 61
+    scene.frame_set(62)
+    assert scene.camera == views_of(first)[0]
+    second = make(running, views_hold=2)
+    scene.frame_set(61 + 3 * COUNT)
+    assert scene.camera == views_of(second)[0]
+    if how == "marker":
+        scene.frame_set(40)
+        assert scene.camera == own
+    assert not [marker for marker in scene.timeline_markers if 1 < marker.frame <= 60]
+
+
 def test_the_moving_camera_passes_every_view_and_shows_its_picture(settings, running, tmp_path):
     scene = bpy.context.scene
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "film.blend"))

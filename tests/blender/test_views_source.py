@@ -238,6 +238,11 @@ def test_scene_cameras_take_a_picture_of_their_own_shape(settings):
     assert (np.diff(row) >= 0).all()
     assert np.abs(task.images[0].astype(int) - task.images[0, 32]).max() <= 1
     assert image.size[0] == 40
+    settings.views_pixels = 0  # however small the views are, the picture is sent in detail
+    assert planning.plan_of(bpy.context, {"view_size": 64}).side == 512
+    task, _ = task_of(settings)
+    assert task.images.shape == (1, 512, 512, 4)
+    assert task.size == 0
 
 
 def test_a_path_is_followed_in_order(settings):

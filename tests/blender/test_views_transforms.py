@@ -147,6 +147,26 @@ def test_what_was_exported_comes_back(folder, tmp_path):
         assert (target / "images" / f"{number}.png").read_bytes() == first
 
 
+def test_the_views_that_are_selected_are_exported(folder, tmp_path):
+    """Whatever collection the field still names."""
+    write(folder)
+    load(folder)
+    first = made()
+    load(folder)
+    assert made() != first
+    select(first[2])
+    assert bpy.ops.fieldforge.export_transforms(filepath=str(tmp_path / "a.json")) == {"FINISHED"}
+    frames = json.loads((tmp_path / "a.json").read_text())["frames"]
+    assert len(frames) == 4
+    first[3].location.x += 1
+    bpy.context.view_layer.update()
+    select(first[3], first[1])
+    assert bpy.ops.fieldforge.export_transforms(filepath=str(tmp_path / "b.json")) == {"FINISHED"}
+    frames = json.loads((tmp_path / "b.json").read_text())["frames"]
+    written = [np.array(frame["transform_matrix"]) for frame in frames]
+    assert np.allclose(written, [first[1].matrix_world, first[3].matrix_world], atol=1e-6)
+
+
 def test_cameras_without_a_picture_are_written_as_they_render(extension, tmp_path):
     """For tools that read renders of Blender's."""
     scene = bpy.context.scene
