@@ -48,13 +48,14 @@ _SUFFIXES = {
 def read_mesh_to_field(options: argparse.Namespace, fields: Fields) -> MeshToField:
     """One mesh; the file or the folder of a sequence; or several files, one for each frame."""
     paths = _files_of(options)
-    frames, name = _frames(paths, options.frames)
+    frames, total, name = _frames(paths, options.frames)
     return MeshToField(
         name=name,
         model=fields["model"] or MeshToField.model,
         seed=fields["seed"],
         **moving_meshes.joined(frames),
-        fps=24.0 if options.fps is None else options.fps,
+        # Some of all frames take the time of all.
+        fps=24.0 * len(frames) / total if options.fps is None else options.fps,
         loop=options.loop,
         effort=options.effort,
         half=options.half,
@@ -92,7 +93,8 @@ def _in_order(path: Path) -> list[Any]:
     ]
 
 
-def _frames(paths: Sequence[Path], wanted: int) -> tuple[list[moving_meshes.Mesh], str]:
+def _frames(paths: Sequence[Path], wanted: int) -> tuple[list[moving_meshes.Mesh], int, str]:
+    """The frames that are wanted, of how many, and a name."""
     name = paths[0].stem[:MAX_NAME_LENGTH] or "Mesh"
     if len(paths) == 1 and paths[0].suffix.lower() == ".anime":
         from .geometry import anime
@@ -100,10 +102,11 @@ def _frames(paths: Sequence[Path], wanted: int) -> tuple[list[moving_meshes.Mesh
 
         total = anime.frame_count(paths[0])
         found = anime.read(paths[0], frame_numbers(total, wanted or 16))
-        return [(vertices, found.faces) for vertices in found.vertices], name
+        return [(vertices, found.faces) for vertices in found.vertices], total, name
     from .geometry import mesh_files
 
-    if wanted and wanted < len(paths):
+    total = len(paths)
+    if wanted and wanted < total:
         chosen = np.linspace(0, len(paths), wanted, endpoint=False).astype(int)
         paths = [paths[number] for number in chosen]
     frames = []
@@ -115,7 +118,7 @@ def _frames(paths: Sequence[Path], wanted: int) -> tuple[list[moving_meshes.Mesh
                 "Make a mesh of them first: run points-to-mesh.",
             )
         frames.append((mesh.points.astype(np.float32), mesh.faces))
-    return frames, name
+    return frames, total, name
 
 
 def read_field_to_mesh(options: argparse.Namespace, fields: Fields) -> FieldToMesh:

@@ -973,8 +973,11 @@ class FieldToMesh(Task):
                 "Choose two shapes, or two animations of as many frames, made by one model or both"
                 " compressed here.",
             )
+        weights = np.stack([np.asarray(one.weights, np.float32) for one in fields])
+        # The last number is what is added to all: so both surfaces lie at one level.
+        weights[1:, -1] += np.float32(first.level - last.level)
         return cls(
-            weights=np.stack([np.asarray(one.weights, np.float32) for one in fields]),
+            weights=weights,
             dimensions=first.dimensions,
             frequencies=first.frequencies,
             hidden=first.hidden,

@@ -38,7 +38,8 @@ def turned_outwards(vertices: np.ndarray, faces: np.ndarray) -> Turned:
     part = edges.parts()
     oriented = np.where(flipped[:, None], faces[:, ::-1], faces)
     volumes, areas = _enclosed(np.asarray(vertices, np.float64)[oriented], part)
-    if volumes[np.abs(volumes).argmax()] < 0 and volumes.sum() < 0:
+    largest = np.abs(volumes).argmax()
+    if volumes[largest] < -_FLAT * areas[largest] ** 1.5 and volumes.sum() < 0:
         flipped, volumes = ~flipped, -volumes
     inwards = volumes < -_FLAT * areas**1.5
     if inwards.any() and not inwards.all():

@@ -34,8 +34,8 @@ LOST = 0.03
 _FAR = 0.02
 """In the frame of fields, where the longest side is 0.95: further off than a field is where it is
 only coarse."""
-_BESIDE = 0.003
-"""Half of the thickness, in the frame of fields, of the thinnest parts that are looked for."""
+_BESIDE = 2e-4
+"""How far on both sides of a face is looked for inside and outside, in the frame of fields."""
 _ASKED = 20_000
 """Places on the surface of a frame, of some frames, that are looked for in the field."""
 _ASKED_FRAMES = 4
@@ -107,7 +107,7 @@ def mesh_to_field(task: Task, context: Context) -> Iterator[Progress | Result]:
             "weights": len(neural.weights),
             **field_surfaces.counts(moving),
             **moving.report,
-            "notes": [*fit.notes, *lost_notes(lost), *moving.notes],
+            "notes": [*fit.notes, *lost_notes(lost, task.effort), *moving.notes],
             "seconds": stages.seconds(),
             "device": device,
             "model": task.model,
@@ -208,9 +208,9 @@ def lost_share(
 
 
 def _lost_of(frame: occupancy.Frame, mesh: occupancy.Frame, seed: list[int]) -> float:
-    points = occupancy.on_surface(*frame, _ASKED, np.random.default_rng(seed)).astype(np.float32)
-    beside = _between_in_and_out(points, occupancy.inside_of(*frame))
-    points = points[beside]
+    points, chosen = occupancy.on_faces(*frame, _ASKED, np.random.default_rng(seed))
+    inside, step = occupancy.inside_of(*frame), _BESIDE * _normals(*frame)[chosen]
+    points = points[inside(points - step) & ~inside(points + step)].astype(np.float32)
     if not len(points) or not len(mesh[1]):
         return float(len(points) > 0)
     vertices, faces = mesh
@@ -218,20 +218,23 @@ def _lost_of(frame: occupancy.Frame, mesh: occupancy.Frame, seed: list[int]) -> 
     return float((away > _FAR).mean())
 
 
-def _between_in_and_out(points: np.ndarray, inside: occupancy.Inside) -> np.ndarray:
-    """(P,) bool: whether beside a point there is inside as well as outside."""
-    steps = _BESIDE * np.concatenate([np.eye(3), -np.eye(3)]).astype(np.float32)
-    found = np.stack([inside(points + step) for step in steps])
-    between: np.ndarray = np.any(found, axis=0) & ~np.all(found, axis=0)
-    return between
+def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(T, 3) of length one, outwards."""
+    a, b, c = (np.asarray(vertices, np.float64)[faces[:, corner]] for corner in range(3))
+    across = np.cross(b - a, c - a)
+    normals: np.ndarray = across / np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-30)
+    return normals
 
 
-def lost_notes(lost: float) -> list[str]:
+def lost_notes(lost: float, effort: str) -> list[str]:
     """For the artist, where too much became lost."""
     if lost < LOST:
         return []
+    remedies = ["thicken the parts", "make a field of them alone"]
+    if effort != list(fitting.EFFORTS)[-1]:
+        remedies.insert(0, "choose a greater effort")
+    remedy = ", or ".join(remedies)
     return [
         f"{lost:.0%} of the surface is not in the field: parts thinner than a hundredth of the"
-        " whole vanish, gaps as narrow close. Choose a greater effort, thicken the parts, or make a"
-        " field of them alone."
+        f" whole vanish, gaps as narrow close. {remedy[0].upper()}{remedy[1:]}."
     ]

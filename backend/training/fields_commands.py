@@ -375,12 +375,21 @@ def _evaluate(options: argparse.Namespace) -> int:
     from ..models.hyperdiffusion.model import load
     from ..terminal import ProgressBar
     from .fields import card, diffusion, evaluate, features, voxels
+    from .loops import read_checkpoint
 
     folder, installed = _folder(options), weights.read_model(options.target)
     model, place = load(options.target), device.pick(options.device)
     training, test = _items(options, "train"), _items(options, "test")
+    fitted = folder / diffusion.FITTED
+    if not fitted.exists():
+        raise BadInput(
+            f"{fitted} is missing, which the end of the training writes.",
+            "Go on with fields train to its end.",
+        )
+    seen_by, baseline = "a PointNet of the project's own", 0.0
     if options.features:
         judge: Any = features.given(options.features)
+        seen_by = options.features
     else:
         own = options.folder / features.CHECKPOINT
         judge = features.own(own) if own.exists() else None
@@ -396,15 +405,17 @@ def _evaluate(options: argparse.Namespace) -> int:
         rows = [*sets.rows(), sets.row(installed.id, made.clouds(options.points))]
         if (folder / voxels.CHECKPOINT).exists():
             network = voxels.trained(folder / voxels.CHECKPOINT)
+            baseline = read_checkpoint(folder / voxels.CHECKPOINT)["numbers"]["seconds"]
             others = evaluate.of_voxels(network, count, options.seed, torch.device(place))
             rows.append(sets.row("voxels", others.clouds(options.points)))
             evaluate.sheet(others.surfaces[: options.samples], folder / "voxels.png")
         named = [kinds[number % len(kinds)] for number in range(count)]
         between = evaluate.interpolation(model, made.vectors, named, options.pairs, bar.report)
-    fitted = folder / diffusion.FITTED
     measured = {
-        **(json.loads(fitted.read_text("utf-8")) if fitted.exists() else {}),
+        **json.loads(fitted.read_text("utf-8")),
         "points": options.points,
+        "features": seen_by,
+        "voxels seconds": baseline,
         "sets": rows,
         "between": between,
         "weights to training": float(np.mean([far for _, far in model.nearest(made.vectors)] or 0)),

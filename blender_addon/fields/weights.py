@@ -17,6 +17,8 @@ def moved(neural: NeuralField, matrix: np.ndarray) -> NeuralField:
 def between(first: NeuralField, second: NeuralField, amount: float) -> NeuralField:
     """The field that lies `amount`, 0 to 1, on the way from one to the other, in the first's place,
     as FieldToMesh makes it."""
-    mixed = (1 - amount) * first.weights.astype(np.float64) + amount * second.weights
+    end = second.weights.astype(np.float64)
+    end[-1] += first.level - second.level  # so that both surfaces lie at one level
+    mixed = (1 - amount) * first.weights.astype(np.float64) + amount * end
     start = first.start if first.start == second.start else ""
     return dataclasses.replace(first, weights=mixed.astype(np.float32), start=start)

@@ -94,6 +94,8 @@ def test_a_sequence_is_read_frame_by_frame(
     assert (task.frame_count, task.fps, task.loop) == (3, 12, True)
     starts = task.vertices.reshape(3, 8, 3)[..., 0].min(axis=1)
     np.testing.assert_allclose(starts, [-0.5 + 0.3 * k for k in (9, 10, 11)], atol=1e-5)
+    command("run", "mesh-to-field", *given, "-o", tmp_path / "w.ffield", "--frames", 2)
+    assert (seen[1].frame_count, seen[1].fps) == (2, 16)  # two of three, in the same time
 
 
 def test_an_animation_becomes_a_glb_that_moves(command: Command, tmp_path: Path) -> None:

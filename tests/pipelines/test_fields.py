@@ -140,6 +140,23 @@ def test_between_fields_of_one_start_there_is_a_field() -> None:
     assert solid(again.meshes()[0]).volume == pytest.approx(4 / 3 * 1.0**3, rel=0.02)
 
 
+def test_both_ends_of_a_mix_lie_at_their_own_level() -> None:
+    """A shape of a published model beside a compressed one."""
+    first = octahedron(0.2, to_source=PLACE)
+    last = dataclasses.replace(octahedron(0.3, to_source=PLACE), level=-1.0)
+    alone = solid(animation_of(FieldToMesh.of(last, resolution=64)).meshes()[0]).volume
+    assert alone > 1.1 * solid_of(octahedron(0.3, to_source=PLACE))
+    task = FieldToMesh.of(first, last, amounts=(1.0,), resolution=64)
+    mixed = animation_of(task)
+    assert solid(mixed.meshes()[0]).volume == pytest.approx(alone, rel=0.02)
+    assert solid_of(task.fields()[1]) == pytest.approx(alone, rel=0.02)
+
+
+def solid_of(field: Any) -> float:
+    """The volume of a field's surface."""
+    return float(solid(animation_of(FieldToMesh.of(field, resolution=64)).meshes()[0]).volume)
+
+
 def test_between_two_animations_each_amount_has_all_frames() -> None:
     fields = exact_fields.moving(0.2), exact_fields.moving(0.3)
     task = FieldToMesh.of(*fields, amounts=(0.0, 0.5, 1.0), resolution=32)
@@ -299,13 +316,17 @@ def test_thin_parts_that_vanish_are_told(few_points: None, no_models: Path) -> N
     body = trimesh.creation.box((1, 1, 0.5))
     pole = trimesh.creation.box((0.03, 0.03, 20))
     pole.apply_translation((0, 0, 10))
+    pole.apply_transform(trimesh.transformations.rotation_matrix(0.7, (0.3, 1, 0.2)))
     both = trimesh.util.concatenate([body, pole])
     told = drained(source((both.vertices.astype(np.float32), both.faces.astype(np.int32))))[1]
     assert told.report["lost"] > 0.2
     assert any("not in the field" in note for note in told.report["notes"])
     plain = drained(source(BOX_MESH))[1]
     assert plain.report["lost"] < told.report["lost"] / 4
-    assert mesh_to_field.lost_notes(mesh_to_field.LOST / 2) == []
+    assert mesh_to_field.lost_notes(mesh_to_field.LOST / 2, "fast") == []
+    (most,) = mesh_to_field.lost_notes(0.5, "best")
+    assert "Thicken the parts" in most
+    assert "effort" not in most
 
 
 def test_what_is_lost_is_a_share_of_the_surface() -> None:

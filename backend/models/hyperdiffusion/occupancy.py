@@ -189,23 +189,37 @@ def _simplified(frames: list[Frame], notes: list[str]) -> list[Frame]:
 
 
 def _turned(frames: list[Frame], notes: list[str]) -> list[Frame]:
-    """Faces looking outwards; frames of the same faces are mended as the first of them."""
+    """Faces looking outwards; frames of the same faces are mended as the largest of them, for one
+    that is flat has no outside."""
     mended: list[Frame] = []
     found: list[Turned] = []
-    before: np.ndarray | None = None
-    for vertices, faces in frames:
-        if not len(faces):
-            mended.append((vertices, faces))
-            continue
-        if before is None or not np.array_equal(before, faces):
-            found.append(turned_outwards(vertices, faces))
-            before = faces
-        mended.append((vertices, np.where(found[-1].flipped[:, None], faces[:, ::-1], faces)))
+    for alike in _of_the_same_faces(frames):
+        faces = alike[0][1]
+        if len(faces):
+            found.append(turned_outwards(max(alike, key=_room)[0], faces))
+            faces = np.where(found[-1].flipped[:, None], faces[:, ::-1], faces)
+        mended += [(vertices, faces) for vertices, _ in alike]
     notes += _notes(found)
     empty = sum(not len(faces) for _, faces in frames)
     if empty:
         notes.append(f"{empty} of {len(frames)} frames have no faces; nothing is there in them.")
     return mended
+
+
+def _of_the_same_faces(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """The frames in order, those that follow each other with equal faces together."""
+    groups: list[list[Frame]] = []
+    for frame in frames:
+        if groups and np.array_equal(groups[-1][0][1], frame[1]):
+            groups[-1].append(frame)
+        else:
+            groups.append([frame])
+    return groups
+
+
+def _room(frame: Frame) -> float:
+    """Of the box around a frame."""
+    return float(np.prod(np.ptp(frame[0], axis=0)))
 
 
 def _notes(found: Sequence[Turned]) -> list[str]:
@@ -335,17 +349,26 @@ def on_surface(
     vertices: np.ndarray, faces: np.ndarray, count: int, draws: np.random.Generator
 ) -> np.ndarray:
     """(count, 3) points, evenly by area; (0, 3) where there is no area."""
+    return on_faces(vertices, faces, count, draws)[0]
+
+
+def on_faces(
+    vertices: np.ndarray, faces: np.ndarray, count: int, draws: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """(count, 3) points, evenly by area, and (count,) the faces that they lie on; none where there
+    is no area."""
     corners = np.asarray(vertices, np.float64)[faces]
     first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     areas = np.linalg.norm(np.cross(first, second), axis=1)
     total = np.cumsum(areas)
     if not len(total) or not total[-1] > 0:
-        return np.zeros((0, 3))
+        return np.zeros((0, 3)), np.zeros(0, np.int64)
     chosen = np.searchsorted(total, draws.random(count) * total[-1], side="right")
     chosen = np.minimum(chosen, len(total) - 1)
     along = draws.random((count, 2))
     along = np.where(along.sum(axis=1, keepdims=True) > 1, 1 - along, along)
-    return corners[chosen, 0] + along[:, :1] * first[chosen] + along[:, 1:] * second[chosen]
+    points = corners[chosen, 0] + along[:, :1] * first[chosen] + along[:, 1:] * second[chosen]
+    return points, chosen
 
 
 def _on_crossings(inside: Inside, count: int, side: int, draws: np.random.Generator) -> np.ndarray:

@@ -146,7 +146,7 @@ class Sets:
         """Clouds (N, F, P, 3) in the field's domain."""
         self.test, self.training = comparable(test), comparable(training)
         self.jumps = float(np.mean([jumpiness(frames) for frames in training]))
-        self._features = features
+        self._features, self._known = features, training
         self._real = of_sequences(features, test) if features else None
         self._within = distances(self.test, self.test)
         self._near = distances(self.test, self.training).min(axis=1)
@@ -157,14 +157,10 @@ class Sets:
         chosen = draws.permutation(len(self.training))[: len(self.test)]
         own = distances(self.training[chosen], self.training)
         own[np.arange(len(chosen)), chosen] = np.inf
+        scores = {**self._scores(self.training[chosen]), **self._frechet(self._known[chosen])}
         return [
             self._near_row("test", len(self.test), self._near, {}),
-            self._near_row(
-                "training",
-                len(chosen),
-                own.min(axis=1),
-                self._scores(self.training[chosen]),
-            ),
+            self._near_row("training", len(chosen), own.min(axis=1), scores),
         ]
 
     def row(self, name: str, clouds: np.ndarray) -> dict[str, Any]:
@@ -174,14 +170,19 @@ class Sets:
         row = self._near_row(
             name, len(made), distances(made, self.training).min(axis=1), self._scores(made)
         )
-        if self._features is not None and self._real is not None:
-            row["FPD"] = frechet_distance(self._real, of_sequences(self._features, clouds))
+        row |= self._frechet(clouds)
         row["empty"] = int(empty.sum())
         if clouds.shape[1] > 1:
             row["jumps / training's"] = (
                 float(np.mean([jumpiness(frames) for frames in clouds])) / self.jumps
             )
         return row
+
+    def _frechet(self, clouds: np.ndarray) -> dict[str, float]:
+        """Of clouds as they are, in the field's domain."""
+        if self._features is None or self._real is None:
+            return {}
+        return {"FPD": frechet_distance(self._real, of_sequences(self._features, clouds))}
 
     def _scores(self, clouds: np.ndarray) -> dict[str, float]:
         within, across = distances(clouds, clouds), distances(clouds, self.test)
@@ -233,7 +234,7 @@ def valid(surfaces: Sequence[Surface], ends: Sequence[Sequence[Surface]]) -> boo
     for number, surface in enumerate(surfaces):
         own = _volume_and_pieces(surface)
         others = [_volume_and_pieces(end[number]) for end in ends]
-        if own[0] < 0.5 * min(volume for volume, _ in others):
+        if own[0] <= 0 or own[0] < 0.5 * min(volume for volume, _ in others):
             return False
         if own[1] > sum(pieces for _, pieces in others) + 1:
             return False

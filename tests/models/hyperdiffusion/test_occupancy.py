@@ -253,6 +253,19 @@ def test_frames_of_the_same_faces_are_turned_alike(monkeypatch: pytest.MonkeyPat
     assert all(np.array_equal(found, faces[:, ::-1]) for _, found in framed.frames)
 
 
+@pytest.mark.parametrize("inside_out", [False, True])
+def test_a_motion_may_begin_flat(inside_out: bool) -> None:
+    """The flat frame has no outside: rounding decides what it encloses."""
+    vertices, faces = _ball(1.0)
+    turned = faces[:, ::-1] if inside_out else faces
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+    frames = [(vertices * [1, 1, height] @ turn, turned) for height in (1e-9, 0.3, 1)]
+    framed = occupancy.framed(frames)
+    centre = framed.frames[2][0].mean(axis=0, keepdims=True)
+    assert occupancy.inside_of(*framed.frames[2])(centre).all()
+    assert any("inside out" in note for note in framed.notes) == inside_out
+
+
 # ------------------------------------------------------------------------------------- many faces
 
 

@@ -50,6 +50,7 @@ def test_sets_tell_copies_from_shapes_of_their_own() -> None:
     of_test, of_training = sets.rows()
     assert of_test["to training x 100"] > 0
     assert of_training["shapes"] == 16
+    assert 0 < of_training["FPD"] < 0.3
     copies = sets.row("copies", training[:16])
     own = sets.row("own", _still(2, 16))
     other = sets.row("other", _still(3, 16, stretch=8))
@@ -58,6 +59,7 @@ def test_sets_tell_copies_from_shapes_of_their_own() -> None:
     assert own["copies"] < 0.4
     assert other["MMD x 100"] > 1.5 * own["MMD x 100"]
     assert other["FPD"] > 3 * own["FPD"]
+    assert other["FPD"] > 3 * of_training["FPD"]
     assert other["1-NNA"] > own["1-NNA"]
     assert own["1-NNA"] == pytest.approx((own["of test"] + own["of made"]) / 2)
     assert own["empty"] == 0
@@ -88,7 +90,9 @@ def test_valid_shapes_in_between() -> None:
     ends = [[_ball(0.2)], [_ball(0.3)]]
     assert evaluate.valid([_ball(0.25)], ends)
     assert not evaluate.valid([_ball(0.1)], ends)  # it almost vanishes
-    assert not evaluate.valid([(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32))], ends)
+    nothing = np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32)
+    assert not evaluate.valid([nothing], ends)
+    assert not evaluate.valid([nothing], [[nothing], [nothing]])
     assert not evaluate.valid([_ball(0.3, (0.3, 0, 0))], ends)  # cut off at the border
     crumbs = [_ball(0.12, (x, y, 0)) for x in (-0.3, 0, 0.3) for y in (-0.3, 0.3)]
     vertices = np.concatenate([piece[0] for piece in crumbs])
@@ -151,11 +155,17 @@ def test_from_shapes_to_a_model_and_its_card(
     more = ["--begin-with", str(tmp_path / "first.pt"), "--steps", "4"]
     assert main(["fields", "together", *common, *device, *more]) == 0
     both = [read_checkpoint(path)["numbers"]["seconds"] for path in (tmp_path / "first.pt", first)]
+    said = ["--pairs", "1", "--points", "64", "--samples", "2", "--hardware", "On paper."]
+    measure = ["fields", "evaluate", *common, *device, *said, str(target)]
     assert main(["fields", "train", *common, *device, "--steps", "4"]) == 0
     left_out = ["--without", "scissors", "pump"]
     assert main(["fields", "export", *common, "--steps", "3", str(target), *left_out]) == 0
-    said = ["--pairs", "1", "--points", "64", "--samples", "2", "--hardware", "On paper."]
-    assert main(["fields", "evaluate", *common, *device, *said, str(target)]) == 0
+    fitted = tmp_path / "work/moving/fitted.json"
+    fitted.rename(tmp_path / "fitted.json")
+    assert main(measure) == 2  # before anything is computed
+    assert "fields train" in capsys.readouterr().err
+    (tmp_path / "fitted.json").rename(fitted)
+    assert main(measure) == 0
     assert "overlap" in capsys.readouterr().out
 
     model = load(target)
