@@ -122,6 +122,8 @@ class ViewDiffConfig:
     pixels: settings of pixels.PixelLatents, of a network that works on pictures themselves.
     guess: settings of first_guess.GuessConfig, of one that is told what given views show from
     everywhere; its U-Net has first_guess.CHANNELS channels more than are denoised.
+    guess_spread: how far latents lie from that guess, a standard deviation. The network then tells
+    what is to be added to what follows from the guess alone; with 0 it tells all.
     as_published: its layers through space were trained with the axes and the contraction of the
     published code, which are wrong; only such weights are used with them.
     """
@@ -148,6 +150,7 @@ class ViewDiffConfig:
     trained_views: int = 5
     pixels: Mapping[str, Any] | None = None
     guess: Mapping[str, Any] | None = None
+    guess_spread: float = 0.0
     as_published: bool = False
 
     def __post_init__(self) -> None:
@@ -167,6 +170,12 @@ class ViewDiffConfig:
             raise TypeError("unet and schedule are settings by name")
         if self.guess is not None and self.pixels is None:
             raise ValueError("only a model of pixels guesses first")
+        if not 0 <= self.guess_spread < float("inf"):
+            raise ValueError(f"guess_spread is {self.guess_spread!r}")
+        if self.guess_spread:
+            kind = self.schedule.get("prediction_type")
+            if self.guess is None or kind != "v_prediction":
+                raise ValueError("only v can be predicted beside a guess")
 
     @property
     def conditions(self) -> int:

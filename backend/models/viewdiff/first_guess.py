@@ -195,6 +195,28 @@ def planes_of(latents: torch.Tensor, pixels: PixelLatents) -> torch.Tensor:
     return latents.unflatten(-3, (len(pixels.layout), -1)).mean(dim=-3)
 
 
+def latents_of(planes: torch.Tensor, pixels: PixelLatents) -> torch.Tensor:
+    """(B, V, 6, h, w) of what is told -> (B, V, C, h, w), smooth between the middles of cells."""
+    shown = planes[:, :, : len(pixels.layout)].flatten(0, 1).float()
+    fine = F.interpolate(shown, scale_factor=pixels.patch, mode="bilinear", align_corners=False)
+    return F.pixel_unshuffle(fine, pixels.patch).unflatten(0, planes.shape[:2])
+
+
+def expected_v(
+    noised: torch.Tensor, guess: torch.Tensor, level: torch.Tensor, spread: torch.Tensor
+) -> torch.Tensor:
+    """The v that is expected of noised latents, of which only the guess is known, and that they lie
+    around it as normally distributed numbers of that spread.
+
+    All but the guess may be broadcast; level: the share of the signal's variance. With spread 1
+    and guess 0 it is 0. The skip of Karras et al. (2022) with a mean.
+    """
+    signal, noise = level.sqrt(), (1 - level).sqrt()
+    whole = level * spread.square() + 1 - level
+    start = ((1 - level) * guess + signal * spread.square() * noised) / whole
+    return signal * (noised - signal * start) / noise - noise * start
+
+
 def _resized(planes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     flat = F.adaptive_avg_pool2d(planes.flatten(0, 1), size)
     return flat.unflatten(0, planes.shape[:2])

@@ -13,9 +13,10 @@ from .attention import CrossFrameAttention, TextAttention, ViewContext
 from .block import ViewBlock
 from .cameras import Cameras, conditions
 from .config import ViewDiffConfig
-from .first_guess import FirstGuess, GuessConfig
+from .first_guess import FirstGuess, GuessConfig, expected_v, latents_of
 from .pixels import PixelLatents
 from .projection import Projection
+from .schedule import alphas
 
 # Networks are made here from sizes alone; this package shall not even try to tell of it.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -46,6 +47,8 @@ class ViewDiff(nn.Module):
         if config.guess is not None and config.pixels is not None:
             made = GuessConfig.from_dict(config.guess)
             self.unet.first_guess = FirstGuess(made, PixelLatents(**config.pixels))
+        if config.guess_spread:
+            self.register_buffer("levels", alphas(config.schedule), persistent=False)
 
     @property
     def first_guess(self) -> FirstGuess | None:
@@ -87,11 +90,28 @@ class ViewDiff(nn.Module):
             text = latents.new_zeros(1, 1, 1, width)
         text = text.to(latents).expand(*batch, -1, -1)
         self._tell(cameras, timesteps, novel)
+        seen, beside = latents, None
         if self.first_guess is not None:
             told = self.first_guess(latents, timesteps == 0, cameras.centred())
-            latents = torch.cat([latents, told], dim=2)
-        predicted = self.unet(latents.flatten(0, 1), timesteps.flatten(), text.flatten(0, 1))
-        return predicted.sample.unflatten(0, batch)
+            seen = torch.cat([latents, told], dim=2)
+            beside = self._of_the_guess(latents, told, timesteps)
+        predicted = self.unet(seen.flatten(0, 1), timesteps.flatten(), text.flatten(0, 1))
+        found: torch.Tensor = predicted.sample.unflatten(0, batch)
+        return found if beside is None else found + beside.to(found.dtype)
+
+    def _of_the_guess(
+        self, latents: torch.Tensor, told: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor | None:
+        """(B, V, C, h, w) float32: what would be predicted if nothing but the guess were known; 0
+        where nothing was guessed."""
+        if self.first_guess is None or not self.config.guess_spread:
+            return None
+        levels = self.get_buffer("levels").to(latents.device)
+        level = levels[timesteps.long()][..., None, None, None]
+        known = told[:, :, -1:].float()
+        spread = 1 + known * (self.config.guess_spread - 1)
+        guess = latents_of(told, self.first_guess.pixels) * known
+        return expected_v(latents.float(), guess, level, spread)
 
     def _tell(self, cameras: Cameras, timesteps: torch.Tensor, novel: int) -> None:
         if timesteps.shape != cameras.world2cam.shape[:2]:

@@ -24,6 +24,7 @@ from ...models.viewdiff.cameras import Cameras
 from ...models.viewdiff.config import ViewDiffConfig
 from ...models.viewdiff.model import ViewDiff
 from ...models.viewdiff.pixels import PixelLatents
+from ...models.viewdiff.schedule import alphas
 from ...posed_images import PosedImages
 from ..autoencoder import autocast
 from ..loops import Plan, Run, Team, read_checkpoint, train
@@ -385,15 +386,6 @@ def target_of(
     if kind == "sample":
         return starts
     raise BadInput(f"A schedule predicts {kind!r}.", "Use epsilon, v_prediction or sample.")
-
-
-def alphas(schedule: Any) -> torch.Tensor:
-    """(T,) float32: the share of the signal's variance at each timestep."""
-    from diffusers import DDPMScheduler
-
-    known = {key: value for key, value in dict(schedule).items() if not key.startswith("_")}
-    made = DDPMScheduler.from_config(known)
-    return torch.as_tensor(made.alphas_cumprod, dtype=torch.float32)
 
 
 # ------------------------------------------------------------------------------------------- priors

@@ -31,6 +31,9 @@ HALF_BOX = 1.3
 """Of the box that features are carried into, in units of half the cube of the shapes, which may
 stand in it turned anyhow."""
 
+GUESS_SPREAD = 0.25
+"""Of latents around the first guess: the root of the mean square of what is between them."""
+
 OPACITY_AT_FIRST = -1.0
 """Of the renderers' bias: at the published -5 nearly nothing of the grid is seen at first, which a
 network that begins from nothing takes long to find out."""
@@ -105,6 +108,7 @@ def config(size: Size, projection: bool = True) -> ViewDiffConfig:
         pixels=latents(size).to_dict(),
         half_box=HALF_BOX,
         guess=asdict(size.guess) if projection else None,
+        guess_spread=GUESS_SPREAD if projection else 0.0,
     )
 
 
@@ -121,4 +125,7 @@ def network(size: Size, projection: bool = True) -> ViewDiff:
         for name, value in made.renderer_parameters():
             if name.endswith("bias_opacity"):
                 value.fill_(OPACITY_AT_FIRST)
+        # Nothing is added at first to what follows from the guess.
+        for value in made.unet.conv_out.parameters():
+            value.zero_()
     return made
