@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bpy
 import numpy as np
+from bpy.app.handlers import persistent
 
 from ..importing import world_extent
 from ..keyframes import curves_of, fill
@@ -23,14 +24,40 @@ def root_of(item: bpy.types.Object | None) -> bpy.types.Object | None:
     if item is None or item.fieldforge_motion.way:
         return item
     parent = item.parent
-    is_part = item.fieldforge_motion.number and parent is not None
-    return parent if is_part and parent.fieldforge_motion.way else None
+    if not item.fieldforge_motion.number or parent is None or not parent.fieldforge_motion.way:
+        return None
+    return parent if item in parts_of(parent) else None
 
 
 def parts_of(root: bpy.types.Object) -> list[bpy.types.Object]:
-    """The meshes of a root, by the frame that they show."""
-    parts = [item for item in root.children if item.fieldforge_motion.number]
-    return sorted(parts, key=lambda item: item.fieldforge_motion.number)
+    """The meshes of a root, by the frame that they show. Where the artist duplicated a part, both
+    have its parent and its number: the one that was there before is the part, the other is not."""
+    parts = {}
+    for item in sorted(_numbered(root), key=lambda item: item.session_uid):
+        parts.setdefault(item.fieldforge_motion.number, item)
+    return [parts[number] for number in sorted(parts)]
+
+
+def _numbered(root: bpy.types.Object) -> list[bpy.types.Object]:
+    """Parts of a root, and duplicates of them. What was converted is the artist's."""
+    return [item for item in root.children if item.type == "MESH" and item.fieldforge_motion.number]
+
+
+def let_go_of_duplicates(root: bpy.types.Object) -> None:
+    """Take the numbers off what the artist duplicated, so that it can never be a part."""
+    parts = parts_of(root)
+    for item in _numbered(root):
+        if item not in parts and item.library is None:
+            item.fieldforge_motion.number = 0
+
+
+@persistent
+def before_saving(*_) -> None:
+    """Let go of duplicates while it is known which those are: a file that is loaded gives its
+    objects new ids, by their names."""
+    for item in bpy.data.objects:
+        if item.is_property_set("fieldforge_motion") and item.fieldforge_motion.way:
+            let_go_of_duplicates(item)
 
 
 def is_moving(root: bpy.types.Object) -> bool:
@@ -179,6 +206,7 @@ def _write(curves, path: str, frames, values, way: str, loop: bool) -> None:
 
 def remove_parts(root: bpy.types.Object) -> None:
     """Take the meshes of a root away, with what only they used."""
+    let_go_of_duplicates(root)
     data = {part.data for part in parts_of(root)} | {
         each.mesh for each in root.fieldforge_mix.meshes
     }

@@ -218,8 +218,10 @@ CLASSES = (FieldforgeMotion, FieldforgeMixMesh, FieldforgeMix)
 def register() -> None:
     bpy.types.Object.fieldforge_motion = PointerProperty(type=FieldforgeMotion)
     bpy.types.Object.fieldforge_mix = PointerProperty(type=FieldforgeMix)
+    bpy.app.handlers.save_pre.append(motion.before_saving)
 
 
 def unregister() -> None:
+    bpy.app.handlers.save_pre.remove(motion.before_saving)
     del bpy.types.Object.fieldforge_mix
     del bpy.types.Object.fieldforge_motion
