@@ -190,6 +190,20 @@ def window(
     return start + steps * speed, np.array([hidden[step] for step in steps.tolist()])
 
 
+def show_always(part: bpy.types.Object) -> None:
+    """Take the curves away that show a part in its own frame only, and none besides."""
+    curves = curves_of(part)
+    for path in HIDDEN:
+        curve = None if curves is None else curves.find(path)
+        if curve is not None:
+            curves.remove(curve)
+    part.hide_viewport = part.hide_render = False
+    if curves is not None and not len(curves):
+        action, part.animation_data.action = part.animation_data.action, None
+        if action.users == 0:
+            bpy.data.actions.remove(action)
+
+
 def _write(curves, path: str, frames, values, way: str, loop: bool) -> None:
     """The keys of one curve, which other curves of the action have nothing to do with."""
     old = curves.find(path)
@@ -204,21 +218,51 @@ def _write(curves, path: str, frames, values, way: str, loop: bool) -> None:
 # ------------------------------------------------------------------------------------------ removal
 
 
-def remove_parts(root: bpy.types.Object) -> None:
-    """Take the meshes of a root away, with what only they used."""
+def remove_parts(root: bpy.types.Object, beyond: int = 0) -> None:
+    """Take the meshes of a root away, but for those of the first frames, with what only they used.
+    What the artist has parented to them goes to what is left."""
     let_go_of_duplicates(root)
-    data = {part.data for part in parts_of(root)} | {
-        each.mesh for each in root.fieldforge_mix.meshes
-    }
+    kept, gone = [], []
     for part in parts_of(root):
+        (kept if part.fieldforge_motion.number <= beyond else gone).append(part)
+    data = {part.data for part in gone}
+    for part in gone:
+        _hand_children_over(part, kept[0] if kept else root)
         _drop_action(part)
         bpy.data.objects.remove(part)
-    root.fieldforge_mix.meshes.clear()
     for mesh in data:
-        if mesh is not None and mesh.users == 0:
-            if mesh.shape_keys is not None:
-                _drop_action(mesh.shape_keys)
-            bpy.data.meshes.remove(mesh)
+        drop_mesh(mesh)
+
+
+def forget_steps(root: bpy.types.Object) -> None:
+    """Take the steps from one shape to another away, but for what shows."""
+    mix = root.fieldforge_mix
+    meshes = {each.mesh for each in mix.meshes if each.mesh is not None}
+    mix.meshes.clear()
+    mix.steps = 0
+    for mesh in meshes:
+        drop_mesh(mesh)
+
+
+def _hand_children_over(part: bpy.types.Object, heir: bpy.types.Object) -> None:
+    """Parent what `part` carries to its root or to another part, where it stands. Worlds of what is
+    hidden are not known, so that they cannot be asked for."""
+    to_part = part.matrix_parent_inverse @ part.matrix_basis
+    if heir != part.parent:
+        to_part = (heir.matrix_parent_inverse @ heir.matrix_basis).inverted_safe() @ to_part
+    for child in part.children:
+        inverse = to_part @ child.matrix_parent_inverse
+        child.parent = heir  # which forgets the inverse
+        child.matrix_parent_inverse = inverse
+
+
+def drop_mesh(mesh: bpy.types.Mesh) -> None:
+    """Remove a mesh that nothing shows any more."""
+    if mesh.users:
+        return
+    if mesh.shape_keys is not None:
+        _drop_action(mesh.shape_keys)
+    bpy.data.meshes.remove(mesh)
 
 
 def _drop_action(owner: bpy.types.ID) -> None:

@@ -160,20 +160,66 @@ def _keep(root: bpy.types.Object, shape: MovingShape, options: dict) -> None:
 
 
 def _add_parts(root: bpy.types.Object, shape: MovingShape, way: str) -> None:
-    """The meshes of a root. way: how a motion is kept, where it can be."""
+    """The meshes of a root, in the parts that are there. way: how a motion is kept, where it can
+    be."""
     own = root.fieldforge_motion
     moves_vertices = own.frames > 1 and way == KEYS and shape.positions is not None
     if own.frames == 1 or moves_vertices:
         mesh = next(mesh for mesh in shape.frames if mesh is not None)
-        part = _add_part(root, mesh_from_arrays(f"{root.name} shape", mesh), 0)
+        (part,) = _set_parts(root, [(f"{root.name} shape", mesh)])
         if moves_vertices:
             motion.add_shape_keys(part, shape.positions)
         own.way = KEYS if moves_vertices else motion.STILL
     else:
-        for number, mesh in enumerate(shape.frames):
-            _add_part(root, _mesh(f"{root.name} {number + 1:02}", mesh), number)
+        names = (f"{root.name} {number:02}" for number in range(1, own.frames + 1))
+        _set_parts(root, list(zip(names, shape.frames, strict=True)))
         own.way = MESHES  # last: from now on changes move the curves
     motion.retime(root)
+
+
+def _set_parts(
+    root: bpy.types.Object, meshes: list[tuple[str, PlacedMesh | None]]
+) -> list[bpy.types.Object]:
+    """A part for every mesh. What the artist did with those that are there stays, and those that
+    are made now are like the first of them. meshes: with their names."""
+    there = {part.fieldforge_motion.number: part for part in motion.parts_of(root)}
+    model = next(iter(there.values()), None)
+    for number, (name, arrays) in enumerate(meshes):
+        mesh = _mesh(name, arrays)
+        if model is None:
+            _add_part(root, mesh, number)
+        else:
+            _show_instead(there.get(number + 1) or _add_like(model, number), mesh, name)
+    motion.remove_parts(root, beyond=len(meshes))
+    return motion.parts_of(root)
+
+
+def _show_instead(part: bpy.types.Object, mesh: bpy.types.Mesh, name: str) -> None:
+    """Give a part this mesh, with the materials of the one that it has. name: as the mesh is to be
+    called, and the part, where that is called like its mesh."""
+    old = part.data
+    if len(old.materials):
+        mesh.materials.clear()
+        for material in old.materials:
+            mesh.materials.append(material)
+    part.data, alike = mesh, part.name == old.name
+    motion.drop_mesh(old)
+    mesh.name = name
+    if alike:
+        part.name = name
+
+
+def _add_like(model: bpy.types.Object, number: int) -> bpy.types.Object:
+    """Another part of the same root, which shows what `model` does for the moment."""
+    part = model.copy()
+    part.name = f"{model.parent.name} {number + 1:02}"
+    part.fieldforge_motion.number = number + 1
+    for collection in model.users_collection:
+        collection.objects.link(part)
+    animated = part.animation_data
+    if animated is not None and animated.action is not None:
+        animated.action = animated.action.copy()  # when it shows is its own
+    return part
 
 
 def _mesh(name: str, mesh: PlacedMesh | None) -> bpy.types.Mesh:
@@ -216,17 +262,20 @@ def _add_steps(root: bpy.types.Object, shape: MovingShape, steps: int, options: 
 def _bring_back(
     root: bpy.types.Object, arrived: FieldArrival, destination: Destination
 ) -> list[bpy.types.Object]:
-    """The meshes of a root made anew of its field; where it stands and how it plays stays."""
+    """The meshes of a root made anew of its field; where it stands, how it plays and what the
+    artist did with its parts stays."""
     (shape,) = arrived.shapes
     if root.type == "MESH":
         replace_mesh(root, next(mesh for mesh in shape.frames if mesh is not None))
         return [root]
     own = root.fieldforge_motion
-    motion.remove_parts(root)
+    motion.forget_steps(root)
+    if own.way == MESHES:
+        for part in motion.parts_of(root):
+            motion.show_always(part)  # until it is known how these play
     own.way = ""  # nothing to move meanwhile
     own.speed *= own.frames / len(shape.frames)  # of other frames, the same time
     own.frames = len(shape.frames)
-    root.fieldforge_mix.steps = 0
     _add_parts(root, shape, destination.fields.get("way", KEYS))
     scene, _ = home_of(destination)
     select_only(view_layer_of(scene), _first_shown(motion.parts_of(root), scene) or root)

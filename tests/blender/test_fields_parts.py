@@ -2,12 +2,17 @@
 
 import bpy
 import moving_shapes
+import numpy as np
 import pytest
 from driving import know_models
 from fake_backend import MODELS
+from fieldforge.backend import protocol
 from fieldforge.blender_addon.fields import motion
 from fieldforge.blender_addon.fields.operators import field_root
+from fieldforge.blender_addon.keyframes import curves_of, new_curves
+from mathutils import Matrix, Vector
 from moving_shapes import FRAMES
+from played import shown
 from scenes import cube, select
 from test_fields_compress import bring_back, compress
 from test_fields_mix import mix, stills
@@ -118,3 +123,140 @@ def test_what_became_a_curve_is_no_part(settings, running):
     bring_back(running, root)
     assert curve.type == "CURVE"
     assert len(motion.parts_of(root)) == 1
+
+
+# ------------------------------------------------------------------------------------- brought back
+
+
+def worked_on(part) -> tuple:
+    """A part that the artist has worked on: (material, collection, child), the child beside it."""
+    material = bpy.data.materials.new("Scales")
+    part.data.materials.append(material)
+    part.material_slots[0].link = "OBJECT"
+    part.material_slots[0].material = bpy.data.materials.new("Of the object")
+    part.data.materials.append(material)
+    part.modifiers.new("Thick", "SOLIDIFY").thickness = 0.25
+    part.location = (1, 2, 3)
+    if part.animation_data is None:
+        new_curves(part, "Swims")
+    part.keyframe_insert("location", frame=1)
+    collection = bpy.data.collections.new("Fishes")
+    bpy.context.scene.collection.children.link(collection)
+    collection.objects.link(part)
+    child = cube("Hat")
+    child.parent, child.location = part, (0, 0, 5)
+    return material, collection, child
+
+
+def kept_work(part, material, collection) -> bool:
+    """Whether all of it is there; location: in its own action."""
+    slots = [(slot.link, slot.material and slot.material.name) for slot in part.material_slots]
+    return (
+        slots == [("OBJECT", "Of the object"), ("DATA", material.name)]
+        and [each.type for each in part.modifiers] == ["SOLIDIFY"]
+        and part.modifiers[0].thickness == 0.25
+        and tuple(part.location) == (1, 2, 3)
+        and curves_of(part).find("location", index=2) is not None
+        and collection in part.users_collection
+    )
+
+
+@pytest.mark.parametrize("way", ["STILL", "KEYS", "MESHES"])
+def test_what_was_done_with_a_part_stays(settings, running, fake, way):
+    settings.motion_way = "KEYS" if way == "STILL" else way
+    root = compress(running, cube("Chest")) if way == "STILL" else make(running)
+    parts = motion.parts_of(root)
+    material, collection, child = worked_on(parts[-1])
+    names = [(item.name, item.data.name) for item in parts]
+    counts = len(bpy.data.meshes), len(bpy.data.actions), len(bpy.data.shape_keys)
+    old = [item.data for item in parts]
+    bring_back(running, root)
+    assert root.fieldforge_motion.way == way
+    assert motion.parts_of(root) == parts
+    assert [(item.name, item.data.name) for item in parts] == names
+    assert not {item.data.session_uid for item in parts} & {_uid(mesh) for mesh in old}
+    assert kept_work(parts[-1], material, collection)
+    assert child.parent == parts[-1]
+    assert (len(bpy.data.meshes), len(bpy.data.actions), len(bpy.data.shape_keys)) == counts
+
+
+def _uid(mesh) -> int | None:
+    """None of a mesh that is gone."""
+    try:
+        return mesh.session_uid
+    except ReferenceError:
+        return None
+
+
+def test_a_part_for_each_frame_is_like_the_one_that_was_there(settings, running, fake):
+    root = make(running, motion_way="KEYS")
+    (part,) = motion.parts_of(root)
+    material, collection, child = worked_on(part)
+    bring_back(running, root, motion_way="MESHES")
+    parts = motion.parts_of(root)
+    assert len(parts) == FRAMES
+    assert parts[0] == part
+    assert child.parent == part
+    assert all(kept_work(each, material, collection) for each in parts)
+    assert len({curves_of(each).id_data.name for each in parts}) == FRAMES
+    assert [each.name for each in parts] == [f"{root.name} {n + 1:02}" for n in range(FRAMES)]
+    _plays(root, fake)
+
+
+def test_one_part_of_many_keeps_what_was_done_with_the_first(settings, running, fake):
+    root = make(running, motion_way="MESHES")
+    parts = motion.parts_of(root)
+    material, collection, _ = worked_on(parts[0])
+    parts[2].location = (0, 0, 7)
+    hat = cube("Another hat")
+    hat.parent, hat.location = parts[2], (4, 0, 0)
+    hat.matrix_parent_inverse = Matrix.Translation((0, 1, 0))
+    root.location = (100, 0, 0)
+    bring_back(running, root, motion_way="KEYS")
+    (part,) = motion.parts_of(root)
+    assert kept_work(part, material, collection)
+    assert part.name == f"{root.name} shape"
+    assert not any(curves_of(part).find(path) for path in motion.HIDDEN)
+    assert hat.parent == part
+    bpy.context.view_layer.update()
+    assert np.allclose(hat.matrix_world.translation, root.matrix_world @ Vector((4, 1, 7)))
+    _plays(root, fake)
+
+
+def _plays(root, fake) -> None:
+    """Each frame shows what the backend sent, once the artist's modifiers are gone."""
+    for part in motion.parts_of(root):
+        part.modifiers.clear()
+    own = root.fieldforge_motion
+    result = protocol.decode_result(list(fake.results.values())[-1])
+    for number, (vertices, _) in enumerate(result.meshes()):
+        assert np.abs(shown(root, own.start + number * own.speed) - vertices).max() < 1e-6
+
+
+def test_parts_that_were_deleted_come_back(settings, running, fake):
+    root = make(running, motion_way="MESHES")
+    first, _, third, *_ = motion.parts_of(root)
+    bpy.data.objects.remove(first)
+    material, collection, _ = worked_on(third)
+    for part in motion.parts_of(root):
+        if part != third:
+            bpy.data.objects.remove(part)
+    bring_back(running, root)
+    parts = motion.parts_of(root)
+    assert parts[2] == third
+    assert len(parts) == FRAMES
+    assert all(kept_work(part, material, collection) for part in parts)
+    _plays(root, fake)
+
+
+def test_what_hung_on_a_part_stands_when_only_the_field_is_kept(settings, running):
+    root = compress(running, cube("Chest"))
+    (part,) = motion.parts_of(root)
+    *_, child = worked_on(part)
+    bpy.context.view_layer.update()
+    before = child.matrix_world.copy()
+    select(root)
+    bpy.ops.fieldforge.keep_field_only()
+    bpy.context.view_layer.update()
+    assert child.parent == root
+    assert np.allclose(child.matrix_world, before)
