@@ -47,8 +47,8 @@ class ViewDiff(nn.Module):
         if config.guess is not None and config.pixels is not None:
             made = GuessConfig.from_dict(config.guess)
             self.unet.first_guess = FirstGuess(made, PixelLatents(**config.pixels))
-        if config.guess_spread:
-            self.register_buffer("levels", alphas(config.schedule), persistent=False)
+        # No buffer, which half precision would round: what is next to 1 must not become it.
+        self.levels = alphas(config.schedule) if config.guess_spread else None
 
     @property
     def first_guess(self) -> FirstGuess | None:
@@ -104,10 +104,9 @@ class ViewDiff(nn.Module):
     ) -> torch.Tensor | None:
         """(B, V, C, h, w) float32: what would be predicted if nothing but the guess were known; 0
         where nothing was guessed."""
-        if self.first_guess is None or not self.config.guess_spread:
+        if self.first_guess is None or self.levels is None:
             return None
-        levels = self.get_buffer("levels").to(latents.device)
-        level = levels[timesteps.long()][..., None, None, None]
+        level = self.levels.to(latents.device)[timesteps.long()][..., None, None, None]
         known = told[:, :, -1:].float()
         spread = 1 + known * (self.config.guess_spread - 1)
         guess = latents_of(told, self.first_guess.pixels) * known

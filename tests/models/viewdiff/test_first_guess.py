@@ -5,9 +5,17 @@ import math
 import pytest
 import torch
 
+from backend.models.viewdiff import sampling
 from backend.models.viewdiff.cameras import Cameras
 from backend.models.viewdiff.config import ViewDiffConfig, unet_settings
-from backend.models.viewdiff.first_guess import CHANNELS, FirstGuess, GuessConfig, planes_of
+from backend.models.viewdiff.first_guess import (
+    CHANNELS,
+    FirstGuess,
+    GuessConfig,
+    expected_v,
+    latents_of,
+    planes_of,
+)
 from backend.models.viewdiff.model import ViewDiff, is_new
 from backend.models.viewdiff.pixels import REACH, PixelLatents
 from backend.training.viewdiff import diffusion, networks
@@ -176,6 +184,66 @@ def test_a_denoiser_is_told_the_guess() -> None:
     assert not is_new("unet.conv_in.weight")
 
 
+# ---------------------------------------------------------------------------- what follows from it
+
+
+def test_expected_is_what_least_squares_find() -> None:
+    """Of latents that do lie around a guess as said: regression over many of them agrees."""
+    draws = torch.Generator().manual_seed(2)
+    guess, spread = torch.tensor(0.6), torch.tensor(0.3)
+    for level in torch.tensor([0.02, 0.5, 0.97]):
+        start = guess + spread * torch.randn(200_000, generator=draws)
+        noise = torch.randn(200_000, generator=draws)
+        noised = level.sqrt() * start + (1 - level).sqrt() * noise
+        target = level.sqrt() * noise - (1 - level).sqrt() * start
+        known = torch.stack([noised, torch.ones_like(noised)], dim=1)
+        slope = torch.linalg.lstsq(known, target[:, None]).solution
+        best = (known @ slope)[:, 0]
+        found = expected_v(noised, guess, level, spread)
+        torch.testing.assert_close(found, best, atol=0.02, rtol=0.02)
+    nothing = expected_v(noised, torch.tensor(0.0), level, torch.tensor(1.0))
+    assert nothing.abs().max() < 1e-4
+
+
+def test_the_guess_as_latents_has_the_means_of_its_cells_and_is_smooth(boxes: Boxes) -> None:
+    latents, _ = seen(boxes, 0, [0, 5])
+    planes = planes_of(latents, PIXELS)
+    found = latents_of(torch.cat([planes, torch.ones_like(planes[:, :, :1])], dim=2), PIXELS)
+    assert found.shape == latents.shape
+    assert (planes_of(found, PIXELS) - planes).square().mean() < 0.02
+    # Nearer to the truth than cells without anything between them.
+    flat = planes.repeat_interleave(4, dim=2)
+    assert (found - latents).square().mean() < (flat - latents).square().mean()
+
+
+@torch.no_grad()
+def test_without_a_word_of_the_network_the_guess_comes_out() -> None:
+    """From noise alone, whatever it is; where nothing is given, nothing is added."""
+    boxes = Boxes(1, 16)
+    record = {**tiny().to_dict(), "guess_spread": 0.01, "schedule": dict(networks.SCHEDULE)}
+    torch.manual_seed(0)
+    model = ViewDiff(ViewDiffConfig.from_dict(record)).eval()
+    for value in model.unet.conv_out.parameters():
+        value.zero_()
+    posed = boxes.scene(0, [0, 8, 16])
+    latents = CODEC.encode([posed], torch.Generator())
+    cameras = diffusion.cameras_of([posed], model.config)
+    assert model.first_guess is not None
+    told = model.first_guess(latents, of_first(latents), cameras.in_front().centred())
+    settings = sampling.Settings(model.config.schedule, 10, guidance=1.0)
+    noise = torch.randn(latents[0, 1:].shape, generator=torch.Generator().manual_seed(1))
+
+    def denoise(views: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        return model(views, times, None, cameras)
+
+    *_, last = sampling.sample(denoise, noise, latents[0, :1], settings)
+    torch.testing.assert_close(
+        last.sample[1:], latents_of(told, PIXELS)[0, 1:], atol=0.06, rtol=0.0
+    )
+    times = torch.full((1, 3), 500)
+    assert model(latents, times, None, cameras).abs().max() < 1e-6
+
+
 def test_settings_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="halved"):
         GuessConfig(grid=5)
@@ -185,3 +253,7 @@ def test_settings_that_cannot_be() -> None:
         FirstGuess(GuessConfig(), PixelLatents(2, "rgb"))
     with pytest.raises(ValueError, match="pixels"):
         ViewDiffConfig(guess={})
+    with pytest.raises(ValueError, match="only v"):
+        ViewDiffConfig(guess_spread=0.3)
+    with pytest.raises(ValueError, match="guess_spread"):
+        ViewDiffConfig(guess_spread=-1.0)
