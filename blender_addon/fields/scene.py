@@ -49,10 +49,10 @@ def add(
 def _replaced(destination: Destination) -> bpy.types.Object | None:
     """The root whose field was made a mesh, while it is there."""
     name, uid = destination.fields.get("into"), destination.fields.get("into_uid")
-    named = bpy.data.objects.get(name or "")
-    renamed = (item for item in bpy.data.objects if name and item.session_uid == uid)
-    root = next(renamed, named)
-    return root if has_field(root) else None
+    if not name:
+        return None
+    renamed = next((item for item in bpy.data.objects if item.session_uid == uid), None)
+    return next(filter(has_field, (renamed, bpy.data.objects.get(name))), None)
 
 
 def _hide(names: list[str], view_layer: bpy.types.ViewLayer) -> None:

@@ -507,6 +507,42 @@ def test_a_renamed_root_still_gets_its_meshes(settings, running, fake):
     assert len(motion.parts_of(root)) == 1
 
 
+def begin_to_bring_back(running, fake, root):
+    """Click Bring Back, and have the backend wait; the job."""
+    fake.hold.clear()
+    select(root)
+    assert bpy.ops.fieldforge.bring_back() == {"FINISHED"}
+    tick_until(running, lambda: running.jobs[0].state == "running")
+    return running.jobs[0]
+
+
+def test_after_loading_a_file_meshes_go_by_the_name_of_the_root(settings, running, fake, tmp_path):
+    """The id that the root had may be another's now."""
+    root, other = compress(running, cube("Chest")), compress(running, cube("Crate"))
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "saved.blend"))
+    before = [motion.parts_of(each)[0].data.session_uid for each in (root, other)]
+    job = begin_to_bring_back(running, fake, root)
+    job.destination.fields["into_uid"] = other.session_uid
+    running.file_loaded()  # this file again
+    fake.hold.set()
+    finish(running, job)
+    after = [motion.parts_of(each)[0].data.session_uid for each in (root, other)]
+    assert (after[0] != before[0], after[1]) == (True, before[1])
+
+
+def test_an_id_of_something_without_a_field_is_not_believed(settings, running, fake):
+    item = cube("Chest")
+    root = compress(running, item)
+    (part,) = motion.parts_of(root)
+    before = part.data.session_uid
+    job = begin_to_bring_back(running, fake, root)
+    job.destination.fields["into_uid"] = item.session_uid
+    fake.hold.set()
+    finish(running, job)
+    assert roots() == [root]
+    assert part.data.session_uid != before
+
+
 def test_a_copy_brings_back_its_own_field(settings, running, fake):
     root = compress(running, cube("Chest"))
     copy = root.copy()
@@ -556,6 +592,10 @@ def test_the_history_keeps_where_it_goes(settings, running):
     again = history.from_record(history.to_record(job))
     assert again.destination.fields == job.destination.fields
     assert again.destination.fields["original"] == "Chest"
+    job.destination.fields |= {"into": "Box field", "into_uid": 7}
+    again = history.from_record(history.to_record(job))
+    assert again.destination.fields["into"] == "Box field"
+    assert "into_uid" not in again.destination.fields  # means nothing in another session
     old = history.to_record(job)
     del old["destination"]["fields"]  # of an earlier version
     assert history.from_record(old).destination.fields == {}
