@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from .. import device as devices
 from .. import weights
@@ -86,7 +87,7 @@ def to_scene(task: Task, context: Context) -> Iterator[Progress | Result]:
         texture = _baked(task, vertices, faces, colors, by, _pixel(views, cube))
     fits = _fits(by, views)
     coverage = _coverage(vertices, faces, seen, warnings)
-    _tell_misfits(fits, used, warnings)
+    _tell_misfits(_fits(by, views, slack=1), used, warnings)
     report = {
         "model": task.model,
         "device": "cpu",
@@ -225,7 +226,11 @@ def _at_one_scale(
         f"The depths of the views differ in scale, by up to {100 * off:.1f} %; this was made even."
     )
     if scales.noise > 0.03 * cube.side:
-        warnings.append("The depths do not fit the cameras. Are they along the camera's axis?")
+        share = 100 * scales.noise / cube.side
+        warnings.append(
+            f"The depths of the views differ by {share:.0f} % of the thing: its surface is a mean"
+            " of them. Measured ones must be along the camera's axis."
+        )
     return dataclasses.replace(views, depth=scales.applied(views.depth)), scales.noise
 
 
@@ -275,16 +280,27 @@ def _placed(vertices: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------ report
 
 
-def _fits(by: view_colors.Painters, views: PosedViews) -> np.ndarray:
-    """(V,) of what the result and a view's outline cover together, the share that both do."""
+def _fits(by: view_colors.Painters, views: PosedViews, slack: int = 0) -> np.ndarray:
+    """(V,) of what the result and a view's outline cover together, the share in which they agree;
+    an outline may be off by `slack` pixels."""
     made, shown = np.isfinite(by.depth), views.opacity >= 0.5
-    both = (made & shown).sum(axis=(1, 2))
-    return both / np.maximum((made | shown).sum(axis=(1, 2)), 1)
+    inner = outer = shown
+    if slack:
+        around = np.ones((1, 3, 3), bool)
+        outer = ndimage.binary_dilation(shown, around, slack)
+        inner = ndimage.binary_erosion(shown, around, slack, border_value=1)
+    wrong = ((made & ~outer) | (inner & ~made)).sum(axis=(1, 2))
+    return 1 - wrong / np.maximum((made | shown).sum(axis=(1, 2)), 1)
 
 
 def _tell_misfits(fits: np.ndarray, used: np.ndarray, warnings: list[str]) -> None:
     odd = fits < _FITS
-    if odd.any():
+    if odd.mean() > 0.5:
+        warnings.append(
+            "The outlines of the views differ from one another, as those of painted views do: the"
+            " shape is what most of them show."
+        )
+    elif odd.any():
         flags = np.zeros(int(used.max()) + 1, bool)
         flags[used[odd]] = True
         warnings.append(

@@ -213,7 +213,7 @@ def _destination(context, home, numbers: list[int] | None = None) -> Destination
         home.name,
         np.eye(4),
         scene=context.scene.name,
-        views={"into": home.name, "numbers": numbers or []},
+        views={"into": home.name, "into_uid": home.session_uid, "numbers": numbers or []},
     )
 
 

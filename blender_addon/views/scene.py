@@ -123,8 +123,14 @@ def _keep(collection, rig, arrived: ViewsArrival, options: dict, made: Made) -> 
 
 
 def _replaced(destination: Destination) -> bpy.types.Collection | None:
-    """The collection whose views were made anew, while it is there."""
-    return bpy.data.collections.get(destination.views.get("into") or "")
+    """The collection whose views were made anew, while it is there; it may be called otherwise by
+    now. Numbers are those of one session, so the name goes first."""
+    named = bpy.data.collections.get(destination.views.get("into") or "")
+    if named is not None and named.fieldforge_views.kind:
+        return named
+    uid = destination.views.get("into_uid", 0)
+    of_views = (each for each in bpy.data.collections if each.fieldforge_views.kind)
+    return next((each for each in of_views if uid and each.session_uid == uid), None)
 
 
 def renew(

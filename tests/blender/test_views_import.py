@@ -328,6 +328,17 @@ def test_files_of_earlier_views_are_not_touched(settings, running, tmp_path):
     assert [file.read_bytes() for file in clip.sequence_files(first)] == before
 
 
+def test_views_made_anew_find_their_collection_by_another_name(settings, running, fake):
+    made = make(running, seed=4)
+    select(views_of(made)[2])
+    assert bpy.ops.fieldforge.reroll_views(which="ONE") == {"FINISHED"}
+    made.name = "Called otherwise"
+    finish(running, running.jobs[0])
+    assert [each for each in bpy.data.collections if each.fieldforge_views.kind] == [made]
+    assert running.jobs[0].state == "done"
+    assert made.fieldforge_views.seed != 4
+
+
 def strips_of(scene) -> list:
     editor = scene.sequence_editor
     strips = getattr(editor, "strips", None) or getattr(editor, "sequences", None)

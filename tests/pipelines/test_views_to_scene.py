@@ -7,6 +7,7 @@ import functools
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,33 @@ def test_outlines_alone_make_less_and_say_so() -> None:
     assert is_closed(result.faces)
     assert warned(result, "outlines alone")
     assert result.report["depth"] == "none"
+
+
+def outline(size: int) -> np.ndarray:
+    """(64, 64) bool: a square in the middle."""
+    found = np.zeros((64, 64), bool)
+    found[32 - size : 32 + size, 32 - size : 32 + size] = True
+    return found
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ([12, 13, 11, 12], ""),  # a pixel is nothing
+        ([12, 12, 12, 15], "View 4 does not fit the others well"),
+        ([14, 9, 15, 12], "differ from one another"),  # no camera is to blame
+    ],
+)
+def test_outlines_that_do_not_fit_are_told(sizes: list[int], told: str) -> None:
+    views = SimpleNamespace(opacity=np.stack([outline(size) for size in sizes]) * 1.0)
+    by = SimpleNamespace(depth=np.where(outline(12), 3.0, np.inf)[None].repeat(4, 0))
+    exact = views_to_scene._fits(by, views)
+    assert exact[1] == pytest.approx(min(12, sizes[1]) ** 2 / max(12, sizes[1]) ** 2)
+    warnings: list[str] = []
+    fits = views_to_scene._fits(by, views, slack=1)
+    views_to_scene._tell_misfits(fits, np.arange(4), warnings)
+    assert len(warnings) == bool(told)
+    assert told in "".join(warnings)
 
 
 def test_the_frame_of_the_world_is_kept() -> None:
