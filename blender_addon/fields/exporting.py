@@ -111,9 +111,8 @@ class FIELDFORGE_OT_export_motion(bpy.types.Operator, ExportHelper):
 
 def export(context, root: bpy.types.Object, path: Path, kind: str) -> None:
     """Write a root with its parts. Raises RuntimeError or OSError where that cannot be."""
-    scene, moves = context.scene, motion.is_moving(root)
-    span = motion.span_of(root) if moves else (scene.frame_current,) * 2
-    first, last = math.floor(span[0]), math.ceil(span[1])
+    moves = motion.is_moving(root)
+    first, last = _range_of(root, kind) if moves else (context.scene.frame_current,) * 2
     options = {
         "GLB": {
             "export_format": "GLB",
@@ -143,6 +142,17 @@ def export(context, root: bpy.types.Object, path: Path, kind: str) -> None:
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink()
+
+
+def _range_of(root: bpy.types.Object, kind: str) -> tuple[int, int]:
+    """(first, last) frame that is written. What plays .glb and USD goes from the first time to the
+    last and then begins anew, so that a loop needs the frame in which it is as in the first once
+    more: else it is a frame too short, and jumps. Alembic is played frame by frame instead."""
+    begin, end = motion.span_of(root)
+    first, own = math.floor(begin), root.fieldforge_motion
+    if own.loop and kind != "ABC":
+        return first, first + max(1, round(own.frames * own.speed))
+    return first, math.ceil(end)
 
 
 @contextlib.contextmanager
@@ -187,13 +197,15 @@ def _scaled_instead_of_hidden(root: bpy.types.Object) -> Iterator[None]:
 def _restoring(part: bpy.types.Object) -> Callable[[], None]:
     """What gives a part back the action, the size and the visibility that it has now."""
     scale, hidden = part.scale.copy(), (part.hide_viewport, part.hide_render)
-    animated = part.animation_data
+    was_animated, animated = part.animation_data is not None, part.animation_data_create()
     action, slot = animated.action, getattr(animated, "action_slot", None)
 
     def restore() -> None:
         temporary, animated.action = animated.action, action
         if slot is not None:
             animated.action_slot = slot
+        if not was_animated:
+            part.animation_data_clear()
         bpy.data.actions.remove(temporary)
         part.scale = scale
         part.hide_viewport, part.hide_render = hidden

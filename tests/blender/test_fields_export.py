@@ -100,6 +100,8 @@ def test_glb_has_morph_targets_that_play(settings, running, tmp_path):
     times = accessor(document, body, sampler["input"])[:, 0]
     weights = accessor(document, body, sampler["output"]).reshape(len(times), FRAMES - 1)
     begin = times[0]
+    assert times[-1] - begin == pytest.approx(2 * FRAMES / 24, abs=1e-4)
+    assert np.abs(weights[-1] - weights[0]).max() < 1e-6  # so that it closes
     for number in range(FRAMES):
         at = np.abs(times - begin - 2 * number / 24).argmin()
         assert times[at] - begin == pytest.approx(2 * number / 24, abs=1e-4)
@@ -122,6 +124,8 @@ def test_glb_of_a_mesh_per_frame_shows_one_at_a_time(settings, running, tmp_path
         found[channel["target"]["node"]] = (times, accessor(document, body, sampler["output"]))
     assert len(found) == FRAMES
     begin = min(times[0] for times, _ in found.values())
+    assert max(times[-1] for times, _ in found.values()) - begin == pytest.approx(2 * FRAMES / 24)
+    assert all(np.allclose(values[-1], values[0]) for _, values in found.values())
     for number in range(FRAMES):
         moment = begin + (2 * number + 0.5) / 24
         scales = {
@@ -136,9 +140,9 @@ def test_glb_of_a_mesh_per_frame_shows_one_at_a_time(settings, running, tmp_path
 
 @pytest.mark.parametrize("way", ["KEYS", "MESHES"])
 @pytest.mark.parametrize("kind", ["ABC", "USD"])
-def test_caches_play_the_same_frames(settings, running, tmp_path, kind, way):
-    root = make(running, motion_way=way)
-    path = write(root, tmp_path, kind)
+@pytest.mark.usefixtures("settings")  # by name: pytest cannot show what loading a file frees
+def test_caches_play_the_same_frames(running, tmp_path, kind, way):
+    path = write(make(running, motion_way=way), tmp_path, kind)
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     scene = bpy.context.scene
     scene.render.fps = 24
@@ -146,7 +150,7 @@ def test_caches_play_the_same_frames(settings, running, tmp_path, kind, way):
         bpy.ops.wm.alembic_import(filepath=path, as_background_job=False, set_frame_range=False)
     else:
         bpy.ops.wm.usd_import(filepath=path, set_frame_range=False)
-    for number in range(FRAMES):
+    for number in range(FRAMES + (kind == "USD")):  # which closes the loop
         scene.frame_set(1 + 2 * number)
         depsgraph = bpy.context.evaluated_depsgraph_get()
         points = []
@@ -160,7 +164,51 @@ def test_caches_play_the_same_frames(settings, running, tmp_path, kind, way):
                     continue
                 points.append(places.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3])
         assert len(points) == 1
-        assert off(np.concatenate(points), corners(number, 7)) < 1e-4, number
+        assert off(np.concatenate(points), corners(number % FRAMES, 7)) < 1e-4, number
+
+
+@pytest.mark.parametrize(
+    ("start", "speed", "loop", "frames"),
+    [
+        (1, 2, True, {"GLB": (1, 11), "USD": (1, 11), "ABC": (1, 10)}),
+        (1, 2, False, {"GLB": (1, 9), "USD": (1, 9), "ABC": (1, 9)}),
+        (3.5, 2, True, {"GLB": (3, 13), "USD": (3, 13), "ABC": (3, 13)}),
+        (1, 0.05, True, {"GLB": (1, 2), "USD": (1, 2), "ABC": (1, 1)}),
+    ],
+)
+def test_a_loop_is_written_up_to_where_it_begins_anew(
+    settings, running, tmp_path, monkeypatch, start, speed, loop, frames
+):
+    """But for Alembic, which is played frame by frame."""
+    root = make(running)
+    own = root.fieldforge_motion
+    own.start, own.speed, own.loop = start, speed, loop
+    found = {}
+
+    def written(filepath, **_):
+        scene = bpy.context.window.scene
+        found[kind] = scene.frame_start, scene.frame_end
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(exporting, "operator_of", lambda kind: written)
+    for kind in frames:
+        with pytest.raises(RuntimeError, match="seen"):
+            exporting.export(bpy.context, root, tmp_path / "motion", kind)
+    assert found == frames
+
+
+def test_parts_without_an_animation_are_written_too(settings, running, tmp_path):
+    root = make(running, motion_way="MESHES")
+    *_, first, second = motion.parts_of(root)  # hidden in the frame that shows
+    first.animation_data_clear()
+    second.animation_data.action = None
+    for part in (first, second):
+        part.hide_viewport = part.hide_render = True
+    write(root, tmp_path, "GLB")
+    assert first.animation_data is None
+    assert second.animation_data.action is None
+    assert first.hide_viewport
+    assert tuple(first.scale) == (1, 1, 1)
 
 
 def test_a_still_is_written_without_a_motion(settings, running, tmp_path):
