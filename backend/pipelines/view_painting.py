@@ -152,9 +152,7 @@ class _Painting:
             path=self.task.path,
             angles=angles,
         )
-        found = sampling.first_noise(
-            self.model.latent_shape(rig.count, rig.side), self.task.seed
-        ).to(self.model.device)
+        found = self.model.first_noise(rig.count, rig.side, self.task.seed)
         if wishes.given is not None:
             yield self.stages.at("Reading the pictures", LOADED)
             found[: wishes.count] = self.model.latents(wishes.given)

@@ -82,12 +82,10 @@ def painted(
     config, side = painter.config, painter.config.side
     cameras = cameras_of(truth.poses, truth.intrinsics, config, side, painter.device)
     known = painter.latents(truth.images[:given])
-    noise = sampling.first_noise(painter.latent_shape(len(truth) - given, side), seed)
+    noise = painter.first_noise(len(truth) - given, side, seed)
     settings = sampling.Settings(config.denoiser.schedule, steps, guidance=1.0)
     latents = known
-    for step in sampling.sample(
-        painter.denoiser(cameras, ""), noise.to(painter.device), known, settings
-    ):
+    for step in sampling.sample(painter.denoiser(cameras, ""), noise, known, settings):
         latents = step.sample
     distances = torch.from_numpy(np.linalg.norm(truth.poses[:, :3, 3], axis=1))
     images, depths = painter.pictures(latents, distances)
