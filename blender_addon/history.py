@@ -187,10 +187,11 @@ def to_record(job: Job) -> dict[str, Any]:
 def from_record(record: dict[str, Any]) -> Job:
     destination = dict(record["destination"])
     destination["matrix_world"] = np.array(destination["matrix_world"], float).reshape(4, 4)
-    fields = dict(destination.get("fields", {}))
-    fields.pop("into_uid", None)  # the id of an object in a session that is over
+    for kind in ("fields", "views"):  # without ids of a session that is over
+        told = destination.get(kind, {})
+        destination[kind] = {key: value for key, value in told.items() if key != "into_uid"}
     return Job(
         **{name: record[name] for name in _KEPT if name in record},
         placement=Placement.from_dict(record["placement"]),
-        destination=Destination(**destination | {"fields": fields}),
+        destination=Destination(**destination),
     )

@@ -333,7 +333,8 @@ class Jobs:
         self._file_serial += 1
         for job in self.jobs:
             job.source_uid, job.origin = 0, None  # the old ids may name other objects now
-            job.destination.fields.pop("into_uid", None)
+            for told in (job.destination.fields, job.destination.views):
+                told.pop("into_uid", None)
             if job.file and job.file == bpy.data.filepath:
                 job.file_serial = self._file_serial
         self.forming.clear()
