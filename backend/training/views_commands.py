@@ -15,7 +15,7 @@ from . import plan_options
 
 EVALUATION = "views-evaluation.json"
 SHEET = "samples.png"
-_SHAPES, _COLOURS, _RENDERS = "shapes.ffs", "shapes.ffc", "renders"
+_SHAPES, _COLOURS, _RENDERS, _VOLUMES = "shapes.ffs", "shapes.ffc", "renders", "volumes"
 
 
 def add_to(actions: Any) -> None:
@@ -51,6 +51,12 @@ def _add_data(actions: Any) -> None:
     render.add_argument("--generated", type=int, default=1200, help="shapes of the project's own")
     render.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     render.set_defaults(action=_render)
+    volumes = actions.add_parser("volumes", help="carve coarse volumes out of what is rendered")
+    _folder(volumes)
+    volumes.add_argument("--side", choices=("train", "validation", "test"), default="train")
+    volumes.add_argument("--pixels", type=int, default=0, help="64 if left out")
+    volumes.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    volumes.set_defaults(action=_volumes)
     write = actions.add_parser("write", help="a scene as a folder with transforms.json")
     _folder(write)
     write.add_argument("--side", choices=("train", "validation", "test"), default="train")
@@ -170,6 +176,18 @@ def _render(options: argparse.Namespace) -> int:
             generated_shapes=options.generated,
         )
     print(f"{len(renderings.load(place, options.side, size))} {options.side} scenes")
+    return 0
+
+
+def _volumes(options: argparse.Namespace) -> int:
+    from ..terminal import ProgressBar
+    from .viewdiff import volumes
+
+    folder, views = options.folder / _VOLUMES, options.folder / _RENDERS
+    with ProgressBar(always=True) as bar:
+        volumes.make(views, folder, options.side, _pixels(options), options.workers, bar.report)
+    size = sum(path.stat().st_size for path in folder.glob(f"{options.side}-*.npz"))
+    print(f"{folder}: {size / 1e6:.1f} MB")
     return 0
 
 
