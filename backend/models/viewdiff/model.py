@@ -47,8 +47,7 @@ class ViewDiff(nn.Module):
         if config.guess is not None and config.pixels is not None:
             made = GuessConfig.from_dict(config.guess)
             self.unet.first_guess = FirstGuess(made, PixelLatents(**config.pixels))
-        # No buffer, which half precision would round: what is next to 1 must not become it.
-        self.levels = alphas(config.schedule) if config.guess_spread else None
+        self._levels: torch.Tensor | None = None
 
     @property
     def first_guess(self) -> FirstGuess | None:
@@ -104,9 +103,13 @@ class ViewDiff(nn.Module):
     ) -> torch.Tensor | None:
         """(B, V, C, h, w) float32: what would be predicted if nothing but the guess were known; 0
         where nothing was guessed."""
-        if self.first_guess is None or self.levels is None:
+        if self.first_guess is None or not self.config.guess_spread:
             return None
-        level = self.levels.to(latents.device)[timesteps.long()][..., None, None, None]
+        # No buffer, which half precision would round: what is next to 1 must not become it. And
+        # made when it is needed, for networks are made without memory before they are loaded.
+        if self._levels is None or self._levels.device != latents.device:
+            self._levels = alphas(self.config.schedule).to(latents.device)
+        level = self._levels[timesteps.long()][..., None, None, None]
         known = told[:, :, -1:].float()
         spread = 1 + known * (self.config.guess_spread - 1)
         guess = latents_of(told, self.first_guess.pixels) * known
