@@ -176,14 +176,14 @@ class _Painting:
             self.model.device,
         )
         settings = sampling.Settings(
-            schedule=config.denoiser.schedule,
+            schedule=config.denoiser.noising,
             steps=self.wishes.steps,
             guidance=self.wishes.guidance if batch.guided else 1.0,
         )
         known = latents[list(batch.known)] if batch.known else None
         return sampling.sample(
             self.model.denoiser(cameras, self.wishes.prompt),
-            latents[list(batch.new)],
+            self.model.begun(latents[list(batch.new)], known, cameras),
             known,
             settings,
         )

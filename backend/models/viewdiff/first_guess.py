@@ -20,6 +20,7 @@ from torch import nn
 from . import unprojection
 from .cameras import Cameras, at_size, centres
 from .pixels import REACH, PixelLatents
+from .sight import Sight
 from .volume import VolumeUNet
 
 CHANNELS = 6
@@ -36,19 +37,24 @@ _FULL = 40.0
 @dataclass(frozen=True)
 class GuessConfig:
     """grid: voxels along a side of the network in 3D; the result has twice as many. channels: of a
-    voxel. features: of pictures. samples: along a ray. levels: of the network, 1 or 2."""
+    voxel. features: of pictures. samples: along a ray. levels: of the network, 1 or 2. sight:
+    channels of what convolutions see that begin as they were trained on photographs; 0: there are
+    none. deep: channels of the network where it works on blocks of 2^3 voxels; 0: it works on
+    voxels."""
 
     grid: int = 16
     channels: int = 24
     features: int = 12
     samples: int = 40
     levels: int = 2
+    sight: int = 0
+    deep: int = 0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if type(value) is not int or value < 1:
+            if type(value) is not int or value < int(name not in ("sight", "deep")):
                 raise ValueError(f"{name} is {value!r}")
-        if self.grid % 2 ** (self.levels - 1):
+        if self.grid % 2 ** (self.levels - 1 + (self.deep > 0)):
             raise ValueError(f"a grid of {self.grid} cannot be halved")
 
     @staticmethod
@@ -94,11 +100,19 @@ class FirstGuess(nn.Module):
             nn.SiLU(),
             nn.Conv2d(2 * config.features, config.features, 3, padding=1),
         )
+        self.sight = Sight(config.sight, width) if config.sight else None
         # Means over given views; the least alpha of them; how many see it; where it is.
-        told = config.features + _SEEN + 2 + _PLACES
+        told = config.features + config.sight + _SEEN + 2 + _PLACES
         self.voxels_in = nn.Linear(told, width)
-        self.network = VolumeUNet(width, config.levels)
+        self.network = VolumeUNet(config.deep or width, config.levels)
+        if config.deep:
+            self.folded = nn.Conv3d(width, config.deep, 2, stride=2)
+            self.unfolded = nn.ConvTranspose3d(config.deep, width, 2, stride=2)
+            self.joined = nn.Conv3d(width, width, 3, padding=1)
         self.voxels_out = nn.Conv3d(width, 4 * _FINE**3, 1)
+        # What is solid with a chance is seen as if it were, or not: logits times the first number,
+        # plus the second, are those of opacity.
+        self.sureness = nn.Parameter(torch.tensor([1.0, 0.0]))
         # How much the given pictures themselves count, where the result is finer than the network.
         self.outline = nn.Parameter(torch.tensor(2.0))
         self.tint = nn.Parameter(torch.tensor(0.5))
@@ -111,6 +125,12 @@ class FirstGuess(nn.Module):
         return torch.cat([torch.where(known, told, 0.0), flag], dim=2).to(latents.dtype)
 
     def _guess(self, latents: torch.Tensor, given: torch.Tensor, cameras: Cameras) -> torch.Tensor:
+        volume = self.volume(latents, given, cameras)
+        return self.seen(volume, cameras, (latents.shape[-2], latents.shape[-1]))
+
+    def volume(self, latents: torch.Tensor, given: torch.Tensor, cameras: Cameras) -> torch.Tensor:
+        """(B, 4, G, G, G) in the order z, y, x, G being twice the grid: logits of what is solid,
+        and colours before their tanh, of what given views show. As for `forward`."""
         most = max(1, int(given.sum(dim=1).max()))
         # Given views first, so that nothing is computed of the others.
         order = given.int().argsort(dim=1, descending=True, stable=True)[:, :most]
@@ -118,15 +138,9 @@ class FirstGuess(nn.Module):
         views = _GivenViews(
             given[rows, order], cameras.world2cam[rows, order], cameras.intrinsics[rows, order]
         )
-        volume = self.volume(latents[rows, order], views, cameras)
-        return self._seen(volume, cameras, (latents.shape[-2], latents.shape[-1]))
-
-    def volume(self, latents: torch.Tensor, views: _GivenViews, cameras: Cameras) -> torch.Tensor:
-        """(B, 4, G, G, G) in the order z, y, x, G being twice the grid: opacity and colours of what
-        views show. latents: (B, K, C, h, w) of these."""
-        seen = latents[:, :, : _SEEN * self.pixels.patch**2]
-        planes = F.pixel_shuffle(seen, self.pixels.patch)
-        fine = self._by_network(seen, planes, views, cameras)
+        shown = latents[rows, order][:, :, : _SEEN * self.pixels.patch**2]
+        planes = F.pixel_shuffle(shown, self.pixels.patch)
+        fine = self._by_network(shown, planes, views, cameras)
         fine = fine + self._by_pictures(planes, views, cameras)
         return fine.permute(0, 1, 4, 2, 3)  # y, x, z -> z, y, x
 
@@ -144,10 +158,23 @@ class FirstGuess(nn.Module):
         places, _ = unprojection.voxel_centres(
             grid, torch.stack([-torch.ones(1, 3), torch.ones(1, 3)], 1).to(mean)
         )
-        told = torch.cat([mean, outline, count, places.expand(len(mean), -1, -1)], dim=-1)
-        inner = self.voxels_in(told).mT.unflatten(-1, (grid,) * 3)
-        inner = self.network(inner, inner.new_zeros(len(inner)))
-        return _spread(self.voxels_out(F.silu(inner)))
+        told = [mean, outline, count, places.expand(len(mean), -1, -1)]
+        whole: torch.Tensor | float = 0.0
+        if self.sight is not None:
+            sights, whole = self.sight(planes, views.shown)
+            found, valid = views.carried(sights, grid, cameras)
+            told.append(unprojection.mean_of_views(found, valid))
+        inner = (self.voxels_in(torch.cat(told, dim=-1)) + whole).mT.unflatten(-1, (grid,) * 3)
+        return _spread(self.voxels_out(F.silu(self._thought(inner))))
+
+    def _thought(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, channels, G, G, G) -> the same shape: what the network in 3D makes of it."""
+        time = x.new_zeros(len(x))
+        if not self.config.deep:
+            found: torch.Tensor = self.network(x, time)
+            return found
+        deep = self.unfolded(F.silu(self.network(self.folded(x), time)))
+        return x + self.joined(F.silu(x + deep))
 
     def _by_pictures(
         self, planes: torch.Tensor, views: _GivenViews, cameras: Cameras
@@ -159,8 +186,8 @@ class FirstGuess(nn.Module):
         tint = self.tint * unprojection.mean_of_views(sharp[..., :3], valid)
         return torch.cat([outline, tint], dim=-1).mT.unflatten(-1, (side,) * 3)
 
-    def _seen(self, volume: torch.Tensor, cameras: Cameras, size: tuple[int, int]) -> torch.Tensor:
-        """(B, V, 5, h, w): colours, alpha and depth of the volume from all cameras."""
+    def seen(self, volume: torch.Tensor, cameras: Cameras, size: tuple[int, int]) -> torch.Tensor:
+        """(B, V, 5, h, w): colours, alpha and depth of a `volume` from all cameras."""
         lens = at_size(cameras.intrinsics, cameras.size, size)
         origins, directions = unprojection.rays(cameras.world2cam, lens, size, cameras.bbox)
         scale = 2 / unprojection.longest_side(cameras.bbox)
@@ -172,10 +199,11 @@ class FirstGuess(nn.Module):
         batch, views, count, samples = depths.shape
         places = points.reshape(batch, 1, views * count, samples, 3)
         found = F.grid_sample(volume, places, align_corners=False)[:, :, 0]
-        opacity, colours = found[:, :1], found[:, 1:].tanh()
+        solid, colours = found[:, :1], found[:, 1:].tanh()
+        opacity = (self.sureness[0] * solid + self.sureness[1]).sigmoid() * _FULL
         inside = (points.abs().amax(dim=-1) < 1).reshape(batch, 1, views * count, samples)
         steps = ((far - near) * directions.norm(dim=-1) / samples).reshape(batch, 1, -1, 1)
-        way = torch.cumsum(opacity.sigmoid() * _FULL * steps * inside, dim=-1)
+        way = torch.cumsum(opacity * steps * inside, dim=-1)
         left = torch.exp(-way)
         weights = F.pad(left[..., :-1], (1, 0), value=1.0) - left
         colour = (weights * colours).sum(dim=-1)
@@ -203,18 +231,33 @@ def latents_of(planes: torch.Tensor, pixels: PixelLatents) -> torch.Tensor:
 
 
 def expected_v(
-    noised: torch.Tensor, guess: torch.Tensor, level: torch.Tensor, spread: torch.Tensor
+    noised: torch.Tensor,
+    guess: torch.Tensor,
+    level: torch.Tensor,
+    spread: torch.Tensor,
+    begin: float = 0.0,
 ) -> torch.Tensor:
     """The v that is expected of noised latents, of which only the guess is known, and that they lie
     around it as normally distributed numbers of that spread.
 
-    All but the guess may be broadcast; level: the share of the signal's variance. With spread 1
-    and guess 0 it is 0. The skip of Karras et al. (2022) with a mean.
+    All but the guess may be broadcast; level: the share of the signal's variance. begin: the noise
+    to a signal of 1 at which they are moved all the way to the guess (`towards`); 0: they are not.
+    With spread 1 and guess 0 it is 0. The skip of Karras et al. (2022) with a mean.
     """
     signal, noise = level.sqrt(), (1 - level).sqrt()
-    whole = level * spread.square() + 1 - level
-    start = ((1 - level) * guess + signal * spread.square() * noised) / whole
+    own = 1 - noise / (signal * begin) if begin else torch.ones_like(level)
+    whole = level * (own * spread).square() + 1 - level
+    start = guess + own * spread.square() * (signal * noised - level * guess) / whole
     return signal * (noised - signal * start) / noise - noise * start
+
+
+def towards(
+    noise: torch.Tensor, guess: torch.Tensor, latents: torch.Tensor, begin: float
+) -> torch.Tensor:
+    """Noise that also moves latents to their guess, all the way where there is `begin` of it to a
+    signal of 1, and by less where there is less: a straight line, along which sampling goes back.
+    """
+    return noise + (guess - latents) / begin
 
 
 def _resized(planes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

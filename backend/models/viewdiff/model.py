@@ -70,12 +70,14 @@ class ViewDiff(nn.Module):
         cameras: Cameras,
         *,
         novel: int = 0,
+        told: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """(B, V, C, h, w) -> the same shape.
 
         timesteps: (B, V) or whatever becomes that, 0 for views that are given. text: (B, V, L, D),
         or (B, 1, L, D) for the same words for all views; None for no words at all (a zero).
-        novel: in training, how many views, the last, are not carried into space.
+        novel: in training, how many views, the last, are not carried into space. told: the first
+        guess, as `guessed` has it, where it is known already.
         Gradients of one call must be computed before the next, where blocks are computed again for
         them (gradient checkpointing).
         """
@@ -91,12 +93,55 @@ class ViewDiff(nn.Module):
         self._tell(cameras, timesteps, novel)
         seen, beside = latents, None
         if self.first_guess is not None:
-            told = self.first_guess(latents, timesteps == 0, cameras.centred())
+            if told is None:
+                told = self.first_guess(latents, timesteps == 0, cameras.centred())
             seen = torch.cat([latents, told], dim=2)
             beside = self._of_the_guess(latents, told, timesteps)
         predicted = self.unet(seen.flatten(0, 1), timesteps.flatten(), text.flatten(0, 1))
         found: torch.Tensor = predicted.sample.unflatten(0, batch)
         return found if beside is None else found + beside.to(found.dtype)
+
+    def guessed(self, latents: torch.Tensor, given: torch.Tensor, cameras: Cameras) -> torch.Tensor:
+        """(B, V, CHANNELS, h, w): the first guess of latents of which some, (B, V) bool, are given.
+        Raises ValueError for a model that makes none."""
+        if self.first_guess is None:
+            raise ValueError("this model has no first guess")
+        cameras = cameras.to(latents.device)
+        if self.config.reference == "front":
+            cameras = cameras.in_front()
+        found: torch.Tensor = self.first_guess(latents, given, cameras.centred())
+        return found
+
+    def begun(self, noise: torch.Tensor, latents: torch.Tensor, cameras: Cameras) -> torch.Tensor:
+        """(B, N, C, h, w): what the sampling of N views begins with, which follow K given ones.
+
+        noise: (B, N, C, h, w), normally distributed; latents: (B, K, C, h, w); cameras: of all.
+        """
+        if not self.config.guess_noise:
+            return noise
+        if self.first_guess is None or not latents.shape[1]:
+            raise ValueError("views begin with a guess, and none is given to guess from")
+        given = torch.zeros(cameras.world2cam.shape[:2], dtype=torch.bool, device=noise.device)
+        given[:, : latents.shape[1]] = True
+        told = self.guessed(torch.cat([latents.to(noise), noise], dim=1), given, cameras)
+        guess = latents_of(told, self.first_guess.pixels)[:, latents.shape[1] :]
+        level = self._levels_on(noise.device)[-1]
+        return level.sqrt() * guess.to(noise) + (1 - level).sqrt() * noise
+
+    @property
+    def signal_at_first(self) -> float:
+        """How much of what they begin with is in the latents of views."""
+        if not self.config.guess_noise:
+            return 1.0
+        return float(self._levels_on(self.device)[-1].sqrt())
+
+    def _levels_on(self, device: torch.device) -> torch.Tensor:
+        """Of signal, by timestep."""
+        # No buffer, which half precision would round: what is next to 1 must not become it. And
+        # made when it is needed, for networks are made without memory before they are loaded.
+        if self._levels is None or self._levels.device != device:
+            self._levels = alphas(self.config.noising).to(device)
+        return self._levels
 
     def _of_the_guess(
         self, latents: torch.Tensor, told: torch.Tensor, timesteps: torch.Tensor
@@ -105,15 +150,11 @@ class ViewDiff(nn.Module):
         where nothing was guessed."""
         if self.first_guess is None or not self.config.guess_spread:
             return None
-        # No buffer, which half precision would round: what is next to 1 must not become it. And
-        # made when it is needed, for networks are made without memory before they are loaded.
-        if self._levels is None or self._levels.device != latents.device:
-            self._levels = alphas(self.config.schedule).to(latents.device)
-        level = self._levels[timesteps.long()][..., None, None, None]
+        level = self._levels_on(latents.device)[timesteps.long()][..., None, None, None]
         known = told[:, :, -1:].float()
         spread = 1 + known * (self.config.guess_spread - 1)
         guess = latents_of(told, self.first_guess.pixels) * known
-        return expected_v(latents.float(), guess, level, spread)
+        return expected_v(latents.float(), guess, level, spread, self.config.guess_noise)
 
     def _tell(self, cameras: Cameras, timesteps: torch.Tensor, novel: int) -> None:
         if timesteps.shape != cameras.world2cam.shape[:2]:

@@ -34,8 +34,6 @@ class PainterConfig:
     fill: share of the picture that a thing takes up there. ground: sRGB of 0 to 255 behind things
     whose background is removed, of models with an autoencoder; None keeps backgrounds.
     intensity: mean and variance that are told of views that are not there yet.
-    temperature: the share of the noise that views begin with. Less than 1 leaves less to chance:
-    what is made is likelier and plainer, and other seeds differ less.
     """
 
     denoiser: ViewDiffConfig = field(default_factory=ViewDiffConfig)
@@ -48,7 +46,6 @@ class PainterConfig:
     fill: float = 0.68
     ground: tuple[int, int, int] | None = None
     intensity: tuple[float, float] = TEST_INTENSITY
-    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         for name, least, most in (("views", 1, 64), ("batch", 1, 64), ("most", 2, 64)):
@@ -57,7 +54,7 @@ class PainterConfig:
                 raise ValueError(f"{name} is {value!r}, not {least} to {most}")
         for name, low, high in (
             *(("elevation", -89.0, 89.0), ("field", 1.0, 170.0)),
-            *(("radius", 1.0, 1e3), ("fill", 0.1, 1.0), ("temperature", 0.0, 1.0)),
+            *(("radius", 1.0, 1e3), ("fill", 0.1, 1.0)),
         ):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not low <= value <= high:
@@ -149,9 +146,17 @@ class ViewPainter:
         return (views, self.network.unet.config.out_channels, cells, cells)
 
     def first_noise(self, views: int, side: int, seed: int) -> torch.Tensor:
-        """(V, C, h, w) float32 on the device: what sampling begins with."""
-        noise = first_noise(self.latent_shape(views, side), seed).to(self.device)
-        return self.config.temperature * noise
+        """(V, C, h, w) float32 on the device: the chance that there is in sampling."""
+        return first_noise(self.latent_shape(views, side), seed).to(self.device)
+
+    def begun(
+        self, noise: torch.Tensor, known: torch.Tensor | None, cameras: Cameras
+    ) -> torch.Tensor:
+        """(N, C, h, w): what sampling begins with, noise (N, C, h, w) or what is guessed of the
+        known views (K, C, h, w) before them. cameras: of one scene, all K + N."""
+        if known is None:
+            known = noise[:0]
+        return self.network.begun(noise[None], known[None], cameras)[0]
 
     # ---------------------------------------------------------------------------------- pictures
 

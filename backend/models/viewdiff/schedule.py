@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,3 +18,22 @@ def alphas(schedule: Mapping[str, Any]) -> torch.Tensor:
     known = {key: value for key, value in schedule.items() if not key.startswith("_")}
     made = DDPMScheduler.from_config(known)
     return torch.as_tensor(made.alphas_cumprod, dtype=torch.float32)
+
+
+def until(schedule: Mapping[str, Any], noise: float) -> dict[str, Any]:
+    """The schedule up to the timestep at which there is `noise` to a signal of 1, both standard
+    deviations; its timesteps mean what they meant. Raises ValueError where that is none."""
+    return dict(_until(json.dumps(dict(schedule), sort_keys=True), noise))
+
+
+@functools.lru_cache(maxsize=8)
+def _until(schedule: str, noise: float) -> Mapping[str, Any]:
+    whole = json.loads(schedule)
+    levels = alphas(whole).double()
+    ratio = ((1 - levels) / levels).sqrt()
+    count = int((ratio <= noise).sum())
+    if count < 2:
+        raise ValueError(f"the schedule has no timestep with {noise} of noise")
+    betas = 1 - levels[:count] / torch.cat([levels.new_ones(1), levels[: count - 1]])
+    kept = {name: whole[name] for name in ("prediction_type", "timestep_spacing") if name in whole}
+    return {**kept, "num_train_timesteps": count, "trained_betas": betas.tolist()}

@@ -34,9 +34,13 @@ _MEANINGS = {
     "solid of true views": "the same of the true views with true depth: what is to be had",
 }
 _GUESSED = (
-    " Before it, {step} steps of {scenes} scenes, {hours:.2f} hours, of a first guess: of the given"
-    " picture a coarse shape with colours, in space, of which the diffusion is told what every"
-    " camera would see."
+    " Before it, {step} steps of {scenes} scenes in each process, {hours:.2f} hours, of a first"
+    " guess: of the given picture a coarse shape with colours, in space, of which the diffusion is"
+    " told what every camera would see."
+)
+_BEGUN = (
+    " What the guess sees began with the weights of EfficientNet-Lite0, trained by Google on"
+    " photographs (ImageNet) and published under the Apache License 2.0."
 )
 
 
@@ -44,28 +48,35 @@ def write(
     installed: Installed,
     records: Sequence[Record],
     measured: Mapping[str, float],
-    without: Mapping[str, float] | None,
+    beside: Mapping[str, Mapping[str, float]],
     target: Path,
     hardware: str,
 ) -> list[Path]:
     """README.md and ATTRIBUTION.md in `target`. Raises BadInput for a licence that is not known.
 
-    without: what was measured of a model without layers through space, trained as long.
+    beside: what was measured in the same way of others, by what they are called.
     """
     shapes = list({record.shape.id: record.shape for record in records}.values())
     files = {
-        "README.md": card(installed, shapes, measured, without, hardware),
-        "ATTRIBUTION.md": attribution(shapes),
+        "README.md": card(installed, shapes, measured, beside, hardware),
+        "ATTRIBUTION.md": attribution(shapes, sees=_sees(installed)),
     }
     for name, text in files.items():
         (target / name).write_text(text, encoding="utf-8")
     return [target / name for name in files]
 
 
-def attribution(shapes: Sequence[Shape]) -> str:
-    """Markdown: every shape with its maker and licence. Raises BadInput for an unknown licence."""
+def _sees(installed: Installed) -> bool:
+    """Whether pictures are seen by what was trained on photographs."""
+    return bool((installed.config["denoiser"].get("guess") or {}).get("sight"))
+
+
+def attribution(shapes: Sequence[Shape], sees: bool) -> str:
+    """Markdown: every shape with its maker and licence; sees: and the network that pictures were
+    first seen with. Raises BadInput for an unknown licence."""
     found = model_card.attribution(shapes)
-    # Of the other model's card, whose pictures were first seen by a published network.
+    if sees:
+        return found
     return "# What these weights were made of\n\n" + found[found.index("# Shapes") :]
 
 
@@ -73,7 +84,7 @@ def card(
     installed: Installed,
     shapes: Sequence[Shape],
     measured: Mapping[str, float],
-    without: Mapping[str, float] | None,
+    beside: Mapping[str, Mapping[str, float]],
     hardware: str,
 ) -> str:
     """Markdown."""
@@ -82,13 +93,13 @@ def card(
             f"# {installed.title}",
             "Views around a thing, with what is background and with depth, from one picture of it"
             " (or several, with their cameras): a multi-view diffusion after ViewDiff (Höllein et"
-            " al. 2024) on pixels, 64 x 64, made and trained by the Fieldforge project from"
-            " nothing, to work offline and on a processor. Nothing of the published code or of"
-            " Stable Diffusion is in it.",
+            " al. 2024) on pixels, 64 x 64, made and trained by the Fieldforge project, to work"
+            " offline and on a processor. Nothing of the published code or of Stable Diffusion is"
+            " in it.",
             "Licence of the weights: CC-BY 4.0. `ATTRIBUTION.md` names the makers of the shapes.",
             _data(shapes),
-            _training(installed.source, hardware),
-            _quality(measured, without),
+            _training(installed.source, hardware) + (_BEGUN if _sees(installed) else ""),
+            _quality(measured, beside),
             f"## Limits\n\n{_LIMITS}",
         ]
     )
@@ -119,15 +130,17 @@ def _training(source: Mapping[str, Any], hardware: str) -> str:
     )
 
 
-def _quality(measured: Mapping[str, float], without: Mapping[str, float] | None) -> str:
+def _quality(measured: Mapping[str, float], beside: Mapping[str, Mapping[str, float]]) -> str:
     rows = []
     for name, meaning in _MEANINGS.items():
         if name in measured:
-            row = {"measure": name, "value": round(measured[name], 3)}
-            if without:
-                row["no layers in space"] = round(without.get(name, float("nan")), 3)
-            rows.append({**row, "meaning": meaning})
-    also = " Beside it, a model of attention alone, trained as long on the same." if without else ""
+            others = {
+                title: round(other.get(name, float("nan")), 3) for title, other in beside.items()
+            }
+            rows.append(
+                {"measure": name, "value": round(measured[name], 3), **others, "meaning": meaning}
+            )
+    also = "".join(f" Beside it, {_BESIDE[title]}" for title in beside)
     return (
         f"## Quality\n\n{measured['shapes']:.0f} shapes that training never saw; one picture is"
         " given, and nine views are made: seven on its ring, one from above, one from below."
@@ -135,3 +148,10 @@ def _quality(measured: Mapping[str, float], without: Mapping[str, float] | None)
         + table(rows)
         + "\n```"
     )
+
+
+FIRST_GUESS, NO_LAYERS = "first guess", "no layers in space"
+_BESIDE = {
+    FIRST_GUESS: "what its first guess shows by itself, before anything is sampled.",
+    NO_LAYERS: "a model of attention alone, trained for as many steps on the same.",
+}

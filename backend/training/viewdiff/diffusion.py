@@ -22,6 +22,7 @@ from torch.nn import functional
 from ...errors import BadInput
 from ...models.viewdiff.cameras import Cameras
 from ...models.viewdiff.config import ViewDiffConfig
+from ...models.viewdiff.first_guess import latents_of, towards
 from ...models.viewdiff.model import ViewDiff
 from ...models.viewdiff.pixels import PixelLatents
 from ...models.viewdiff.schedule import alphas
@@ -65,14 +66,14 @@ class Recipe:
 
 
 OWN = {
-    "tiny": Recipe(2, 3, given=(0.9, 0.3), deep=0.5, novel=0.5, usual=0.8, in_order=0,
+    "tiny": Recipe(2, 3, given=(1.0, 0.3), deep=0.5, novel=0.5, usual=0.8, in_order=0,
                    mirrored=0.5),
-    "cpu": Recipe(2, 4, given=(0.9, 0.3), deep=0.5, novel=0.5, usual=0.8, in_order=0, mirrored=0.5,
+    "cpu": Recipe(2, 4, given=(1.0, 0.3), deep=0.5, novel=0.5, usual=0.8, in_order=0, mirrored=0.5,
                   renderer_pace=3.0),
-    "gpu": Recipe(32, 6, given=(0.9, 0.4, 0.2), deep=0.5, novel=0.5, usual=0.8, in_order=0,
+    "gpu": Recipe(32, 6, given=(1.0, 0.4, 0.2), deep=0.5, novel=0.5, usual=0.8, in_order=0,
                   mirrored=0.5, renderer_pace=3.0),
 }  # fmt: skip
-"""Of our own model, by the name of its size: it is for pictures, so one is given nearly always."""
+"""Of our own model, by the name of its size: it is for pictures, so one is always given."""
 
 PUBLISHED = Recipe(scenes=4, views=5, parts=8)
 """Of the published training, per process of two."""
@@ -155,18 +156,27 @@ def fresh(
 # --------------------------------------------------------------------------------------------- data
 
 
-def draw(
-    source: Source, recipe: Recipe, rng: np.random.Generator, count: int
-) -> tuple[list[PosedImages], list[str]]:
-    """`count` scenes of `recipe.views` views by chance, and their captions."""
-    drawn, captions = [], []
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A scene by chance, as it is trained: its number in the source, whether it is in the mirror,
+    and the views that were drawn of it."""
+
+    number: int
+    mirrored: bool
+    posed: PosedImages
+
+
+def drawn(
+    source: Source, recipe: Recipe, rng: np.random.Generator, count: int, views: int = 0
+) -> list[Drawn]:
+    """`count` scenes of `views` views by chance, or of as many as the recipe says."""
+    found = []
     for number in rng.integers(0, len(source), count):
         place = int(number)
-        views = _chosen(source, place, recipe, rng)
-        posed = source.scene(place, views)
-        drawn.append(mirrored(posed) if rng.random() < recipe.mirrored else posed)
-        captions.append(source.caption(place))
-    return drawn, captions
+        posed = source.scene(place, _chosen(source, place, recipe, rng)[: views or None])
+        turned = bool(rng.random() < recipe.mirrored)
+        found.append(Drawn(place, turned, mirrored(posed) if turned else posed))
+    return found
 
 
 def _chosen(source: Source, number: int, recipe: Recipe, rng: np.random.Generator) -> list[int]:
@@ -248,7 +258,7 @@ def fit(
 ) -> Run:
     """Train into `path`, going on where it was. Raises BadInput."""
     run = begin(parts, recipe, plan, members, path)
-    levels = alphas(parts.config.schedule).to(members.device)
+    levels = alphas(parts.config.noising).to(members.device)
 
     def work(run: Run) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng([plan.seed, run.step, members.rank])
@@ -298,7 +308,8 @@ def step(
 ) -> dict[str, torch.Tensor]:
     """Gradients of `share` of the loss of one batch. levels: of signal, by timestep."""
     device = levels.device
-    posed, captions = draw(source, recipe, rng, recipe.scenes)
+    chosen = drawn(source, recipe, rng, recipe.scenes)
+    posed = [one.posed for one in chosen]
     draws = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
     starts = parts.codec.encode(posed, draws)
     given = torch.from_numpy(_given(recipe, rng)).to(device)
@@ -311,6 +322,7 @@ def step(
     cameras = cameras_of(posed, parts.config, told).to(device)
     words = None
     if parts.words is not None:
+        captions = [source.caption(one.number) for one in chosen]
         words = _told(parts.words, captions, recipe, rng).to(device)
     loss = loss_of(parts, levels, starts, known, given, cameras, words, draws, novel)
     (loss * share).backward()
@@ -360,18 +372,33 @@ def loss_of(
     times = torch.where(given, 0, times.expand(given.shape))
     noise = torch.randn(starts.shape, generator=draws, device=device)
     level = levels[times][..., None, None, None]
-    noised = level.sqrt() * starts + (1 - level).sqrt() * noise
     place = given[..., None, None, None]
+    told: dict[str, torch.Tensor] = {}
+    if parts.config.guess_noise:
+        told["told"] = parts.model.guessed(torch.where(place, known, noise), given, cameras)
+        noise = _towards_the_guess(parts, noise, starts, told["told"])
+    noised = level.sqrt() * starts + (1 - level).sqrt() * noise
     noised = torch.where(place, known, noised)
     target = target_of(parts.config.schedule, starts, noise, level)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         # Volume renderers draw noise of their own in training, from torch's one generator.
         torch.manual_seed(draws.initial_seed())
         with autocast(device):
-            predicted = parts.model(noised, times, words, cameras, novel=novel)
+            predicted = parts.model(noised, times, words, cameras, novel=novel, **told)
     error = functional.mse_loss(predicted.float(), target, reduction="none")
     shown = (~place).float()
     return (error * shown).sum() / (shown.sum() * error[0, 0].numel())
+
+
+def _towards_the_guess(
+    parts: Parts, noise: torch.Tensor, starts: torch.Tensor, told: torch.Tensor
+) -> torch.Tensor:
+    """Noise that leads to the guess, of which nothing is learned here. Scenes of which nothing is
+    given have none and are led to middle grey."""
+    if not isinstance(parts.codec, PixelCodec):
+        raise ValueError("only models of pixels begin with a guess")
+    guess = latents_of(told.detach(), parts.codec.pixels)
+    return towards(noise, guess, starts, parts.config.guess_noise)
 
 
 def target_of(

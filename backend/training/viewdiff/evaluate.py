@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,10 @@ from ...errors import BadInput
 from ...geometry import view_fusion
 from ...geometry.tsdf import closing_sdf
 from ...models.viewdiff import sampling
+from ...models.viewdiff.cameras import Cameras
 from ...models.viewdiff.painter import PainterConfig, ViewPainter, cameras_of
 from ...posed_images import PosedImages
+from ...sampling import Step
 from . import scenes
 from .scenes import Catalogue, Record, Scene
 
@@ -78,14 +80,20 @@ def true_views(scene: Scene, poses: np.ndarray, intrinsics: np.ndarray, side: in
 def painted(
     painter: ViewPainter, truth: PosedImages, steps: int, seed: int, given: int = 1
 ) -> PosedImages:
-    """The views that the model makes of the first `given` pictures, and these as they are."""
+    """The views that the model makes of the first `given` pictures, and these as they are.
+
+    steps: of sampling; 0: nothing is sampled, views are what they begin with, without any noise.
+    """
     config, side = painter.config, painter.config.side
     cameras = cameras_of(truth.poses, truth.intrinsics, config, side, painter.device)
     known = painter.latents(truth.images[:given])
     noise = painter.first_noise(len(truth) - given, side, seed)
-    settings = sampling.Settings(config.denoiser.schedule, steps, guidance=1.0)
-    latents = known
-    for step in sampling.sample(painter.denoiser(cameras, ""), noise, known, settings):
+    settings = sampling.Settings(config.denoiser.noising, steps, guidance=1.0)
+    if not steps:
+        noise = torch.zeros_like(noise)
+    begun = painter.begun(noise, known, cameras)
+    latents = torch.cat([known, begun / painter.network.signal_at_first])
+    for step in _sampled(painter, cameras, begun, known, settings):
         latents = step.sample
     distances = torch.from_numpy(np.linalg.norm(truth.poses[:, :3, 3], axis=1))
     images, depths = painter.pictures(latents, distances)
@@ -94,6 +102,18 @@ def painted(
     if depths is not None:
         depths[:given] = 0
     return PosedImages(images, truth.poses, truth.intrinsics, truth.names, depths)
+
+
+def _sampled(
+    painter: ViewPainter,
+    cameras: Cameras,
+    begun: torch.Tensor,
+    known: torch.Tensor,
+    settings: sampling.Settings,
+) -> Iterable[Step]:
+    if not settings.steps:
+        return ()
+    return sampling.sample(painter.denoiser(cameras, ""), begun, known, settings)
 
 
 # ----------------------------------------------------------------------------------------- measures

@@ -22,11 +22,10 @@ STEPS = 20
 """Of the sampler, where nobody says."""
 
 
-def painter_config(denoiser: ViewDiffConfig, temperature: float = 1.0) -> PainterConfig:
+def painter_config(denoiser: ViewDiffConfig) -> PainterConfig:
     """How our own model paints where nobody says: from the cameras that it was trained with."""
     return PainterConfig(
         denoiser, views=8, batch=8, most=24, elevation=20.0, field=42.5, radius=3.6, fill=0.68,
-        temperature=temperature,
     )  # fmt: skip
 
 
@@ -37,7 +36,6 @@ def export(
     title: str,
     license: str = "CC-BY-4.0",
     steps: int = STEPS,
-    temperature: float = 1.0,
     stands_in_for: tuple[str, ...] = TASKS,
     texts: dict[str, str] | None = None,
 ) -> Installed:
@@ -52,7 +50,7 @@ def export(
             "A fine-tuned Stable Diffusion is kept by `views fine-tune --save`.",
         )
     tensors = {
-        name: value.to(torch.float32 if in_space(name) else torch.float16).contiguous()
+        name: value.to(torch.float32 if _is_fine(name) else torch.float16).contiguous()
         for name, value in model.unet.state_dict().items()
     }
     total = sum(value.numel() * value.element_size() for value in tensors.values())
@@ -64,7 +62,7 @@ def export(
         title=title,
         family=FAMILY,
         tasks=TASKS,
-        config=painter_config(model.config, temperature).to_dict(),
+        config=painter_config(model.config).to_dict(),
         tensors=tensors,
         steps=steps,
         summary="Views all around a thing, with depth, from one picture. Small: 64 pixels.",
@@ -74,6 +72,12 @@ def export(
         source=provenance(settings),
         texts=texts,
     )
+
+
+def _is_fine(name: str) -> bool:
+    """Whether a weight is kept in full: of layers through space, which are few. The guess, too,
+    computes with float32, but begins with weights rounded as they are here."""
+    return in_space(name) and not name.startswith("first_guess.")
 
 
 def provenance(settings: dict[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,10 @@ stand in it turned anyhow."""
 GUESS_SPREAD = 0.25
 """Of latents around the first guess: the root of the mean square of what is between them."""
 
+GUESS_NOISE = 0.5
+"""That views begin with, around their guess: twice as much as it is wrong by, so that what it has
+too much of does not stay."""
+
 OPACITY_AT_FIRST = -1.0
 """Of the renderers' bias: at the published -5 nearly nothing of the grid is seen at first, which a
 network that begins from nothing takes long to find out."""
@@ -60,8 +64,13 @@ class Size:
 
 SIZES = {
     "tiny": Size(16, (16, 32, 32), 1, 4, 4, 6, 1, 3, guess=GuessConfig(4, 8, 4, 8)),
-    "cpu": Size(64, (48, 64, 96), 1, 16, 16, 24, 1, 4),
-    "gpu": Size(64, (96, 192, 320), 2, 16, 24, 48, 3, 6, guess=GuessConfig(24, 48, 24, 64)),
+    "cpu": Size(
+        64, (48, 64, 96), 1, 16, 16, 24, 1, 4, guess=GuessConfig(16, 24, 12, sight=32, deep=48)
+    ),
+    "gpu": Size(
+        *(64, (96, 192, 320), 2, 16, 24, 48, 3, 6),
+        guess=GuessConfig(24, 48, 24, 64, sight=64, deep=192),
+    ),
 }
 
 
@@ -109,6 +118,7 @@ def config(size: Size, projection: bool = True) -> ViewDiffConfig:
         half_box=HALF_BOX,
         guess=asdict(size.guess) if projection else None,
         guess_spread=GUESS_SPREAD if projection else 0.0,
+        guess_noise=GUESS_NOISE if projection else 0.0,
     )
 
 

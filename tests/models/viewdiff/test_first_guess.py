@@ -15,9 +15,11 @@ from backend.models.viewdiff.first_guess import (
     expected_v,
     latents_of,
     planes_of,
+    towards,
 )
 from backend.models.viewdiff.model import ViewDiff, is_new
 from backend.models.viewdiff.pixels import REACH, PixelLatents
+from backend.models.viewdiff.schedule import alphas, until
 from backend.training.viewdiff import diffusion, networks
 from tests.posed_boxes import Boxes
 
@@ -43,6 +45,9 @@ def boxes() -> Boxes:
     return Boxes(2, SIDE)
 
 
+SEEING = {"sight": 6, "deep": 8}
+
+
 def of_first(latents: torch.Tensor, count: int = 1) -> torch.Tensor:
     given = torch.zeros(latents.shape[:2], dtype=torch.bool)
     given[:, :count] = True
@@ -57,10 +62,13 @@ def test_of_nothing_nothing_is_told(boxes: Boxes) -> None:
     assert (found == 0).all()
 
 
+@pytest.mark.parametrize("changes", [{}, SEEING], ids=["plain", "seeing"])
 @torch.no_grad()
-def test_scenes_with_and_without_given_views_do_not_touch(boxes: Boxes) -> None:
+def test_scenes_with_and_without_given_views_do_not_touch(
+    boxes: Boxes, changes: dict[str, int]
+) -> None:
     latents, cameras = seen(boxes, 0, [0, 5])
-    network, given = guesser(), of_first(latents)
+    network, given = guesser(**changes), of_first(latents)
     alone = network(latents, given, cameras)
     assert alone.abs().sum() > 0
     both = network(
@@ -70,10 +78,13 @@ def test_scenes_with_and_without_given_views_do_not_touch(boxes: Boxes) -> None:
     torch.testing.assert_close(both[1:], alone)
 
 
+@pytest.mark.parametrize("changes", [{}, SEEING], ids=["plain", "seeing"])
 @torch.no_grad()
-def test_only_given_views_count_and_their_order_does_not(boxes: Boxes) -> None:
+def test_only_given_views_count_and_their_order_does_not(
+    boxes: Boxes, changes: dict[str, int]
+) -> None:
     latents, cameras = seen(boxes, 1, [0, 5, 9])
-    network = guesser()
+    network = guesser(**changes)
     told = network(latents, of_first(latents, 2), cameras)
     other = latents.clone()
     other[:, 2] = torch.randn(other[:, 2].shape)
@@ -126,7 +137,7 @@ def test_a_ball_looks_as_it_must() -> None:
     lens = torch.tensor([[[focal, focal, 31.5, 31.5]]])
     box = torch.tensor([[[-1.0] * 3, [1.0] * 3]])
     cameras = Cameras(world2cam, lens, 64, box, torch.zeros(1, 1, 2))
-    planes = network._seen(volume, cameras, (64, 64))[0, 0]
+    planes = network.seen(volume, cameras, (64, 64))[0, 0]
     rows = torch.arange(64) - 31.5
     away = torch.hypot(rows[:, None], rows[None])
     edge = focal * radius / math.sqrt(distance**2 - radius**2)
@@ -205,6 +216,77 @@ def test_expected_is_what_least_squares_find() -> None:
     assert nothing.abs().max() < 1e-4
 
 
+def test_expected_on_the_way_to_the_guess_is_what_least_squares_find() -> None:
+    draws = torch.Generator().manual_seed(3)
+    guess, spread, begin = torch.tensor(0.6), torch.tensor(0.3), 0.5
+    start = guess + spread * torch.randn(200_000, generator=draws)
+    noise = towards(torch.randn(200_000, generator=draws), guess, start, begin)
+    for level in torch.tensor([0.81, 0.9, 0.99]):
+        noised = level.sqrt() * start + (1 - level).sqrt() * noise
+        target = level.sqrt() * noise - (1 - level).sqrt() * start
+        known = torch.stack([noised, torch.ones_like(noised)], dim=1)
+        best = (known @ torch.linalg.lstsq(known, target[:, None]).solution)[:, 0]
+        found = expected_v(noised, guess, level, spread, begin)
+        torch.testing.assert_close(found, best, atol=0.02, rtol=0.02)
+
+
+@torch.no_grad()
+def test_sampling_goes_back_the_way_that_training_came() -> None:
+    """Begun with the guess and noise, a denoiser that knows the truth finds at every step what
+    training has there: latents moved to their guess by as much as there is noise."""
+    boxes = Boxes(1, 16)
+    model = beginning_with_its_guess(0.4)
+    config = model.config
+    posed = boxes.scene(0, [0, 8, 16])
+    latents = CODEC.encode([posed], torch.Generator())
+    cameras = diffusion.cameras_of([posed], config)
+    noise = torch.randn(latents[:, 1:].shape, generator=torch.Generator().manual_seed(1))
+    begun = model.begun(noise, latents[:, :1], cameras)
+    told = model.guessed(latents, of_first(latents), cameras)
+    guess = latents_of(told, PIXELS)[:, 1:]
+    moved = towards(noise, guess, latents[:, 1:], config.guess_noise)
+    levels = alphas(config.noising)
+
+    def denoise(views: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        level = levels[times][..., None, None, None]
+        noise = (views - level.sqrt() * latents) / (1 - level).sqrt()
+        return level.sqrt() * noise - (1 - level).sqrt() * latents
+
+    settings = sampling.Settings(config.noising, 8, guidance=1.0)
+    for step in sampling.sample(denoise, begun[0], latents[0, :1], settings):
+        level = levels[step.timestep]
+        expected = level.sqrt() * latents[0, 1:] + (1 - level).sqrt() * moved[0]
+        torch.testing.assert_close(step.x[1:], expected, atol=2e-2, rtol=0.0)
+    torch.testing.assert_close(step.sample, latents[0], atol=2e-3, rtol=0.0)
+    with pytest.raises(ValueError, match="none is given"):
+        model.begun(noise, latents[:, :0], cameras)
+
+
+def beginning_with_its_guess(noise: float) -> ViewDiff:
+    record = {
+        **tiny().to_dict(),
+        **{"guess_spread": 0.25, "guess_noise": noise, "schedule": dict(networks.SCHEDULE)},
+    }
+    torch.manual_seed(0)
+    return ViewDiff(ViewDiffConfig.from_dict(record)).eval()
+
+
+def test_a_schedule_ends_where_there_is_so_much_noise() -> None:
+    whole = alphas(networks.SCHEDULE)
+    short = until(networks.SCHEDULE, 0.5)
+    levels = alphas(short)
+    count = len(levels)
+    torch.testing.assert_close(levels, whole[:count])
+    ratio = ((1 - whole) / whole).sqrt()
+    assert ratio[count - 1] <= 0.5 < ratio[count]
+    assert short["prediction_type"] == "v_prediction"
+    # What is sampled with, too, has these timesteps, the noisiest first.
+    scheduler = sampling.solver(sampling.Settings(short, 6))
+    assert scheduler.timesteps[0] == count - 1
+    with pytest.raises(ValueError, match="no timestep"):
+        until(networks.SCHEDULE, 1e-6)
+
+
 def test_the_guess_as_latents_has_the_means_of_its_cells_and_is_smooth(boxes: Boxes) -> None:
     latents, _ = seen(boxes, 0, [0, 5])
     planes = planes_of(latents, PIXELS)
@@ -257,3 +339,9 @@ def test_settings_that_cannot_be() -> None:
         ViewDiffConfig(guess_spread=0.3)
     with pytest.raises(ValueError, match="guess_spread"):
         ViewDiffConfig(guess_spread=-1.0)
+    with pytest.raises(ValueError, match="guess_noise"):
+        ViewDiffConfig(guess_noise=-1.0)
+    with pytest.raises(ValueError, match="needs its guess_spread"):
+        ViewDiffConfig(guess_noise=0.5)
+    with pytest.raises(ValueError, match="halved"):
+        GuessConfig(grid=6, deep=8)

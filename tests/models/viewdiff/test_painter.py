@@ -59,12 +59,14 @@ def test_pictures_of_pixels_come_back_as_they_were(pixels: ViewPainter) -> None:
     assert pixels.cut("any words") == ""
 
 
-def test_sampling_begins_with_as_much_noise_as_the_model_says(pixels: ViewPainter) -> None:
+def test_sampling_begins_with_noise_where_nothing_is_guessed(pixels: ViewPainter) -> None:
     noise = pixels.first_noise(3, 16, 5)
     assert noise.shape == pixels.latent_shape(3, 16)
     assert float(noise.std()) == pytest.approx(1, abs=0.05)
-    cooler = dataclasses.replace(pixels, config=dataclasses.replace(pixels.config, temperature=0.4))
-    torch.testing.assert_close(cooler.first_noise(3, 16, 5), 0.4 * noise)
+    cameras = cameras_of(ring_poses(4, 20, 3.5), LENS * 4, pixels.config, 16, CPU)
+    known = pixels.latents(picture(16)[:1])
+    assert torch.equal(pixels.begun(noise, known, cameras), noise)
+    assert torch.equal(pixels.begun(noise, None, cameras), noise)
 
 
 def test_pictures_go_through_the_autoencoder(latent_model: Installed) -> None:
@@ -178,7 +180,6 @@ def test_the_record_of_a_denoiser_alone_will_do() -> None:
     "wrong",
     [
         {"views": 0},
-        {"temperature": 1.5},
         {"batch": "5"},
         {"most": 1},
         {"field": 190},

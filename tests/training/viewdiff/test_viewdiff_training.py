@@ -13,6 +13,7 @@ import torch
 from backend import weights
 from backend.errors import BadInput
 from backend.geometry.view_fusion import projections, unprojected
+from backend.models.viewdiff.first_guess import latents_of
 from backend.models.viewdiff.painter import ViewPainter
 from backend.models.viewdiff.painter_files import load
 from backend.posed_images import PosedImages
@@ -136,7 +137,8 @@ def test_the_loss_is_of_what_is_not_given_alone(boxes: Boxes) -> None:
     starts = parts.codec.encode(posed, torch.Generator())
     known = parts.codec.as_given(starts)
     given = torch.tensor([[True, False, False], [False, False, False]])
-    perfect = Perfect(parts.config, starts, levels)
+    alone = dataclasses.replace(parts.config, guess_noise=0.0)
+    perfect = Perfect(alone, starts, levels)
     asked = dataclasses.replace(parts, model=perfect)
     cameras = diffusion.cameras_of(posed, parts.config)
     loss = diffusion.loss_of(
@@ -209,7 +211,7 @@ def test_it_learns(tmp_path: Path, boxes: Boxes) -> None:
 
 def test_what_was_made_before_is_remembered(boxes: Boxes) -> None:
     parts = diffusion.fresh("tiny", CPU)
-    levels = diffusion.alphas(parts.config.schedule)
+    levels = diffusion.alphas(parts.config.noising)
     prior = diffusion.Prior(torch.randn(5, 20, 8, 8), ["a box"] * 5, weight=0.1, batch=2)
     shown = diffusion.step_of_prior(parts, prior, levels, np.random.default_rng(0), 0.5)
     assert torch.isfinite(shown["prior"])
@@ -289,7 +291,12 @@ def test_sheet_and_card(tmp_path: Path, boxes: Boxes) -> None:
     with Image.open(tmp_path / "sheet.png") as page:
         assert page.size == (10 * TINY.size, 3 * TINY.size + 14)
     paths = card.write(
-        installed, [Record(shape), Record(bought)], means, {"psnr": 1.25}, tmp_path, "One core."
+        installed,
+        [Record(shape), Record(bought)],
+        means,
+        {card.NO_LAYERS: {"psnr": 1.25}},
+        tmp_path,
+        "One core.",
     )
     text = paths[0].read_text("utf-8")
     for words in (
@@ -298,6 +305,36 @@ def test_sheet_and_card(tmp_path: Path, boxes: Boxes) -> None:
         "1.25",
         "reprojection",
         "2 shapes",
+        "attention alone",
     ):
         assert words in text
-    assert "Chair (A#1), Ann" in paths[1].read_text("utf-8")
+    assert "first guess shows" not in text
+    told = paths[1].read_text("utf-8")
+    assert "Chair (A#1), Ann" in told
+    assert "EfficientNet" not in text + told  # so small a model has seen no photographs
+
+
+def test_what_sees_is_named(tmp_path: Path, boxes: Boxes) -> None:
+    installed = export.export(made_run(tmp_path, boxes), tmp_path / "small-views", title="Small")
+    installed.config["denoiser"]["guess"]["sight"] = 8
+    bought = Shape("test#1", "a chair", "A", "train", "Chair (A#1), Ann, CC-BY-3.0")
+    measured = {"psnr": 20.0, "shapes": 3.0}
+    beside = {card.FIRST_GUESS: {"psnr": 19.25}}
+    for path in card.write(installed, [Record(bought)], measured, beside, tmp_path, "One core."):
+        assert "EfficientNet-Lite0" in path.read_text("utf-8")
+    assert "19.25" in (tmp_path / "README.md").read_text("utf-8")
+
+
+def test_of_no_steps_comes_the_first_guess(boxes: Boxes) -> None:
+    model = diffusion.fresh("tiny", CPU).model.eval().requires_grad_(False)
+    painter = ViewPainter(export.painter_config(model.config), model)
+    truth = boxes.scene(0, [0, 1, 2])
+    found = evaluate.painted(painter, truth, 0, 5)
+    known = painter.latents(truth.images)
+    cameras = diffusion.cameras_of([truth], model.config)
+    given = torch.tensor([[True, False, False]])
+    guess = latents_of(model.guessed(known[None], given, cameras), painter.config.pixels)[0]
+    expected, _ = painter.pictures(guess)
+    assert np.abs(found.images[1:].astype(int) - expected[1:]).max() <= 1
+    again = evaluate.painted(painter, truth, 0, 6)
+    assert again.images.tobytes() == found.images.tobytes()  # nothing of it is chance

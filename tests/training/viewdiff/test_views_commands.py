@@ -24,6 +24,9 @@ def test_from_shapes_to_a_measured_model(data: Path, capsys: pytest.CaptureFixtu
     assert main(train) == 2
     assert "views guess" in capsys.readouterr().err
     guess = ["views", "guess", *folder, "--steps", "3", "--device", "cpu"]
+    assert main(guess) == 2
+    assert "views volumes" in capsys.readouterr().err
+    assert main(["views", "volumes", *folder, "--workers", "1"]) == 0
     assert main(guess) == 0
     assert "step 3 of 3" in capsys.readouterr().out
     assert main(train) == 0
