@@ -14,6 +14,9 @@ import torch
 from .. import device as devices
 from ..errors import OutOfMemory
 from ..models.viewdiff import sampling
+from ..models.viewdiff.cameras import Cameras
+from ..models.viewdiff.first_guess import AT_ONCE as GUESSED_AT_ONCE
+from ..models.viewdiff.first_guess import GuessConfig
 from ..models.viewdiff.painter import PainterConfig, ViewPainter, cameras_of
 from ..models.viewdiff.painter_files import config_of
 from ..protocol import MAX_PICTURE_WIDTH, VIEW_SIZES, Progress, ViewsResult, ViewsTask
@@ -82,6 +85,7 @@ def painted(
     device = torch.device(devices.pick(context.device))
     needed = needed_of(config, rig.side, device)
     loaded = resident.load_views_model(installed, device, needed.bytes(2))
+    wishes = _with_fitting_steps(wishes, config)
     job = _Painting(task, rig, wishes, loaded.model, stages)
     most = min(config.most, needed.views(devices.describe(device.type).free_bytes))
     with resident.asking(loaded.model.layers(), device, context):
@@ -126,6 +130,14 @@ def painted(
     )
 
 
+def _with_fitting_steps(wishes: Wishes, config: PainterConfig) -> Wishes:
+    most = sampling.most_steps(config.denoiser.noising)
+    if wishes.steps <= most:
+        return wishes
+    note = f"This model takes {most} steps at most: more make nothing finer."
+    return replace(wishes, steps=most, notes=(*wishes.notes, note))
+
+
 class _Painting:
     """One job."""
 
@@ -135,6 +147,7 @@ class _Painting:
         self.task, self.rig, self.wishes, self.model = task, rig, wishes, model
         self.stages = stages
         self.batches: list[sampling.Batch] = []
+        self.guess: torch.Tensor | None = None
         self.forming = _Forming(model, rig.count)
         self.previewer = Previewer(self.forming) if task.preview else None
 
@@ -156,6 +169,8 @@ class _Painting:
         if wishes.given is not None:
             yield self.stages.at("Reading the pictures", LOADED)
             found[: wishes.count] = self.model.latents(wishes.given)
+        everything = list(range(rig.count))
+        self.guess = self.model.guessed(found[: wishes.count], self._cameras(everything))
         self.forming.begin(found, wishes.count)
         began, done = time.perf_counter(), 0
         total = wishes.steps * len(self.batches)
@@ -166,15 +181,18 @@ class _Painting:
             found[list(batch.new)] = step.sample[len(batch.known) :]
         return found
 
-    def _steps(self, batch: sampling.Batch, latents: torch.Tensor) -> Any:
-        config, views = self.model.config, list(batch.views)
-        cameras = cameras_of(
+    def _cameras(self, views: list[int]) -> Cameras:
+        return cameras_of(
             self.rig.inner[views],
             self.rig.intrinsics[views],
-            config,
+            self.model.config,
             self.rig.side,
             self.model.device,
         )
+
+    def _steps(self, batch: sampling.Batch, latents: torch.Tensor) -> Any:
+        config, views, new = self.model.config, list(batch.views), list(batch.new)
+        guess = self.guess
         settings = sampling.Settings(
             schedule=config.denoiser.noising,
             steps=self.wishes.steps,
@@ -182,8 +200,10 @@ class _Painting:
         )
         known = latents[list(batch.known)] if batch.known else None
         return sampling.sample(
-            self.model.denoiser(cameras, self.wishes.prompt),
-            self.model.begun(latents[list(batch.new)], known, cameras),
+            self.model.denoiser(
+                self._cameras(views), self.wishes.prompt, None if guess is None else guess[views]
+            ),
+            self.model.begun(latents[new], None if guess is None else guess[new]),
             known,
             settings,
         )
@@ -321,6 +341,11 @@ def needed_of(config: PainterConfig, side: int, device: torch.device) -> Needed:
         rays = (side // (factor_of(config) * 2 ** (len(channels) - 2))) ** 2
         space += 4 * 8 * projection.channels * rays * projection.samples * 2
         once = 4 * 40 * projection.channels * grid**3
+    if denoiser.guess is not None:
+        made = GuessConfig.from_dict(denoiser.guess)
+        # A few views of rays at a time, and the network in 3D.
+        once += GUESSED_AT_ONCE * 4 * 24 * cells * made.samples
+        once += 4 * 30 * max(made.channels, made.deep) * made.grid**3
     developing = 0 if config.pixels else 4 * 4 * side**2 * 256
     return Needed(halves * (network + space), max(once * halves, developing))
 

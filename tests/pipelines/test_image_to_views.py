@@ -15,6 +15,7 @@ from backend import device as devices
 from backend import pipelines, weights
 from backend.errors import BadInput, Cancelled, NotInstalled, OutOfMemory
 from backend.models.viewdiff import sampling
+from backend.models.viewdiff.first_guess import FirstGuess
 from backend.models.viewdiff.painter import PainterConfig, ViewPainter
 from backend.pipelines import Context, image_to_views, resident, view_painting
 from backend.pipelines.view_painting import habits_of, in_rows, needed_of
@@ -28,6 +29,7 @@ from backend.protocol import (
     ViewsResult,
     ring_poses,
 )
+from backend.training.viewdiff import export, networks
 from tests import viewdiff_models
 
 CPU = Context("cpu")
@@ -323,6 +325,31 @@ def test_a_size_far_beyond_the_model_is_refused() -> None:
         done(task(size=64))
 
 
+def test_what_is_guessed_is_guessed_once_and_of_the_given_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many steps and batches there are; and more steps than timesteps are not taken."""
+    whole = export.painter_config(networks.config(networks.SIZES["tiny"]))
+    config = dataclasses.replace(whole, views=4, batch=2, most=4)
+    viewdiff_models.write_pixels(tmp_path / "store", config, "guessing")
+    monkeypatch.setenv("FIELDFORGE_WEIGHTS", str(tmp_path / "store"))
+    asked: list[int] = []
+    original = FirstGuess.forward
+
+    def counted(self: FirstGuess, latents: Any, given: Any, cameras: Any) -> Any:
+        asked.append(int(given.sum()))
+        return original(self, latents, given, cameras)
+
+    monkeypatch.setattr(FirstGuess, "forward", counted)
+    found = done(task(model="guessing", views=7, steps=2))
+    assert len(found.report["batches"]) > 1
+    assert asked == [1]
+    most = sampling.most_steps(config.denoiser.noising)
+    many = done(task(model="guessing", views=2, steps=1000))
+    assert many.report["steps"] == most < 1000
+    assert any(f"{most} steps at most" in note for note in many.report["notes"])
+
+
 def test_words_that_are_not_read_are_told() -> None:
     found = done(task(prompt="a red chair", steps=1))
     assert image_to_views.UNREAD in found.report["notes"]
@@ -361,11 +388,11 @@ def test_too_much_is_tried_again_with_less(monkeypatch: pytest.MonkeyPatch) -> N
     tried: list[int] = []
     original = ViewPainter.denoiser
 
-    def short(self: ViewPainter, cameras: Any, prompt: str) -> Any:
+    def short(self: ViewPainter, cameras: Any, prompt: str, guess: Any = None) -> Any:
         tried.append(cameras.views)
         if cameras.views > 5:
             raise MemoryError
-        return original(self, cameras, prompt)
+        return original(self, cameras, prompt, guess)
 
     monkeypatch.setattr(ViewPainter, "denoiser", short)
     found = done(task(views=9, steps=1))
@@ -375,7 +402,7 @@ def test_too_much_is_tried_again_with_less(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_cannot_fit_at_all_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def short(self: ViewPainter, cameras: Any, prompt: str) -> Any:
+    def short(self: ViewPainter, cameras: Any, prompt: str, guess: Any = None) -> Any:
         raise MemoryError
 
     monkeypatch.setattr(ViewPainter, "denoiser", short)

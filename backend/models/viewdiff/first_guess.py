@@ -30,6 +30,8 @@ _SEEN = 4
 _PLACES = 3
 _FINE = 2
 """Voxels of the result along a side of one of the network."""
+AT_ONCE = 8
+"""Views that are looked at in one go: memory for their rays does not grow with their number."""
 _FULL = 40.0
 """Opacity of a unit of the box's half side where the network is sure."""
 
@@ -154,7 +156,7 @@ class FirstGuess(nn.Module):
         coarse, valid = views.carried(torch.cat([features, small], dim=2), grid, cameras)
         mean = unprojection.mean_of_views(coarse, valid)
         outline = _least_alpha(coarse[..., -1:], valid)
-        count = valid.sum(dim=1) / views.shown.shape[1]
+        count = valid.sum(dim=1) / views.shown.sum(dim=1).clamp(min=1)[:, None, None]
         places, _ = unprojection.voxel_centres(
             grid, torch.stack([-torch.ones(1, 3), torch.ones(1, 3)], 1).to(mean)
         )
@@ -188,6 +190,11 @@ class FirstGuess(nn.Module):
 
     def seen(self, volume: torch.Tensor, cameras: Cameras, size: tuple[int, int]) -> torch.Tensor:
         """(B, V, 5, h, w): colours, alpha and depth of a `volume` from all cameras."""
+        views = range(cameras.views)
+        parts = [views[begin : begin + AT_ONCE] for begin in range(0, len(views), AT_ONCE)]
+        return torch.cat([self._seen(volume, cameras.select(part), size) for part in parts], dim=1)
+
+    def _seen(self, volume: torch.Tensor, cameras: Cameras, size: tuple[int, int]) -> torch.Tensor:
         lens = at_size(cameras.intrinsics, cameras.size, size)
         origins, directions = unprojection.rays(cameras.world2cam, lens, size, cameras.bbox)
         scale = 2 / unprojection.longest_side(cameras.bbox)
@@ -242,7 +249,7 @@ def expected_v(
 
     All but the guess may be broadcast; level: the share of the signal's variance. begin: the noise
     to a signal of 1 at which they are moved all the way to the guess (`towards`); 0: they are not.
-    With spread 1 and guess 0 it is 0. The skip of Karras et al. (2022) with a mean.
+    With spread 1, guess 0 and begin 0 it is 0. The skip of Karras et al. (2022) with a mean.
     """
     signal, noise = level.sqrt(), (1 - level).sqrt()
     own = 1 - noise / (signal * begin) if begin else torch.ones_like(level)

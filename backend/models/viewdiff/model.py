@@ -44,6 +44,7 @@ class ViewDiff(nn.Module):
             unet if unet is not None else UNet2DConditionModel.from_config(dict(config.unet))
         )
         self.context = augment(self.unet, config)
+        _ = config.noising  # raises for a schedule that has none such
         if config.guess is not None and config.pixels is not None:
             made = GuessConfig.from_dict(config.guess)
             self.unet.first_guess = FirstGuess(made, PixelLatents(**config.pixels))
@@ -95,7 +96,7 @@ class ViewDiff(nn.Module):
         if self.first_guess is not None:
             if told is None:
                 told = self.first_guess(latents, timesteps == 0, cameras.centred())
-            seen = torch.cat([latents, told], dim=2)
+            seen = torch.cat([latents, told.to(latents.dtype)], dim=2)
             beside = self._of_the_guess(latents, told, timesteps)
         predicted = self.unet(seen.flatten(0, 1), timesteps.flatten(), text.flatten(0, 1))
         found: torch.Tensor = predicted.sample.unflatten(0, batch)
@@ -112,19 +113,14 @@ class ViewDiff(nn.Module):
         found: torch.Tensor = self.first_guess(latents, given, cameras.centred())
         return found
 
-    def begun(self, noise: torch.Tensor, latents: torch.Tensor, cameras: Cameras) -> torch.Tensor:
-        """(B, N, C, h, w): what the sampling of N views begins with, which follow K given ones.
-
-        noise: (B, N, C, h, w), normally distributed; latents: (B, K, C, h, w); cameras: of all.
-        """
+    def begun(self, noise: torch.Tensor, told: torch.Tensor | None) -> torch.Tensor:
+        """(B, N, C, h, w): what the sampling of views begins with. noise: (B, N, C, h, w), normally
+        distributed; told: what is guessed of them, as `guessed` has it."""
         if not self.config.guess_noise:
             return noise
-        if self.first_guess is None or not latents.shape[1]:
+        if self.first_guess is None or told is None:
             raise ValueError("views begin with a guess, and none is given to guess from")
-        given = torch.zeros(cameras.world2cam.shape[:2], dtype=torch.bool, device=noise.device)
-        given[:, : latents.shape[1]] = True
-        told = self.guessed(torch.cat([latents.to(noise), noise], dim=1), given, cameras)
-        guess = latents_of(told, self.first_guess.pixels)[:, latents.shape[1] :]
+        guess = latents_of(told, self.first_guess.pixels)
         level = self._levels_on(noise.device)[-1]
         return level.sqrt() * guess.to(noise) + (1 - level).sqrt() * noise
 
@@ -146,8 +142,8 @@ class ViewDiff(nn.Module):
     def _of_the_guess(
         self, latents: torch.Tensor, told: torch.Tensor, timesteps: torch.Tensor
     ) -> torch.Tensor | None:
-        """(B, V, C, h, w) float32: what would be predicted if nothing but the guess were known; 0
-        where nothing was guessed."""
+        """(B, V, C, h, w) float32: what would be predicted if nothing but the guess were known, and
+        where nothing was guessed, if latents were normal numbers."""
         if self.first_guess is None or not self.config.guess_spread:
             return None
         level = self._levels_on(latents.device)[timesteps.long()][..., None, None, None]

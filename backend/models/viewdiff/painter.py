@@ -149,14 +149,22 @@ class ViewPainter:
         """(V, C, h, w) float32 on the device: the chance that there is in sampling."""
         return first_noise(self.latent_shape(views, side), seed).to(self.device)
 
-    def begun(
-        self, noise: torch.Tensor, known: torch.Tensor | None, cameras: Cameras
-    ) -> torch.Tensor:
-        """(N, C, h, w): what sampling begins with, noise (N, C, h, w) or what is guessed of the
-        known views (K, C, h, w) before them. cameras: of one scene, all K + N."""
-        if known is None:
-            known = noise[:0]
-        return self.network.begun(noise[None], known[None], cameras)[0]
+    def guessed(self, given: torch.Tensor, cameras: Cameras) -> torch.Tensor | None:
+        """(V, first_guess.CHANNELS, h, w): what is guessed of all views of one scene, whose first
+        K, (K, C, h, w), are given by somebody; None of models that do not, or where none is given.
+        Views that were made are none to guess from: they would be believed where they are wrong.
+        """
+        if self.network.first_guess is None or not len(given):
+            return None
+        latents = torch.zeros(cameras.views, *given.shape[1:], device=given.device)
+        latents[: len(given)] = given
+        is_given = torch.arange(cameras.views, device=given.device) < len(given)
+        return self.network.guessed(latents[None], is_given[None], cameras)[0]
+
+    def begun(self, noise: torch.Tensor, told: torch.Tensor | None) -> torch.Tensor:
+        """(N, C, h, w): what sampling begins with, of noise (N, C, h, w), and what is guessed of
+        these views."""
+        return self.network.begun(noise[None], None if told is None else told[None])[0]
 
     # ---------------------------------------------------------------------------------- pictures
 
@@ -231,14 +239,20 @@ class ViewPainter:
 
     # ----------------------------------------------------------------------------------- network
 
-    def denoiser(self, cameras: Cameras, prompt: str) -> Denoiser:
+    def denoiser(
+        self, cameras: Cameras, prompt: str, guess: torch.Tensor | None = None
+    ) -> Denoiser:
         """For `sampling.sample`, of one scene with these cameras: with guidance, without words and
-        with them."""
+        with them. guess: as `guessed` has it, of these views."""
+        known = None if guess is None else guess[None]
         told = self.encode(prompt) if self.reads_words else None
         null = self.encode("") if self.reads_words else None
 
         def one(x: torch.Tensor, times: torch.Tensor, text: torch.Tensor | None) -> torch.Tensor:
-            return self.network(x.to(self.network.dtype), times, text, cameras).float()
+            found: torch.Tensor = self.network(
+                x.to(self.network.dtype), times, text, cameras, told=known
+            )
+            return found.float()
 
         def denoise(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
             texts = (null, told) if len(x) == 2 else (told,)
@@ -249,7 +263,11 @@ class ViewPainter:
                 return torch.cat(parts)
             both = torch.cat([null, told]) if null is not None and told is not None else None
             predicted = self.network(
-                x.to(self.network.dtype), timesteps, both, cameras.repeat(len(x))
+                x.to(self.network.dtype),
+                timesteps,
+                both,
+                cameras.repeat(len(x)),
+                told=None if known is None else known.expand(len(x), -1, -1, -1, -1),
             )
             return predicted.float()
 

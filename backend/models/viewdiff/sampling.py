@@ -78,8 +78,16 @@ def sample(
         yield Step(number, len(timesteps), timestep, before, start, x)
 
 
+def most_steps(schedule: Mapping[str, Any]) -> int:
+    """Of the sampler: with more, one would be at the timestep of another."""
+    return max(1, int(schedule.get("num_train_timesteps", 1000)) // 2)
+
+
 def solver(settings: Settings) -> Any:
-    """diffusers' scheduler with its timesteps set, the noisiest first."""
+    """diffusers' scheduler with its timesteps set, the noisiest first. Raises ValueError for more
+    steps than there are timesteps."""
+    if settings.steps > (there := int(settings.schedule.get("num_train_timesteps", 1000))):
+        raise ValueError(f"{settings.steps} steps, and {there} timesteps")
     from diffusers import UniPCMultistepScheduler  # here: it takes seconds to import
 
     scheduler = UniPCMultistepScheduler.from_config(

@@ -35,5 +35,6 @@ def _until(schedule: str, noise: float) -> Mapping[str, Any]:
     if count < 2:
         raise ValueError(f"the schedule has no timestep with {noise} of noise")
     betas = 1 - levels[:count] / torch.cat([levels.new_ones(1), levels[: count - 1]])
-    kept = {name: whole[name] for name in ("prediction_type", "timestep_spacing") if name in whole}
+    # Spacing is diffusers' own, which begins with the last timestep: there the guess is.
+    kept = {name: whole[name] for name in ("prediction_type",) if name in whole}
     return {**kept, "num_train_timesteps": count, "trained_betas": betas.tolist()}

@@ -38,6 +38,7 @@ _GUESSED = (
     " guess: of the given picture a coarse shape with colours, in space, of which the diffusion is"
     " told what every camera would see."
 )
+_CARVED = " It learned what is solid from volumes that were carved out of the views."
 _BEGUN = (
     " What the guess sees began with the weights of EfficientNet-Lite0, trained by Google on"
     " photographs (ImageNet) and published under the Apache License 2.0."
@@ -127,6 +128,7 @@ def _training(source: Mapping[str, Any], hardware: str) -> str:
         f" {recipe['views']} views in {entry['processes']} processes,"
         f" {entry['seconds'] / 3600:.2f} hours, rate {entry['rate']:g}, seed {entry['seed']}."
         + (_GUESSED.format(**guess, hours=guess["seconds"] / 3600) if guess else "")
+        + (_CARVED if guess and guess.get("carved") else "")
     )
 
 

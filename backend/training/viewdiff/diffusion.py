@@ -147,9 +147,18 @@ def fresh(
     settings = {"size": asdict(SIZES[size]), "projection": projection}
     if model.first_guess is not None and guess is not None:
         weights, training = guess
+        if training["guess"] != dict(model.config.guess or {}):
+            raise BadInput(
+                f"The first guess has other sizes: {training['guess']}.",
+                f"Train it for this model: views guess --size {size}.",
+            )
         model.first_guess.load_state_dict(weights)
         model.first_guess.requires_grad_(False)
-        settings["guess"] = {**training["numbers"], "scenes": training["recipe"]["scenes"]}
+        settings["guess"] = {
+            **training["numbers"],
+            "scenes": training["recipe"]["scenes"],
+            "carved": training.get("carved", False),
+        }
     return Parts(model, codec, settings)
 
 
@@ -166,14 +175,12 @@ class Drawn:
     posed: PosedImages
 
 
-def drawn(
-    source: Source, recipe: Recipe, rng: np.random.Generator, count: int, views: int = 0
-) -> list[Drawn]:
-    """`count` scenes of `views` views by chance, or of as many as the recipe says."""
+def drawn(source: Source, recipe: Recipe, rng: np.random.Generator, count: int) -> list[Drawn]:
+    """`count` scenes by chance, of as many views as the recipe says."""
     found = []
     for number in rng.integers(0, len(source), count):
         place = int(number)
-        posed = source.scene(place, _chosen(source, place, recipe, rng)[: views or None])
+        posed = source.scene(place, _chosen(source, place, recipe, rng))
         turned = bool(rng.random() < recipe.mirrored)
         found.append(Drawn(place, turned, mirrored(posed) if turned else posed))
     return found

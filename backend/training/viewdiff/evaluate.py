@@ -89,11 +89,14 @@ def painted(
     known = painter.latents(truth.images[:given])
     noise = painter.first_noise(len(truth) - given, side, seed)
     settings = sampling.Settings(config.denoiser.noising, steps, guidance=1.0)
+    if not steps and not config.denoiser.guess_noise:
+        raise BadInput("This model has nothing to show without sampling.", "Give --steps.")
     if not steps:
         noise = torch.zeros_like(noise)
-    begun = painter.begun(noise, known, cameras)
+    guess = painter.guessed(known, cameras)
+    begun = painter.begun(noise, None if guess is None else guess[given:])
     latents = torch.cat([known, begun / painter.network.signal_at_first])
-    for step in _sampled(painter, cameras, begun, known, settings):
+    for step in _sampled(painter, cameras, guess, begun, known, settings):
         latents = step.sample
     distances = torch.from_numpy(np.linalg.norm(truth.poses[:, :3, 3], axis=1))
     images, depths = painter.pictures(latents, distances)
@@ -107,13 +110,14 @@ def painted(
 def _sampled(
     painter: ViewPainter,
     cameras: Cameras,
+    guess: torch.Tensor | None,
     begun: torch.Tensor,
     known: torch.Tensor,
     settings: sampling.Settings,
 ) -> Iterable[Step]:
     if not settings.steps:
         return ()
-    return sampling.sample(painter.denoiser(cameras, ""), begun, known, settings)
+    return sampling.sample(painter.denoiser(cameras, "", guess), begun, known, settings)
 
 
 # ----------------------------------------------------------------------------------------- measures

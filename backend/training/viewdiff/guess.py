@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,25 +92,35 @@ def fit(
     """Train into `path`, going on where it was. size: of networks.SIZES. carved: of the source."""
     config = networks.config(networks.SIZES[size])
     codec = PixelCodec(networks.latents(networks.SIZES[size]), members.device)
-    run = begin(config, recipe, plan, members, path)
+    if recipe.views == 1:
+        raise BadInput("Of one view there is nothing to guess.", "Give two views or more.")
+    run = begin(config, recipe, plan, members, path, carved is not None)
     task = _Task(config, codec, source, size, recipe, carved)
 
     def work(run: Run) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng([plan.seed, run.step, members.rank, 11])
         return step(run.module, task, rng)  # type: ignore[arg-type]
 
+    if carved is not None and len(carved.share) != len(source):
+        raise BadInput(
+            f"There are {len(source)} scenes and {len(carved.share)} volumes.",
+            "Delete the folder of volumes and make them again: views volumes.",
+        )
     if train(run, work, members, report):
         report("first guess: done")
     return run
 
 
-def begin(config: ViewDiffConfig, recipe: Recipe, plan: Plan, members: Team, path: Path) -> Run:
-    """A run at its beginning, or where its checkpoint left it."""
+def begin(
+    config: ViewDiffConfig, recipe: Recipe, plan: Plan, members: Team, path: Path, carved: bool
+) -> Run:
+    """A run at its beginning, or where its checkpoint left it. carved: whether it has volumes."""
     torch.manual_seed(plan.seed)
     settings: dict[str, Any] = {
         "guess": dict(config.guess or {}),
         "pixels": dict(config.pixels or {}),
         "recipe": asdict(recipe),
+        "carved": carved,
         "rate": plan.rate,
         "seed": plan.seed,
         "processes": members.size,
@@ -147,7 +157,9 @@ class _Task:
 def step(network: FirstGuess, task: _Task, rng: np.random.Generator) -> dict[str, torch.Tensor]:
     """Gradients of one step."""
     recipe, codec = task.recipe, task.codec
-    chosen = drawn(task.source, OWN[task.size], rng, recipe.scenes, recipe.views)
+    usual = OWN[task.size]
+    usual = replace(usual, views=recipe.views or usual.views)
+    chosen = drawn(task.source, usual, rng, recipe.scenes)
     posed = [one.posed for one in chosen]
     starts = codec.encode(posed, torch.Generator(codec.device))
     given = torch.zeros(starts.shape[:2], dtype=torch.bool, device=codec.device)

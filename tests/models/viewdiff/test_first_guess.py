@@ -62,6 +62,27 @@ def test_of_nothing_nothing_is_told(boxes: Boxes) -> None:
     assert (found == 0).all()
 
 
+@torch.no_grad()
+def test_scenes_beside_do_not_change_a_guess(boxes: Boxes) -> None:
+    """Of another number of given views, too."""
+    latents, cameras = seen(boxes, 0, [0, 5])
+    network = guesser(**SEEING)
+    given = torch.cat([of_first(latents, 1), of_first(latents, 2)])
+    both = network(latents.repeat(2, 1, 1, 1, 1), given, cameras.repeat(2))
+    for number in range(2):
+        alone = network(latents, given[number : number + 1], cameras)
+        torch.testing.assert_close(both[number : number + 1], alone, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_many_views_are_looked_at_in_parts(boxes: Boxes) -> None:
+    latents, cameras = seen(boxes, 0, list(range(11)))
+    network = guesser()
+    whole = network(latents, of_first(latents), cameras)
+    few = network(latents[:, [0, 9, 10]], of_first(latents[:, :3]), cameras.select([0, 9, 10]))
+    torch.testing.assert_close(whole[:, [0, 9, 10]], few, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("changes", [{}, SEEING], ids=["plain", "seeing"])
 @torch.no_grad()
 def test_scenes_with_and_without_given_views_do_not_touch(
@@ -241,8 +262,8 @@ def test_sampling_goes_back_the_way_that_training_came() -> None:
     latents = CODEC.encode([posed], torch.Generator())
     cameras = diffusion.cameras_of([posed], config)
     noise = torch.randn(latents[:, 1:].shape, generator=torch.Generator().manual_seed(1))
-    begun = model.begun(noise, latents[:, :1], cameras)
     told = model.guessed(latents, of_first(latents), cameras)
+    begun = model.begun(noise, told[:, 1:])
     guess = latents_of(told, PIXELS)[:, 1:]
     moved = towards(noise, guess, latents[:, 1:], config.guess_noise)
     levels = alphas(config.noising)
@@ -259,7 +280,7 @@ def test_sampling_goes_back_the_way_that_training_came() -> None:
         torch.testing.assert_close(step.x[1:], expected, atol=2e-2, rtol=0.0)
     torch.testing.assert_close(step.sample, latents[0], atol=2e-3, rtol=0.0)
     with pytest.raises(ValueError, match="none is given"):
-        model.begun(noise, latents[:, :0], cameras)
+        model.begun(noise, None)
 
 
 def beginning_with_its_guess(noise: float) -> ViewDiff:
@@ -280,9 +301,17 @@ def test_a_schedule_ends_where_there_is_so_much_noise() -> None:
     ratio = ((1 - whole) / whole).sqrt()
     assert ratio[count - 1] <= 0.5 < ratio[count]
     assert short["prediction_type"] == "v_prediction"
+    spaced = until({**networks.SCHEDULE, "timestep_spacing": "leading"}, 0.5)
+    assert spaced == short
     # What is sampled with, too, has these timesteps, the noisiest first.
     scheduler = sampling.solver(sampling.Settings(short, 6))
     assert scheduler.timesteps[0] == count - 1
+    assert sampling.most_steps(short) == count // 2
+    many = sampling.solver(sampling.Settings(short, sampling.most_steps(short))).timesteps.tolist()
+    assert len(set(many)) == len(many)
+    assert min(many) > 0  # 0 is for what is given
+    with pytest.raises(ValueError, match="timesteps"):
+        sampling.solver(sampling.Settings(short, count + 1))
     with pytest.raises(ValueError, match="no timestep"):
         until(networks.SCHEDULE, 1e-6)
 

@@ -15,8 +15,10 @@ from backend import weights
 from backend.errors import BadInput, NotFound
 from backend.models.viewdiff import painter_files
 from backend.models.viewdiff.config import ViewDiffConfig
+from backend.models.viewdiff.first_guess import latents_of
 from backend.models.viewdiff.painter import PainterConfig, ViewPainter, cameras_of
 from backend.protocol import ring_poses
+from backend.training.viewdiff import export, networks
 from backend.weights import Installed
 from tests import viewdiff_models
 
@@ -63,10 +65,39 @@ def test_sampling_begins_with_noise_where_nothing_is_guessed(pixels: ViewPainter
     noise = pixels.first_noise(3, 16, 5)
     assert noise.shape == pixels.latent_shape(3, 16)
     assert float(noise.std()) == pytest.approx(1, abs=0.05)
-    cameras = cameras_of(ring_poses(4, 20, 3.5), LENS * 4, pixels.config, 16, CPU)
+    cameras = cameras_of(ring_poses(4, 20, 3.5), LENS, pixels.config, 16, CPU)
     known = pixels.latents(picture(16)[:1])
-    assert torch.equal(pixels.begun(noise, known, cameras), noise)
-    assert torch.equal(pixels.begun(noise, None, cameras), noise)
+    assert pixels.guessed(known, cameras) is None
+    assert torch.equal(pixels.begun(noise, None), noise)
+
+
+def test_views_begin_with_what_is_guessed_of_given_ones_alone() -> None:
+    """What is told is of the given picture; the same from each camera, whatever else is there."""
+    torch.manual_seed(1)
+    model = networks.network(networks.SIZES["tiny"]).eval().requires_grad_(False)
+    painter = ViewPainter(export.painter_config(model.config), model)
+    cameras = cameras_of(ring_poses(4, 20, 3.5), LENS, painter.config, 16, CPU)
+    given = painter.latents(picture(16)[:1])
+    told = painter.guessed(given, cameras)
+    assert told is not None
+    assert (told[:, -1] == 1).all()
+    assert painter.guessed(given[:0], cameras) is None
+    some = cameras.select([0, 3])
+    fewer = painter.guessed(given, some)
+    assert fewer is not None
+    torch.testing.assert_close(fewer[1], told[3], atol=1e-5, rtol=1e-5)
+    noise = painter.first_noise(3, 16, 5)
+    signal = model.signal_at_first
+    begun = painter.begun(noise, told[1:])
+    guess = latents_of(told[None, 1:], painter.config.pixels)[0]
+    torch.testing.assert_close(begun, signal * guess + (1 - signal**2) ** 0.5 * noise)
+    # The denoiser takes what it is told, and works it out by itself from what is at timestep 0.
+    x = torch.cat([given, begun])[None]
+    times = torch.tensor([[0, 200, 200, 200]])
+    alone = painter.denoiser(cameras, "")(x, times)
+    torch.testing.assert_close(painter.denoiser(cameras, "", told)(x, times), alone)
+    other = painter.denoiser(cameras, "", told.flip(0))(x, times)
+    assert (other - alone).abs().max() > 1e-4
 
 
 def test_pictures_go_through_the_autoencoder(latent_model: Installed) -> None:

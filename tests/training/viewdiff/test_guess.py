@@ -149,11 +149,11 @@ def test_what_sees_begins_as_it_was_trained_on_photographs(
 
     monkeypatch.setattr(guess, "published_backbone", published)
     with pytest.raises(NotInstalled):
-        guess.begin(config, guess.Recipe(1), plan, ALONE, tmp_path / "g.pt")
+        guess.begin(config, guess.Recipe(1), plan, ALONE, tmp_path / "g.pt", True)
     assert asked
     state = published_names(networks.first_guess(config))
     monkeypatch.setattr(guess, "published_backbone", lambda: state)
-    run = guess.begin(config, guess.Recipe(1), plan, ALONE, tmp_path / "g.pt")
+    run = guess.begin(config, guess.Recipe(1), plan, ALONE, tmp_path / "g.pt", True)
     stem = run.module.sight.backbone.stem  # type: ignore[union-attr]
     assert not stem.weight.requires_grad
     torch.testing.assert_close(stem.weight, state["_conv_stem.weight"] / (1 + 1e-3) ** 0.5)
@@ -181,6 +181,22 @@ def published_names(network: FirstGuess) -> dict[str, torch.Tensor]:
         add(block.depthwise, f"{prefix}_depthwise_conv", f"{prefix}_bn1")
         add(block.project, f"{prefix}_project_conv", f"{prefix}_bn2")
     return state
+
+
+def test_volumes_of_other_scenes_and_too_few_views_are_refused(
+    boxes: Boxes, tmp_path: Path
+) -> None:
+    plan, path = Plan(steps=2), tmp_path / "g.pt"
+    carved = guess.Carved(np.zeros((3, 8, 8, 8), np.uint8), np.zeros((3, 8, 8, 8, 3), np.uint8))
+    with pytest.raises(BadInput, match="2 scenes and 3 volumes"):
+        guess.fit(boxes, "tiny", guess.Recipe(2), plan, ALONE, print, path, carved)
+    with pytest.raises(BadInput, match="one view"):
+        guess.fit(boxes, "tiny", guess.Recipe(2, views=1), plan, ALONE, print, path)
+    done = guess.fit(boxes, "tiny", guess.Recipe(1, views=5), plan, ALONE, print, path)
+    assert done.step == 2
+    weights, settings = guess.trained(path)
+    with pytest.raises(BadInput, match="other sizes"):
+        diffusion.fresh("cpu", CPU, guess=(weights, settings))
 
 
 def test_what_is_missing_is_said(tmp_path: Path, boxes: Boxes) -> None:
