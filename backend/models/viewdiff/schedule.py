@@ -16,8 +16,9 @@ def alphas(schedule: Mapping[str, Any]) -> torch.Tensor:
     from diffusers import DDPMScheduler
 
     known = {key: value for key, value in schedule.items() if not key.startswith("_")}
-    made = DDPMScheduler.from_config(known)
-    return torch.as_tensor(made.alphas_cumprod, dtype=torch.float32)
+    with torch.device("cpu"):  # also where networks are made without memory
+        made = DDPMScheduler.from_config(known)
+        return torch.as_tensor(made.alphas_cumprod, dtype=torch.float32)
 
 
 def until(schedule: Mapping[str, Any], noise: float) -> dict[str, Any]:
@@ -34,7 +35,8 @@ def _until(schedule: str, noise: float) -> Mapping[str, Any]:
     count = int((ratio <= noise).sum())
     if count < 2:
         raise ValueError(f"the schedule has no timestep with {noise} of noise")
-    betas = 1 - levels[:count] / torch.cat([levels.new_ones(1), levels[: count - 1]])
+    before = torch.cat([levels.new_ones(1), levels[: count - 1]])
+    betas = 1 - levels[:count] / before
     # Spacing is diffusers' own, which begins with the last timestep: there the guess is.
     kept = {name: whole[name] for name in ("prediction_type",) if name in whole}
     return {**kept, "num_train_timesteps": count, "trained_betas": betas.tolist()}

@@ -68,8 +68,8 @@ SIZES = {
         64, (48, 64, 96), 1, 16, 16, 24, 1, 4, guess=GuessConfig(16, 24, 12, sight=32, deep=48)
     ),
     "gpu": Size(
-        *(64, (96, 192, 320), 2, 16, 24, 48, 3, 6),
-        guess=GuessConfig(24, 48, 24, 64, sight=64, deep=192),
+        *(64, (96, 160, 256), 1, 16, 24, 48, 3, 6),
+        guess=GuessConfig(24, 48, 24, 64, sight=64, deep=64),
     ),
 }
 

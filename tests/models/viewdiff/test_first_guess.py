@@ -301,6 +301,8 @@ def test_a_schedule_ends_where_there_is_so_much_noise() -> None:
     ratio = ((1 - whole) / whole).sqrt()
     assert ratio[count - 1] <= 0.5 < ratio[count]
     assert short["prediction_type"] == "v_prediction"
+    with torch.device("meta"):  # as networks are made before their weights are there
+        assert until(networks.SCHEDULE, 0.51)["num_train_timesteps"] > count
     spaced = until({**networks.SCHEDULE, "timestep_spacing": "leading"}, 0.5)
     assert spaced == short
     # What is sampled with, too, has these timesteps, the noisiest first.

@@ -14,6 +14,7 @@ from backend import weights
 from backend.errors import BadInput
 from backend.geometry.view_fusion import projections, unprojected
 from backend.models.viewdiff.first_guess import latents_of
+from backend.models.viewdiff.model import ViewDiff
 from backend.models.viewdiff.painter import ViewPainter
 from backend.models.viewdiff.painter_files import load
 from backend.posed_images import PosedImages
@@ -244,6 +245,17 @@ def test_an_exported_model_paints_as_the_trained_one(tmp_path: Path, boxes: Boxe
     assert difference.mean() < 1.5  # half precision
     assert one.depths is not None
     assert weights.read_model(tmp_path / "small-views").source["training"]["step"] == 6
+
+
+@pytest.mark.parametrize("size", networks.SIZES)
+def test_what_can_be_trained_can_be_exported(size: str) -> None:
+    with torch.device("meta"):
+        model = ViewDiff(networks.config(networks.SIZES[size]))
+    total = sum(
+        value.numel() * (4 if export._is_fine(name) else 2)
+        for name, value in model.unet.state_dict().items()
+    )
+    assert total < 0.95 * export.MOST_BYTES
 
 
 def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
