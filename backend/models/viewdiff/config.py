@@ -125,7 +125,7 @@ class ViewDiffConfig:
     guess: settings of first_guess.GuessConfig, of one that is told what given views show from
     everywhere; its U-Net has first_guess.CHANNELS channels more than are denoised.
     guess_spread: how far latents lie from that guess, a standard deviation. The network then tells
-    what is to be added to what follows from the guess alone; with 0 it tells all.
+    how the guess is to be changed, in such units; with 0 it predicts what the schedule says.
     guess_noise: views begin with their guess and so much noise, a standard deviation, and in
     training lie between that and what they are (Liu et al. 2023, I2SB); 0: with noise alone.
     as_published: its layers through space were trained with the axes and the contraction of the

@@ -237,25 +237,10 @@ def latents_of(planes: torch.Tensor, pixels: PixelLatents) -> torch.Tensor:
     return F.pixel_unshuffle(fine, pixels.patch).unflatten(0, planes.shape[:2])
 
 
-def expected_v(
-    noised: torch.Tensor,
-    guess: torch.Tensor,
-    level: torch.Tensor,
-    spread: torch.Tensor,
-    begin: float = 0.0,
-) -> torch.Tensor:
-    """The v that is expected of noised latents, of which only the guess is known, and that they lie
-    around it as normally distributed numbers of that spread.
-
-    All but the guess may be broadcast; level: the share of the signal's variance. begin: the noise
-    to a signal of 1 at which they are moved all the way to the guess (`towards`); 0: they are not.
-    With spread 1, guess 0 and begin 0 it is 0. The skip of Karras et al. (2022) with a mean.
-    """
-    signal, noise = level.sqrt(), (1 - level).sqrt()
-    own = 1 - noise / (signal * begin) if begin else torch.ones_like(level)
-    whole = level * (own * spread).square() + 1 - level
-    start = guess + own * spread.square() * (signal * noised - level * guess) / whole
-    return signal * (noised - signal * start) / noise - noise * start
+def v_of(noised: torch.Tensor, start: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    """The v of noised latents, if they are `start` without their noise. level: the share of the
+    signal's variance, below 1; may be broadcast."""
+    return (level.sqrt() * noised - start) / (1 - level).sqrt()
 
 
 def towards(

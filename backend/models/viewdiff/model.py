@@ -13,7 +13,7 @@ from .attention import CrossFrameAttention, TextAttention, ViewContext
 from .block import ViewBlock
 from .cameras import Cameras, conditions
 from .config import ViewDiffConfig
-from .first_guess import FirstGuess, GuessConfig, expected_v, latents_of
+from .first_guess import FirstGuess, GuessConfig, latents_of, v_of
 from .pixels import PixelLatents
 from .projection import Projection
 from .schedule import alphas
@@ -92,15 +92,16 @@ class ViewDiff(nn.Module):
             text = latents.new_zeros(1, 1, 1, width)
         text = text.to(latents).expand(*batch, -1, -1)
         self._tell(cameras, timesteps, novel)
-        seen, beside = latents, None
+        seen = latents
         if self.first_guess is not None:
             if told is None:
                 told = self.first_guess(latents, timesteps == 0, cameras.centred())
             seen = torch.cat([latents, told.to(latents.dtype)], dim=2)
-            beside = self._of_the_guess(latents, told, timesteps)
         predicted = self.unet(seen.flatten(0, 1), timesteps.flatten(), text.flatten(0, 1))
         found: torch.Tensor = predicted.sample.unflatten(0, batch)
-        return found if beside is None else found + beside.to(found.dtype)
+        if told is None or not self.config.guess_spread:
+            return found
+        return self._from_the_guess(found, latents, told, timesteps)
 
     def guessed(self, latents: torch.Tensor, given: torch.Tensor, cameras: Cameras) -> torch.Tensor:
         """(B, V, CHANNELS, h, w): the first guess of latents of which some, (B, V) bool, are given.
@@ -139,18 +140,21 @@ class ViewDiff(nn.Module):
             self._levels = alphas(self.config.noising).to(device)
         return self._levels
 
-    def _of_the_guess(
-        self, latents: torch.Tensor, told: torch.Tensor, timesteps: torch.Tensor
-    ) -> torch.Tensor | None:
-        """(B, V, C, h, w) float32: what would be predicted if nothing but the guess were known, and
-        where nothing was guessed, if latents were normal numbers."""
-        if self.first_guess is None or not self.config.guess_spread:
-            return None
+    def _from_the_guess(
+        self,
+        found: torch.Tensor,
+        latents: torch.Tensor,
+        told: torch.Tensor,
+        timesteps: torch.Tensor,
+    ) -> torch.Tensor:
+        """(B, V, C, h, w) float32: the v of what the network tells as a change of the guess, in
+        units of how far latents lie from it; where nothing was guessed, of what it tells."""
+        assert self.first_guess is not None  # noqa: S101 - its word is here
         level = self._levels_on(latents.device)[timesteps.long()][..., None, None, None]
         known = told[:, :, -1:].float()
         spread = 1 + known * (self.config.guess_spread - 1)
         guess = latents_of(told, self.first_guess.pixels) * known
-        return expected_v(latents.float(), guess, level, spread, self.config.guess_noise)
+        return v_of(latents.float(), guess + spread * found.float(), level)
 
     def _tell(self, cameras: Cameras, timesteps: torch.Tensor, novel: int) -> None:
         if timesteps.shape != cameras.world2cam.shape[:2]:

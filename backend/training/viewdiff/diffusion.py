@@ -393,6 +393,9 @@ def loss_of(
         with autocast(device):
             predicted = parts.model(noised, times, words, cameras, novel=novel, **told)
     error = functional.mse_loss(predicted.float(), target, reduction="none")
+    if parts.config.guess_spread:
+        # Of the views themselves, as the network tells them: v counts a hundredfold without noise.
+        error = error * (1 - level) / parts.config.guess_spread**2
     shown = (~place).float()
     return (error * shown).sum() / (shown.sum() * error[0, 0].numel())
 

@@ -34,9 +34,8 @@ stand in it turned anyhow."""
 GUESS_SPREAD = 0.25
 """Of latents around the first guess: the root of the mean square of what is between them."""
 
-GUESS_NOISE = 0.5
-"""That views begin with, around their guess: twice as much as it is wrong by, so that what it has
-too much of does not stay."""
+GUESS_NOISE = 0.3
+"""That views begin with, around their guess: a little more than it is wrong by."""
 
 OPACITY_AT_FIRST = -1.0
 """Of the renderers' bias: at the published -5 nearly nothing of the grid is seen at first, which a
@@ -135,7 +134,7 @@ def network(size: Size, projection: bool = True) -> ViewDiff:
         for name, value in made.renderer_parameters():
             if name.endswith("bias_opacity"):
                 value.fill_(OPACITY_AT_FIRST)
-        # Nothing is added at first to what follows from the guess.
+        # Nothing of the guess is changed at first.
         for value in made.unet.conv_out.parameters():
             value.zero_()
     return made
