@@ -106,6 +106,8 @@ def _add_results(actions: Any) -> None:
     export.add_argument("target", type=Path, help="a folder, named as the model's id")
     export.add_argument("--title", default="Fieldforge views")
     export.add_argument("--steps", type=int, default=20, help="of sampling where nobody says")
+    export.add_argument("--temperature", type=float, default=1.0, help="share of the noise that"
+                        " sampling begins with; less leaves less to chance")  # fmt: skip
     export.set_defaults(action=_export)
     evaluate = actions.add_parser("evaluate", help="measure a model; a sheet of samples; its card")
     _folder(evaluate)
@@ -304,6 +306,7 @@ def _export(options: argparse.Namespace) -> int:
         options.target,
         title=options.title,
         steps=options.steps,
+        temperature=options.temperature,
     )
     size = sum(path.stat().st_size for path in installed.files) / 1e6
     print(f"{installed.folder}: {size:.1f} MB. Now: views evaluate {installed.folder}")

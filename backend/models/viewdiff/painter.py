@@ -34,6 +34,8 @@ class PainterConfig:
     fill: share of the picture that a thing takes up there. ground: sRGB of 0 to 255 behind things
     whose background is removed, of models with an autoencoder; None keeps backgrounds.
     intensity: mean and variance that are told of views that are not there yet.
+    temperature: the share of the noise that views begin with. Less than 1 leaves less to chance:
+    what is made is likelier and plainer, and other seeds differ less.
     """
 
     denoiser: ViewDiffConfig = field(default_factory=ViewDiffConfig)
@@ -46,6 +48,7 @@ class PainterConfig:
     fill: float = 0.68
     ground: tuple[int, int, int] | None = None
     intensity: tuple[float, float] = TEST_INTENSITY
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         for name, least, most in (("views", 1, 64), ("batch", 1, 64), ("most", 2, 64)):
@@ -54,7 +57,7 @@ class PainterConfig:
                 raise ValueError(f"{name} is {value!r}, not {least} to {most}")
         for name, low, high in (
             *(("elevation", -89.0, 89.0), ("field", 1.0, 170.0)),
-            *(("radius", 1.0, 1e3), ("fill", 0.1, 1.0)),
+            *(("radius", 1.0, 1e3), ("fill", 0.1, 1.0), ("temperature", 0.0, 1.0)),
         ):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not low <= value <= high:
@@ -147,7 +150,8 @@ class ViewPainter:
 
     def first_noise(self, views: int, side: int, seed: int) -> torch.Tensor:
         """(V, C, h, w) float32 on the device: the chance that there is in sampling."""
-        return first_noise(self.latent_shape(views, side), seed).to(self.device)
+        noise = first_noise(self.latent_shape(views, side), seed).to(self.device)
+        return self.config.temperature * noise
 
     def guessed(self, given: torch.Tensor, cameras: Cameras) -> torch.Tensor | None:
         """(V, first_guess.CHANNELS, h, w): what is guessed of all views of one scene, whose first

@@ -22,10 +22,11 @@ STEPS = 20
 """Of the sampler, where nobody says."""
 
 
-def painter_config(denoiser: ViewDiffConfig) -> PainterConfig:
+def painter_config(denoiser: ViewDiffConfig, temperature: float = 1.0) -> PainterConfig:
     """How our own model paints where nobody says: from the cameras that it was trained with."""
     return PainterConfig(
         denoiser, views=8, batch=8, most=24, elevation=20.0, field=42.5, radius=3.6, fill=0.68,
+        temperature=temperature,
     )  # fmt: skip
 
 
@@ -36,6 +37,7 @@ def export(
     title: str,
     license: str = "CC-BY-4.0",
     steps: int = STEPS,
+    temperature: float = 1.0,
     stands_in_for: tuple[str, ...] = TASKS,
     texts: dict[str, str] | None = None,
 ) -> Installed:
@@ -62,7 +64,7 @@ def export(
         title=title,
         family=FAMILY,
         tasks=TASKS,
-        config=painter_config(model.config).to_dict(),
+        config=painter_config(model.config, temperature).to_dict(),
         tensors=tensors,
         steps=steps,
         summary="Views all around a thing, with depth, from one picture. Small: 64 pixels.",

@@ -65,6 +65,8 @@ def test_sampling_begins_with_noise_where_nothing_is_guessed(pixels: ViewPainter
     noise = pixels.first_noise(3, 16, 5)
     assert noise.shape == pixels.latent_shape(3, 16)
     assert float(noise.std()) == pytest.approx(1, abs=0.05)
+    cooler = dataclasses.replace(pixels, config=dataclasses.replace(pixels.config, temperature=0.4))
+    torch.testing.assert_close(cooler.first_noise(3, 16, 5), 0.4 * noise)
     cameras = cameras_of(ring_poses(4, 20, 3.5), LENS, pixels.config, 16, CPU)
     known = pixels.latents(picture(16)[:1])
     assert pixels.guessed(known, cameras) is None
@@ -93,7 +95,7 @@ def test_views_begin_with_what_is_guessed_of_given_ones_alone() -> None:
     torch.testing.assert_close(begun, signal * guess + (1 - signal**2) ** 0.5 * noise)
     # The denoiser takes what it is told, and works it out by itself from what is at timestep 0.
     x = torch.cat([given, begun])[None]
-    times = torch.tensor([[0, 200, 200, 200]])
+    times = torch.tensor([[0, 100, 100, 100]])
     alone = painter.denoiser(cameras, "")(x, times)
     torch.testing.assert_close(painter.denoiser(cameras, "", told)(x, times), alone)
     other = painter.denoiser(cameras, "", told.flip(0))(x, times)
@@ -210,6 +212,7 @@ def test_the_record_of_a_denoiser_alone_will_do() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"temperature": 1.5},
         {"views": 0},
         {"batch": "5"},
         {"most": 1},
