@@ -14,7 +14,7 @@ from ..packed import Shape
 from .scenes import VIEWS, Record
 
 _LIMITS = """\
-- Small: 64 pixels, and trained for hours on processors. What one picture does not show is guessed,
+- Small: 64 pixels, and trained little (above). What one picture does not show is guessed,
   and blurred or plain where the guess is bad.
 - It has seen furniture, household things, some people and plants, and simple solids, in plain
   light, alone. Of other things it makes something that looks like those.

@@ -84,6 +84,7 @@ SHOTS = {
     "panorama_text": ("words", "words-forming", "words-sphere", "words-inside", "words-pictures"),
     "room": ("room-before", "room-inside", "room-behind"),
     "views": ("ring", "viewport-panel", "views", "through-both", "turntable", "rebuilt", "path"),
+    "bundled_views": ("views-before", "views-after", "views-behind", "views-mesh", "path-after"),
     "fields": ("field-before", "field-during", "field-left", "field-right", "field-mix-50"),
     "creatures": ("creature-before", "creature-first", "creature-later"),
     "words": ("lamp-empty", "lamp-before", "lamp-after", "lamp-partly"),
