@@ -155,5 +155,5 @@ def _quality(measured: Mapping[str, float], beside: Mapping[str, Mapping[str, fl
 FIRST_GUESS, NO_LAYERS = "first guess", "no layers in space"
 _BESIDE = {
     FIRST_GUESS: "what its first guess shows by itself, before anything is sampled.",
-    NO_LAYERS: "a model of attention alone, trained for as many steps on the same.",
+    NO_LAYERS: "a model of attention alone, without a guess, trained for as many steps on the same.",
 }
