@@ -94,12 +94,15 @@ def test_every_maker_is_named():
     assert (folder / "samples.png").stat().st_size > 10_000
 
 
+def test_depth_that_is_too_rough_is_not_told(made):
+    assert all(views.depths is None for views in made)
+
+
 def test_outlines_and_colours_are_those_of_the_thing(tests, made):
     for test, views in zip(tests, made, strict=True):
         found = evaluate.measured(test, posed(views))
         assert found["outline overlap"] > 0.8
         assert found["psnr of the thing"] > 11
-        assert found["depth error"] < 0.2  # of things 1.6 and 1.7 long
         inside = views.images[1:][views.images[1:, ..., 3] > 200]
         brightest = inside[:, :3].mean(axis=0).argmax()
         assert brightest == np.argmax(COLOURS[test.record])
@@ -112,24 +115,32 @@ def test_views_agree_with_one_another(tests, made):
         assert found["reprojection"] > 13
 
 
+def mesh_of(images: np.ndarray, truth: PosedImages) -> trimesh.Trimesh:
+    """The solid within the outlines of these views, of the cameras of `truth`."""
+    task = ViewsToScene(
+        images=images,
+        poses=truth.poses[-len(images) :],
+        intrinsics=truth.intrinsics[-len(images) :],
+        extent=2.0,
+        resolution=128,
+    )
+    *_, mesh = run(task, Context("cpu"))
+    assert isinstance(mesh, MeshResult)
+    return trimesh.Trimesh(mesh.vertices, mesh.faces)
+
+
+def reach(solid: trimesh.Trimesh) -> np.ndarray:
+    places = np.abs(trimesh.sample.sample_surface(solid, 5000, seed=0)[0])
+    return np.quantile(places, 0.9, axis=0)
+
+
 def test_views_become_the_shape(tests, made):
+    """Closed, and about as large as what true views become by their outlines alone."""
     for test, views in zip(tests, made, strict=True):
-        task = ViewsToScene(
-            images=views.images[1:],
-            depths=views.depths[1:],
-            poses=views.poses[1:],
-            intrinsics=views.intrinsics[1:],
-            extent=2.0,
-            resolution=128,
-        )
-        *_, mesh = run(task, Context("cpu"))
-        assert isinstance(mesh, MeshResult)
-        solid = trimesh.Trimesh(mesh.vertices, mesh.faces)
+        solid, real = (mesh_of(seen[1:], test.truth) for seen in (views.images, test.truth.images))
         assert solid.is_watertight
-        expected = 8 * np.prod(SIZES[test.record])
-        assert abs(solid.volume) == pytest.approx(expected, rel=0.35)
-        places = np.abs(trimesh.sample.sample_surface(solid, 5000, seed=0)[0])
-        np.testing.assert_allclose(np.quantile(places, 0.9, axis=0), SIZES[test.record], atol=0.15)
+        assert abs(solid.volume) == pytest.approx(abs(real.volume), rel=0.35)
+        np.testing.assert_allclose(reach(solid), reach(real), atol=0.15)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_the_given_picture_stays(tests):
@@ -139,7 +150,6 @@ def test_the_same_seed_gives_the_same_bytes_and_the_given_picture_stays(tests):
     )
     one, same, other = (around(few.images[:1], few, steps=3, seed=seed) for seed in (5, 5, 6))
     assert one.images.tobytes() == same.images.tobytes()
-    assert one.depths.tobytes() == same.depths.tobytes()
     assert one.images[1:].tobytes() != other.images[1:].tobytes()
     assert np.array_equal(one.images[0, ..., 3], truth.images[0, ..., 3])
 

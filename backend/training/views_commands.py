@@ -108,6 +108,8 @@ def _add_results(actions: Any) -> None:
     export.add_argument("--steps", type=int, default=20, help="of sampling where nobody says")
     export.add_argument("--temperature", type=float, default=1.0, help="share of the noise that"
                         " sampling begins with; less leaves less to chance")  # fmt: skip
+    export.add_argument("--without-depth", action="store_true", help="depth that is painted is not"
+                        " told: where it is rough, outlines alone make better meshes")  # fmt: skip
     export.set_defaults(action=_export)
     evaluate = actions.add_parser("evaluate", help="measure a model; a sheet of samples; its card")
     _folder(evaluate)
@@ -307,6 +309,7 @@ def _export(options: argparse.Namespace) -> int:
         title=options.title,
         steps=options.steps,
         temperature=options.temperature,
+        tells_depth=not options.without_depth,
     )
     size = sum(path.stat().st_size for path in installed.files) / 1e6
     print(f"{installed.folder}: {size:.1f} MB. Now: views evaluate {installed.folder}")

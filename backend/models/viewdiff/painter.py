@@ -36,6 +36,8 @@ class PainterConfig:
     intensity: mean and variance that are told of views that are not there yet.
     temperature: the share of the noise that views begin with. Less than 1 leaves less to chance:
     what is made is likelier and plainer, and other seeds differ less.
+    tells_depth: whether the depth that it paints, if it does, is told: where it is rough, a mesh of
+    outlines alone is nearer to the thing.
     """
 
     denoiser: ViewDiffConfig = field(default_factory=ViewDiffConfig)
@@ -49,6 +51,7 @@ class PainterConfig:
     ground: tuple[int, int, int] | None = None
     intensity: tuple[float, float] = TEST_INTENSITY
     temperature: float = 1.0
+    tells_depth: bool = True
 
     def __post_init__(self) -> None:
         for name, least, most in (("views", 1, 64), ("batch", 1, 64), ("most", 2, 64)):
@@ -62,6 +65,8 @@ class PainterConfig:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not low <= value <= high:
                 raise ValueError(f"{name} is {value!r}, not {low:g} to {high:g}")
+        if type(self.tells_depth) is not bool:
+            raise ValueError(f"tells_depth is {self.tells_depth!r}")
         _ = self.pixels  # raises for settings of no such
 
     @property
@@ -200,7 +205,7 @@ class ViewPainter:
         0 where nothing is."""
         if self.config.pixels is not None:
             if distances is not None:
-                distances = distances.to(latents)
+                distances = distances.to(latents) if self.config.tells_depth else None
             images, depths = self.config.pixels.decode(latents, distances)
             return images.cpu().numpy(), None if depths is None else depths.cpu().numpy()
         scale = self.vae.config.scaling_factor

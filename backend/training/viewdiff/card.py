@@ -92,8 +92,8 @@ def card(
     return "\n\n".join(
         [
             f"# {installed.title}",
-            "Views around a thing, with what is background and with depth, from one picture of it"
-            " (or several, with their cameras): a multi-view diffusion after ViewDiff (Höllein et"
+            "Views around a thing, and what is background in them, from one picture of it (or"
+            " several, with their cameras): a multi-view diffusion after ViewDiff (Höllein et"
             " al. 2024) on pixels, 64 x 64, made and trained by the Fieldforge project, to work"
             " offline and on a processor. Nothing of the published code or of Stable Diffusion is"
             " in it.",
@@ -155,5 +155,5 @@ def _quality(measured: Mapping[str, float], beside: Mapping[str, Mapping[str, fl
 FIRST_GUESS, NO_LAYERS = "first guess", "no layers in space"
 _BESIDE = {
     FIRST_GUESS: "what its first guess shows by itself, before anything is sampled.",
-    NO_LAYERS: "a model of attention alone, without a guess, trained for as many steps on the same.",
+    NO_LAYERS: "a model of attention alone, without a guess, trained as many steps on the same.",
 }

@@ -22,11 +22,13 @@ STEPS = 20
 """Of the sampler, where nobody says."""
 
 
-def painter_config(denoiser: ViewDiffConfig, temperature: float = 1.0) -> PainterConfig:
+def painter_config(
+    denoiser: ViewDiffConfig, temperature: float = 1.0, tells_depth: bool = True
+) -> PainterConfig:
     """How our own model paints where nobody says: from the cameras that it was trained with."""
     return PainterConfig(
         denoiser, views=8, batch=8, most=24, elevation=20.0, field=42.5, radius=3.6, fill=0.68,
-        temperature=temperature,
+        temperature=temperature, tells_depth=tells_depth,
     )  # fmt: skip
 
 
@@ -38,6 +40,7 @@ def export(
     license: str = "CC-BY-4.0",
     steps: int = STEPS,
     temperature: float = 1.0,
+    tells_depth: bool = True,
     stands_in_for: tuple[str, ...] = TASKS,
     texts: dict[str, str] | None = None,
 ) -> Installed:
@@ -64,10 +67,10 @@ def export(
         title=title,
         family=FAMILY,
         tasks=TASKS,
-        config=painter_config(model.config, temperature).to_dict(),
+        config=painter_config(model.config, temperature, tells_depth).to_dict(),
         tensors=tensors,
         steps=steps,
-        summary="Views all around a thing, with depth, from one picture. Small: 64 pixels.",
+        summary="Views all around a thing, cut out, from one picture. Small: 64 pixels.",
         guidance=1.0,
         license=license,
         stands_in_for=stands_in_for,

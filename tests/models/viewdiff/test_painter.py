@@ -57,6 +57,10 @@ def test_pictures_of_pixels_come_back_as_they_were(pixels: ViewPainter) -> None:
     assert depths is not None
     np.testing.assert_allclose(depths, np.float32([3, 4])[:, None, None] * np.ones((1, 16, 16)))
     assert pixels.pictures(latents)[1] is None
+    silent = dataclasses.replace(pixels.config, tells_depth=False)
+    found = dataclasses.replace(pixels, config=silent).pictures(latents, torch.tensor([3.0, 4.0]))
+    np.testing.assert_array_equal(found[0], given)
+    assert found[1] is None
     assert not pixels.reads_words
     assert pixels.cut("any words") == ""
 
@@ -213,6 +217,7 @@ def test_the_record_of_a_denoiser_alone_will_do() -> None:
     "wrong",
     [
         {"temperature": 1.5},
+        {"tells_depth": 1},
         {"views": 0},
         {"batch": "5"},
         {"most": 1},
