@@ -108,6 +108,8 @@ def _add_results(actions: Any) -> None:
     export.add_argument("--steps", type=int, default=20, help="of sampling where nobody says")
     export.add_argument("--temperature", type=float, default=1.0, help="share of the noise that"
                         " sampling begins with; less leaves less to chance")  # fmt: skip
+    export.add_argument("--haze", type=float, default=0.0, help="alpha up to which a painted pixel"
+                        " shows nothing, and from 1 less that on is all of the thing")  # fmt: skip
     export.add_argument("--without-depth", action="store_true", help="depth that is painted is not"
                         " told: where it is rough, outlines alone make better meshes")  # fmt: skip
     export.set_defaults(action=_export)
@@ -310,6 +312,7 @@ def _export(options: argparse.Namespace) -> int:
         steps=options.steps,
         temperature=options.temperature,
         tells_depth=not options.without_depth,
+        haze=options.haze,
     )
     size = sum(path.stat().st_size for path in installed.files) / 1e6
     print(f"{installed.folder}: {size:.1f} MB. Now: views evaluate {installed.folder}")

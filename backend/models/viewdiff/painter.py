@@ -38,6 +38,8 @@ class PainterConfig:
     what is made is likelier and plainer, and other seeds differ less.
     tells_depth: whether the depth that it paints, if it does, is told: where it is rough, a mesh of
     outlines alone is nearer to the thing.
+    haze: alpha, 0 to 0.45, up to which a painted pixel shows nothing, and from 1 less that on is
+    all of the thing: views that are a little unsure everywhere are surrounded by mist.
     """
 
     denoiser: ViewDiffConfig = field(default_factory=ViewDiffConfig)
@@ -52,6 +54,7 @@ class PainterConfig:
     intensity: tuple[float, float] = TEST_INTENSITY
     temperature: float = 1.0
     tells_depth: bool = True
+    haze: float = 0.0
 
     def __post_init__(self) -> None:
         for name, least, most in (("views", 1, 64), ("batch", 1, 64), ("most", 2, 64)):
@@ -61,6 +64,7 @@ class PainterConfig:
         for name, low, high in (
             *(("elevation", -89.0, 89.0), ("field", 1.0, 170.0)),
             *(("radius", 1.0, 1e3), ("fill", 0.1, 1.0), ("temperature", 0.0, 1.0)),
+            ("haze", 0.0, 0.45),
         ):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not low <= value <= high:
@@ -207,7 +211,8 @@ class ViewPainter:
             if distances is not None:
                 distances = distances.to(latents) if self.config.tells_depth else None
             images, depths = self.config.pixels.decode(latents, distances)
-            return images.cpu().numpy(), None if depths is None else depths.cpu().numpy()
+            found = self._without_haze(images.cpu().numpy())
+            return found, None if depths is None else depths.cpu().numpy()
         scale = self.vae.config.scaling_factor
         decoded = [
             self.vae.decode(latent[None].float() / scale).sample[0].movedim(0, -1)
@@ -215,6 +220,15 @@ class ViewPainter:
         ]
         levels = (torch.stack(decoded).clamp(-1, 1) + 1) * 127.5
         return levels.round().to(torch.uint8).cpu().numpy(), None
+
+    def _without_haze(self, images: np.ndarray) -> np.ndarray:
+        """(V, S, S, 3 or 4) uint8 -> the same shape, with alpha that is surer."""
+        haze = self.config.haze
+        if not haze or images.shape[-1] == 3:
+            return images
+        surer = (images[..., 3] / np.float32(255) - haze) / (1 - 2 * haze)
+        alpha = np.rint(255 * np.clip(surer, 0, 1)).astype(np.uint8)
+        return np.concatenate([images[..., :3], alpha[..., None]], axis=-1)
 
     def small_pictures(self, start: torch.Tensor, side: int) -> np.ndarray:
         """About what latents (V, C, h, w) will show, cheaply: (V, s, s, 3) uint8 on white, s being

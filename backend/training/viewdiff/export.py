@@ -23,12 +23,15 @@ STEPS = 20
 
 
 def painter_config(
-    denoiser: ViewDiffConfig, temperature: float = 1.0, tells_depth: bool = True
+    denoiser: ViewDiffConfig,
+    temperature: float = 1.0,
+    tells_depth: bool = True,
+    haze: float = 0.0,
 ) -> PainterConfig:
     """How our own model paints where nobody says: from the cameras that it was trained with."""
     return PainterConfig(
         denoiser, views=8, batch=8, most=24, elevation=20.0, field=42.5, radius=3.6, fill=0.68,
-        temperature=temperature, tells_depth=tells_depth,
+        temperature=temperature, tells_depth=tells_depth, haze=haze,
     )  # fmt: skip
 
 
@@ -41,6 +44,7 @@ def export(
     steps: int = STEPS,
     temperature: float = 1.0,
     tells_depth: bool = True,
+    haze: float = 0.0,
     stands_in_for: tuple[str, ...] = TASKS,
     texts: dict[str, str] | None = None,
 ) -> Installed:
@@ -67,7 +71,7 @@ def export(
         title=title,
         family=FAMILY,
         tasks=TASKS,
-        config=painter_config(model.config, temperature, tells_depth).to_dict(),
+        config=painter_config(model.config, temperature, tells_depth, haze).to_dict(),
         tensors=tensors,
         steps=steps,
         summary="Views all around a thing, cut out, from one picture. Small: 64 pixels.",

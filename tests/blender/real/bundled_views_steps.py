@@ -127,7 +127,7 @@ def mesh_of_them():
     place["chair"].hide_set(False)
     distances = np.abs(stage.distances_to(stage.world_points(made), place["chair"]))
     print(f"mesh: off the armchair by {distances.mean():.3f} on average", flush=True)
-    assert distances.mean() < 0.08, distances.mean()
+    assert distances.mean() < 0.1, distances.mean()
     place["chair"].hide_set(True)
     for item in place["views"]:
         item.hide_set(True)

@@ -106,6 +106,22 @@ def test_views_begin_with_what_is_guessed_of_given_ones_alone() -> None:
     assert (other - alone).abs().max() > 1e-4
 
 
+def test_haze_is_taken_out_of_what_is_unsure(pixels: ViewPainter) -> None:
+    clear = dataclasses.replace(pixels, config=dataclasses.replace(pixels.config, haze=0.25))
+    given = picture(16)
+    given[..., 3] = np.repeat(np.arange(0, 256, 16, dtype=np.uint8)[None], 16, axis=0)
+    latents = pixels.latents(given)
+    found = clear.pictures(latents)[0]
+    plain = pixels.pictures(latents)[0]
+    np.testing.assert_array_equal(found[..., :3], plain[..., :3])
+    share, told = plain[..., 3] / 255, found[..., 3] / 255
+    assert (told[share <= 0.25] == 0).all()
+    assert (told[share >= 0.75] == 1).all()
+    between = (share > 0.25) & (share < 0.75)
+    np.testing.assert_allclose(told[between], 2 * share[between] - 0.5, atol=0.003)
+    np.testing.assert_array_equal(told >= 0.5, share >= 0.5)  # outlines are where they were
+
+
 def test_pictures_go_through_the_autoencoder(latent_model: Installed) -> None:
     model = load(latent_model)
     given = picture(64, 3)
@@ -218,6 +234,7 @@ def test_the_record_of_a_denoiser_alone_will_do() -> None:
     [
         {"temperature": 1.5},
         {"tells_depth": 1},
+        {"haze": 0.5},
         {"views": 0},
         {"batch": "5"},
         {"most": 1},

@@ -39,9 +39,10 @@ def test_from_shapes_to_a_measured_model(data: Path, capsys: pytest.CaptureFixtu
     target = data / "my-views"
     assert main(["views", "export", *folder, str(target), "--title", "Mine"]) == 0
     assert weights.read_model(target).config["tells_depth"]
-    silent = [str(data / "silent-views"), "--without-depth"]
+    silent = [str(data / "silent-views"), "--without-depth", "--haze", "0.25"]
     assert main(["views", "export", *folder, *silent]) == 0
-    assert not weights.read_model(data / "silent-views").config["tells_depth"]
+    config = weights.read_model(data / "silent-views").config
+    assert (config["tells_depth"], config["haze"]) == (False, 0.25)
     assert weights.read_model(target).title == "Mine"
     measure = ["views", "evaluate", *folder, "--generated", "0", "--steps", "2", "--device", "cpu"]
     without = ["--without", str(data / "without.json")]
