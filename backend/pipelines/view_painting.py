@@ -125,7 +125,7 @@ def painted(
             "views": rig.count,
             "given": wishes.count,
             "size": rig.side,
-            **job.report(),
+            **job.report(images),
         },
     )
 
@@ -240,17 +240,29 @@ class _Painting:
             depths[: self.wishes.count] = 0  # what was given came without
         return images, depths
 
-    def report(self) -> dict[str, Any]:
-        """What the sampling was like."""
+    def report(self, images: np.ndarray) -> dict[str, Any]:
+        """What the sampling was like, and what is to be said of the views (V, S, S, 3 or 4)."""
         cut = self.model.cut(self.wishes.prompt) if self.wishes.prompt else ""
         notes = list(self.wishes.notes)
         if cut:
             notes.append(f"The text is long: “{cut}” was not read.")
+        if empty := _empty(images[self.wishes.count :]):
+            notes.append(
+                f"{empty} of the views show nothing: the thing is too thin for this model, or too"
+                " small in the picture. Try a picture that it fills, or another model."
+            )
         return {
             "batches": [len(batch.views) for batch in self.batches],
             **({"notes": notes} if notes else {}),
             **({"previews": self.previewer.shown} if self.previewer else {}),
         }
+
+
+def _empty(images: np.ndarray) -> int:
+    """How many of (V, S, S, 3 or 4) views have alpha and show nothing by it."""
+    if images.shape[-1] == 3:
+        return 0
+    return int((images[..., 3].reshape(len(images), -1).max(axis=1) < 128).sum())
 
 
 def _on(pictures: np.ndarray, ground: Sequence[int] | None) -> np.ndarray:

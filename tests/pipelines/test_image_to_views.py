@@ -350,6 +350,17 @@ def test_what_is_guessed_is_guessed_once_and_of_the_given_picture(
     assert any(f"{most} steps at most" in note for note in many.report["notes"])
 
 
+def test_views_that_show_nothing_are_told() -> None:
+    images = np.zeros((3, 4, 4, 4), np.uint8)
+    images[1, 2, 2, 3] = 255
+    assert view_painting._empty(images) == 2
+    assert view_painting._empty(images[..., :3]) == 0
+    found = done(task(steps=1))
+    empty = view_painting._empty(found.images[1:])
+    told = [note for note in found.report["notes"] if "show nothing" in note]
+    assert len(told) == (empty > 0)
+
+
 def test_words_that_are_not_read_are_told() -> None:
     found = done(task(prompt="a red chair", steps=1))
     assert image_to_views.UNREAD in found.report["notes"]
