@@ -236,7 +236,8 @@ def _guess(options: argparse.Namespace) -> int:
     carved = None
     if not (options.scenes or options.co3d):
         place = options.folder / _VOLUMES
-        carved = guess.Carved(*volumes.load(place, "train", pixels, len(source.starts)))
+        share, colours = volumes.load(place, "train", pixels, len(source.starts))
+        carved = guess.Carved(share[: options.most], colours[: options.most])
     recipe = guess.Recipe(options.batch or guess.Recipe.scenes, views=options.views or 0)
     plan = plan_options.plan_of(options, guess.RATE)
     with team(options.device) as members:

@@ -125,13 +125,6 @@ class ViewDiff(nn.Module):
         level = self._levels_on(noise.device)[-1]
         return level.sqrt() * guess.to(noise) + (1 - level).sqrt() * noise
 
-    @property
-    def signal_at_first(self) -> float:
-        """How much of what they begin with is in the latents of views."""
-        if not self.config.guess_noise:
-            return 1.0
-        return float(self._levels_on(self.device)[-1].sqrt())
-
     def _levels_on(self, device: torch.device) -> torch.Tensor:
         """Of signal, by timestep."""
         # No buffer, which half precision would round: what is next to 1 must not become it. And

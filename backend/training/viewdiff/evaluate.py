@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from ...geometry import view_fusion
 from ...geometry.tsdf import closing_sdf
 from ...models.viewdiff import sampling
 from ...models.viewdiff.cameras import Cameras
+from ...models.viewdiff.first_guess import latents_of
 from ...models.viewdiff.painter import PainterConfig, ViewPainter, cameras_of
 from ...posed_images import PosedImages
-from ...sampling import Step
 from . import scenes
 from .scenes import Catalogue, Record, Scene
 
@@ -82,22 +82,19 @@ def painted(
 ) -> PosedImages:
     """The views that the model makes of the first `given` pictures, and these as they are.
 
-    steps: of sampling; 0: nothing is sampled, views are what they begin with, without any noise.
+    steps: of sampling; 0: nothing is sampled, views are the first guess. Raises BadInput where the
+    model makes none.
     """
     config, side = painter.config, painter.config.side
     cameras = cameras_of(truth.poses, truth.intrinsics, config, side, painter.device)
     known = painter.latents(truth.images[:given])
-    noise = painter.first_noise(len(truth) - given, side, seed)
-    settings = sampling.Settings(config.denoiser.noising, steps, guidance=1.0)
-    if not steps and not config.denoiser.guess_noise:
-        raise BadInput("This model has nothing to show without sampling.", "Give --steps.")
-    if not steps:
-        noise = torch.zeros_like(noise)
     guess = painter.guessed(known, cameras)
-    begun = painter.begun(noise, None if guess is None else guess[given:])
-    latents = torch.cat([known, begun / painter.network.signal_at_first])
-    for step in _sampled(painter, cameras, guess, begun, known, settings):
-        latents = step.sample
+    if steps:
+        latents = _sampled(painter, cameras, known, guess, steps, seed)
+    elif guess is not None and config.pixels is not None:
+        latents = torch.cat([known, latents_of(guess[None, given:], config.pixels)[0]])
+    else:
+        raise BadInput("This model has nothing to show without sampling.", "Give --steps.")
     distances = torch.from_numpy(np.linalg.norm(truth.poses[:, :3, 3], axis=1))
     images, depths = painter.pictures(latents, distances)
     if images.shape[-1] == 4:
@@ -110,14 +107,18 @@ def painted(
 def _sampled(
     painter: ViewPainter,
     cameras: Cameras,
-    guess: torch.Tensor | None,
-    begun: torch.Tensor,
     known: torch.Tensor,
-    settings: sampling.Settings,
-) -> Iterable[Step]:
-    if not settings.steps:
-        return ()
-    return sampling.sample(painter.denoiser(cameras, "", guess), begun, known, settings)
+    guess: torch.Tensor | None,
+    steps: int,
+    seed: int,
+) -> torch.Tensor:
+    """(V, C, h, w): the known latents, then those of the other cameras."""
+    config = painter.config
+    noise = painter.first_noise(cameras.views - len(known), config.side, seed)
+    begun = painter.begun(noise, None if guess is None else guess[len(known) :])
+    settings = sampling.Settings(config.denoiser.noising, steps, guidance=1.0)
+    *_, last = sampling.sample(painter.denoiser(cameras, "", guess), begun, known, settings)
+    return last.sample
 
 
 # ----------------------------------------------------------------------------------------- measures

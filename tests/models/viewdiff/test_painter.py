@@ -17,6 +17,7 @@ from backend.models.viewdiff import painter_files
 from backend.models.viewdiff.config import ViewDiffConfig
 from backend.models.viewdiff.first_guess import latents_of
 from backend.models.viewdiff.painter import PainterConfig, ViewPainter, cameras_of
+from backend.models.viewdiff.schedule import alphas
 from backend.protocol import ring_poses
 from backend.training.viewdiff import export, networks
 from backend.weights import Installed
@@ -93,7 +94,7 @@ def test_views_begin_with_what_is_guessed_of_given_ones_alone() -> None:
     assert fewer is not None
     torch.testing.assert_close(fewer[1], told[3], atol=1e-5, rtol=1e-5)
     noise = painter.first_noise(3, 16, 5)
-    signal = model.signal_at_first
+    signal = float(alphas(painter.config.denoiser.noising)[-1]) ** 0.5
     begun = painter.begun(noise, told[1:])
     guess = latents_of(told[None, 1:], painter.config.pixels)[0]
     torch.testing.assert_close(begun, signal * guess + (1 - signal**2) ** 0.5 * noise)

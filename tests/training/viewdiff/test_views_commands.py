@@ -29,6 +29,8 @@ def test_from_shapes_to_a_measured_model(data: Path, capsys: pytest.CaptureFixtu
     assert main(["views", "volumes", *folder, "--workers", "1"]) == 0
     assert main(guess) == 0
     assert "step 3 of 3" in capsys.readouterr().out
+    assert main([*guess, "--most", "2", "-o", str(data / "few")]) == 0
+    capsys.readouterr()
     assert main(train) == 0
     assert "step 2 of 2" in capsys.readouterr().out
     others = ["--scenes", str(data / "scene"), "-o", str(data / "others")]
