@@ -32,6 +32,8 @@ def to_bytes(field: NeuralField, name: str = "Fieldforge") -> bytes:
     message: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": name}
     message |= {key: getattr(field, key) for key in _NUMBERS}
     message |= {"hidden": list(field.hidden), "to_source": field.to_source.tolist()}
+    if field.period:
+        message["period"] = field.period
     return pack(tensors_of(field), message)
 
 
@@ -39,7 +41,7 @@ def tensors_of(field: NeuralField) -> Arrays:
     """The network by its published names."""
     found: Arrays = {}
     at = 0
-    sizes = layer_sizes(field.dimensions, field.frequencies, field.hidden)
+    sizes = layer_sizes(field.dimensions, field.frequencies, field.hidden, field.period)
     for number, (outputs, inputs) in enumerate(sizes):
         matrix = field.weights[at : at + outputs * inputs]
         at += outputs * inputs
@@ -74,7 +76,8 @@ def _field(arrays: Arrays, message: dict[str, Any], what: str) -> NeuralField:
     hidden, place = message.get("hidden"), message.get("to_source")
     layout = (message.get("dimensions"), message.get("frequencies"))
     widths = tuple(hidden) if isinstance(hidden, list) else ()
-    check_layout(*layout, widths, message.get("frame_count"))
+    period = message.get("period", 0)  # files of earlier versions have none
+    check_layout(*layout, widths, message.get("frame_count"), period)
     try:
         to_source = np.array(place, np.float64)
         parts = [
@@ -88,7 +91,7 @@ def _field(arrays: Arrays, message: dict[str, Any], what: str) -> NeuralField:
     if len({part.dtype for part in parts}) > 1:
         raise BadInput(f"{what} has weights of several kinds.", _REMEDY)
     field = NeuralField(
-        weights=np.concatenate(parts), hidden=widths, to_source=to_source, **numbers
+        weights=np.concatenate(parts), hidden=widths, period=period, to_source=to_source, **numbers
     )
     if _tensor_shapes(field) != {name: array.shape for name, array in arrays.items()}:
         raise BadInput(f"{what} has layers that do not fit each other.", _REMEDY)
@@ -98,7 +101,7 @@ def _field(arrays: Arrays, message: dict[str, Any], what: str) -> NeuralField:
 def _tensor_shapes(field: NeuralField) -> dict[str, tuple[int, ...]]:
     """What shapes the tensors of such a field have."""
     found: dict[str, tuple[int, ...]] = {}
-    sizes = layer_sizes(field.dimensions, field.frequencies, field.hidden)
+    sizes = layer_sizes(field.dimensions, field.frequencies, field.hidden, field.period)
     for number, (outputs, inputs) in enumerate(sizes):
         found[f"layers.{number}.weight"] = (outputs, inputs)
         found[f"layers.{number}.bias"] = (outputs,)

@@ -6,6 +6,7 @@ evaluates a field (`models/hyperdiffusion` does).
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -28,7 +29,7 @@ class NeuralField:
 
     weights: (W,) float32 or float16, layer by layer, in each the matrix (row-major) before the
     bias. dimensions: 3, or 4 for one that moves: then the fourth coordinate is the number of the
-    frame, 0 .. frame_count - 1. frequencies, hidden: of the network, as in
+    frame, 0 .. frame_count - 1. frequencies, hidden, period: of the network, as in
     `models/hyperdiffusion/config.py`.
     level: the logit that its surface lies at.
     fps, loop: of one that moves: frames a second, and whether the last leads into the first.
@@ -42,6 +43,7 @@ class NeuralField:
     dimensions: int = 3
     frequencies: int = 4
     hidden: tuple[int, ...] = (128, 128, 128)
+    period: int = 0
     level: float = 0.0
     frame_count: int = 1
     fps: float = 24.0
@@ -59,14 +61,31 @@ class NeuralField:
         return self.dimensions == 4
 
     @property
-    def layout(self) -> tuple[int, int, tuple[int, ...], int]:
+    def layout(self) -> tuple[int, int, tuple[int, ...], int, int]:
         """What two fields must share to be mixed."""
-        return self.dimensions, self.frequencies, self.hidden, self.frame_count
+        return self.dimensions, self.frequencies, self.hidden, self.frame_count, self.period
+
+    def widened(self, frequencies: int) -> NeuralField:
+        """The same shape, told more octaves of its points, which count nothing: so that it can be
+        mixed with a field that was told them. frequencies: not fewer than it has."""
+        if frequencies == self.frequencies:
+            return self
+        before = encoded_width(self.dimensions, self.frequencies, self.period)
+        more = encoded_width(self.dimensions, frequencies, self.period) - before
+        at = before - (2 * phase_octaves(self.period) if self.period else 0)
+        outputs = self.hidden[0]
+        first = self.weights[: outputs * before].reshape(outputs, before)
+        first = np.insert(first, [at] * more, 0, axis=1)
+        weights = np.concatenate([first.ravel(), self.weights[outputs * before :]])
+        return dataclasses.replace(self, weights=weights, frequencies=frequencies)
 
     def check(self) -> None:
         """Raise BadInput or TooLarge unless these are the weights of such a field."""
-        check_layout(self.dimensions, self.frequencies, self.hidden, self.frame_count)
-        check_weights(self.weights, weight_count(self.dimensions, self.frequencies, self.hidden))
+        check_layout(*self.layout)
+        check_weights(
+            self.weights,
+            weight_count(self.dimensions, self.frequencies, self.hidden, self.period),
+        )
         check_level(self.level)
         check_fps(self.fps)
         if type(self.loop) is not bool:
@@ -76,21 +95,38 @@ class NeuralField:
             raise BadInput("The name of what the field began with cannot be read.", _REMEDY)
 
 
+def phase_octaves(period: int) -> int:
+    """How many octaves of the phase tell a frame of a motion that repeats after `period` frames:
+    those that turn by less than a half from a frame to the next."""
+    return max(0, (period - 1).bit_length() - 1)
+
+
+def encoded_width(dimensions: int, frequencies: int, period: int = 0) -> int:
+    """How many numbers a point is told to the network as."""
+    if period:
+        return encoded_width(dimensions - 1, frequencies) + 2 * phase_octaves(period)
+    return dimensions * (1 + 2 * frequencies)
+
+
 def layer_sizes(
-    dimensions: int, frequencies: int, hidden: tuple[int, ...]
+    dimensions: int, frequencies: int, hidden: tuple[int, ...], period: int = 0
 ) -> list[tuple[int, int]]:
     """(outputs, inputs) of each matrix, in order; a bias of `outputs` follows each."""
-    widths = (dimensions * (1 + 2 * frequencies), *hidden, 1)
+    widths = (encoded_width(dimensions, frequencies, period), *hidden, 1)
     return [(outputs, inputs) for inputs, outputs in pairwise(widths)]
 
 
-def weight_count(dimensions: int, frequencies: int, hidden: tuple[int, ...]) -> int:
+def weight_count(
+    dimensions: int, frequencies: int, hidden: tuple[int, ...], period: int = 0
+) -> int:
     """How many weights such a field has: 36,737 of the published one at rest, 37,889 in motion."""
-    sizes = layer_sizes(dimensions, frequencies, hidden)
+    sizes = layer_sizes(dimensions, frequencies, hidden, period)
     return sum(outputs * (inputs + 1) for outputs, inputs in sizes)
 
 
-def check_layout(dimensions: object, frequencies: object, hidden: object, frames: object) -> None:
+def check_layout(
+    dimensions: object, frequencies: object, hidden: object, frames: object, period: object = 0
+) -> None:
     """Raise BadInput or TooLarge unless a field may have this layout."""
     if type(dimensions) is not int or dimensions not in (3, 4):
         raise BadInput(f"A field over {dimensions!r} dimensions is not known.", _REMEDY)
@@ -102,7 +138,9 @@ def check_layout(dimensions: object, frequencies: object, hidden: object, frames
         or not all(type(width) is int and 1 <= width <= MAX_FIELD_WEIGHTS for width in hidden)
     ):
         raise BadInput("The layers of the field are not known.", _REMEDY)
-    count = weight_count(dimensions, frequencies, hidden)
+    if type(period) is not int or (period and (dimensions != 4 or period != frames or period < 3)):
+        raise BadInput(f"A field that repeats after {period!r} frames is not known.", _REMEDY)
+    count = weight_count(dimensions, frequencies, hidden, period)
     if count > MAX_FIELD_WEIGHTS:
         raise TooLarge(
             f"A field of {count:,} weights is more than the {MAX_FIELD_WEIGHTS:,} that are"

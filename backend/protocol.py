@@ -913,13 +913,24 @@ class MeshToField(Task):
         moving_meshes.check_source(self.vertices, self.faces, self.vertex_counts, self.face_counts)
 
 
+def _what_parts(first: NeuralField, last: NeuralField) -> str:
+    """Why two fields have no layout in common."""
+    if first.moves != last.moves:
+        return "one of them moves, the other does not"
+    if first.frame_count != last.frame_count:
+        return "they have different frames"
+    if bool(first.period) != bool(last.period):
+        return "one was made to repeat, the other to be played once"
+    return "they have different layers"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FieldToMesh(Task):
     """A neural field, or what lies between two of one layout, as meshes (AnimationResult).
 
     weights: (K, W) float32 or float16 of K = 1 or 2 fields; dimensions, frequencies, hidden,
-    frame_count: of both; level, fps, loop, to_source: of the first, in whose place the meshes
-    come. starts: of each field, `NeuralField.start`, or () where nobody knows.
+    period, frame_count: of both; level, fps, loop, to_source: of the first, in whose place the
+    meshes come. starts: of each field, `NeuralField.start`, or () where nobody knows.
     amounts: (M,) float32 in 0..1: how much of the second field each step has; 0 with one field.
     The result has the frames of the first amount, then those of the next, and so on.
     frames: (F,) int32, which frames to make; None: all.
@@ -932,6 +943,7 @@ class FieldToMesh(Task):
     dimensions: int = 3
     frequencies: int = 4
     hidden: tuple[int, ...] = (128, 128, 128)
+    period: int = 0
     level: float = 0.0
     frame_count: int = 1
     fps: float = 24.0
@@ -962,18 +974,16 @@ class FieldToMesh(Task):
             )
         for one in fields:
             one.check()
-        first, last = fields[0], fields[-1]
+        octaves = max(one.frequencies for one in fields)
+        alike = [one.widened(octaves) for one in fields]
+        first, last = alike[0], alike[-1]
         if first.layout != last.layout:
-            what = "frames" if first.frame_count != last.frame_count else "layers"
-            still = "one of them moves, the other does not"
             raise BadInput(
-                "These two cannot be mixed: "
-                + (still if first.moves != last.moves else f"they have different {what}")
-                + ".",
+                f"These two cannot be mixed: {_what_parts(first, last)}.",
                 "Choose two shapes, or two animations of as many frames, made by one model or both"
                 " compressed here.",
             )
-        weights = np.stack([np.asarray(one.weights, np.float32) for one in fields])
+        weights = np.stack([np.asarray(one.weights, np.float32) for one in alike])
         # The last number is what is added to all: so both surfaces lie at one level.
         weights[1:, -1] += np.float32(first.level - last.level)
         return cls(
@@ -981,6 +991,7 @@ class FieldToMesh(Task):
             dimensions=first.dimensions,
             frequencies=first.frequencies,
             hidden=first.hidden,
+            period=first.period,
             level=first.level,
             frame_count=first.frame_count,
             fps=first.fps,
@@ -1000,6 +1011,7 @@ class FieldToMesh(Task):
                 dimensions=self.dimensions,
                 frequencies=self.frequencies,
                 hidden=self.hidden,
+                period=self.period,
                 level=self.level,
                 frame_count=self.frame_count,
                 fps=self.fps,

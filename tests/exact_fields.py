@@ -64,6 +64,21 @@ def moving(
     return NeuralField(weights=vector(radius, centre, moving=True), **fields)
 
 
+def circling(radius: float, away: float, frames: int = 16) -> NeuralField:
+    """It goes round `away` from the middle, in the plane of x and y, once in so many frames."""
+    config = FieldConfig(4, **LAYOUT, period=frames)
+    matrix = np.zeros((6, config.encoded))
+    for axis in range(3):
+        matrix[2 * axis, axis], matrix[2 * axis + 1, axis] = 1, -1
+    # The phase is told as its sine, its cosine, and those of its octaves.
+    matrix[0:2, 4] = [-away, away]
+    matrix[2:4, 3] = [-away, away]
+    parts = [matrix.ravel(), np.zeros(6), np.full(6, -STEEP), [STEEP * radius]]
+    weights = np.concatenate(parts).astype(np.float32)
+    fields: dict[str, Any] = {"dimensions": 4, "frame_count": frames, "loop": True, **LAYOUT}
+    return NeuralField(weights=weights, period=frames, **fields)
+
+
 def write_model(
     folder: Path, *, is_moving: bool = False, names: tuple[str, ...] = (), radius: float = 0.25
 ) -> None:

@@ -39,6 +39,7 @@ def same(before: NeuralField, after: NeuralField) -> None:
     level=st.floats(-5, 5),
     name=st.text(min_size=1, max_size=20),
     loop=st.booleans(),
+    cycle=st.booleans(),
 )
 def test_any_field_comes_back(
     dimensions: int,
@@ -48,13 +49,16 @@ def test_any_field_comes_back(
     level: float,
     name: str,
     loop: bool,
+    cycle: bool,
 ) -> None:
-    count = weight_count(dimensions, frequencies, hidden)
+    period = 7 if cycle and dimensions == 4 else 0
+    count = weight_count(dimensions, frequencies, hidden, period)
     field = NeuralField(
         weights=np.linspace(-1, 1, count).astype(np.float16 if half else np.float32),
         dimensions=dimensions,
         frequencies=frequencies,
         hidden=hidden,
+        period=period,
         level=level,
         loop=loop,
         frame_count=1 if dimensions == 3 else 7,
@@ -110,6 +114,9 @@ def changed(change: Any) -> bytes:
         lambda arrays, message: message.update(dimensions=3, frame_count=1),
         lambda arrays, message: message.update(frame_count=0),
         lambda arrays, message: message.update(frequencies=None),
+        lambda arrays, message: message.update(period=3),
+        lambda arrays, message: message.update(period=True),
+        lambda arrays, message: message.update(period=message["frame_count"]),
         lambda arrays, message: message.update(to_source=[[1, 2], [3]]),
         lambda arrays, message: message.update(to_source=[[0] * 4] * 4),
         lambda arrays, message: message.update(fps=1e400),

@@ -194,6 +194,7 @@ class _Maker:
             dimensions=config.field.dimensions,
             frequencies=config.field.frequencies,
             hidden=config.field.hidden,
+            period=config.field.period,
             level=float(config.level),
             frame_count=config.frames,
             fps=float(config.fps) if config.moving else 24.0,

@@ -36,7 +36,7 @@ Steps = Generator[tuple[str, float], None, list[Mesh]]
 
 def config_of(neural: NeuralField) -> FieldConfig:
     """The network of a field."""
-    return FieldConfig(neural.dimensions, neural.frequencies, neural.hidden)
+    return FieldConfig(neural.dimensions, neural.frequencies, neural.hidden, neural.period)
 
 
 def vector_of(neural: NeuralField, device: str) -> torch.Tensor:

@@ -182,6 +182,7 @@ def _fitted(task: MeshToField, report: Report) -> _Fit:
         dimensions=config.dimensions,
         frequencies=config.frequencies,
         hidden=config.hidden,
+        period=config.period,
         frame_count=len(frames),
         fps=float(task.fps),
         loop=task.loop,

@@ -97,6 +97,8 @@ def _add_trainings(actions: Any) -> None:
 def _add_field(action: argparse.ArgumentParser) -> None:
     action.add_argument("--frequencies", type=int, default=FREQUENCIES,
                         help="of the encoding of points, of all fields of a model")  # fmt: skip
+    action.add_argument("--cycle", action="store_true",
+                        help="tell frames by their phase, of motion that repeats")  # fmt: skip
 
 
 def _add_source(action: argparse.ArgumentParser) -> None:
@@ -151,8 +153,11 @@ def _items(options: argparse.Namespace, side: str) -> Any:
 
 def _field(options: argparse.Namespace) -> Any:
     from ..models.hyperdiffusion.config import FieldConfig
+    from ..models.hyperdiffusion.model import FRAMES
 
-    return FieldConfig(4 if options.which == "moving" else 3, options.frequencies)
+    moving = options.which == "moving"
+    period = FRAMES if moving and options.cycle else 0
+    return FieldConfig(4 if moving else 3, options.frequencies, period=period)
 
 
 def _points(options: argparse.Namespace) -> int:

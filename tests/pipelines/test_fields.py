@@ -10,13 +10,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import trimesh
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from backend import field_files, moving_meshes, pipelines, weights
 from backend.errors import BadInput, Cancelled, OutOfMemory
 from backend.models.hyperdiffusion import fitting, mixing, occupancy
 from backend.models.hyperdiffusion.config import FieldConfig
-from backend.pipelines import Context, animation, memory, mesh_to_field, resident
+from backend.models.hyperdiffusion.field import evaluate
+from backend.neural_fields import NeuralField, weight_count
+from backend.pipelines import (
+    Context,
+    animation,
+    field_surfaces,
+    memory,
+    mesh_to_field,
+    resident,
+)
 from backend.protocol import (
     Animation,
     AnimationResult,
@@ -94,6 +106,62 @@ def test_every_frame_of_a_moving_field_lies_where_it_is_then() -> None:
     )
     assert some.fps == pytest.approx(4)  # as long as all of them
     np.testing.assert_array_equal(some.meshes()[1][0], result.meshes()[4][0])
+
+
+def test_what_is_told_by_its_phase_comes_round() -> None:
+    field = exact_fields.circling(0.2, 0.1)
+    read, _ = field_files.from_bytes(field_files.to_bytes(field))
+    result = animation_of(FieldToMesh.of(read, resolution=64))
+    centres = [solid(mesh).center_mass for mesh in result.meshes()]
+    phases = 2 * np.pi * np.arange(16) / 16
+    expected = np.stack([0.1 * np.cos(phases), 0.1 * np.sin(phases), 0 * phases], axis=1)
+    np.testing.assert_allclose(centres, expected, atol=1e-3)
+
+
+def test_fields_told_otherwise_are_not_mixed() -> None:
+    phase = exact_fields.circling(0.2, 0.1)
+    count = dataclasses.replace(exact_fields.moving(0.2), frame_count=16)
+    with pytest.raises(BadInput, match="made to repeat"):
+        FieldToMesh.of(phase, count, amounts=[0.5])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    dimensions=st.sampled_from([3, 4]),
+    before=st.integers(0, 4),
+    more=st.integers(0, 4),
+    period=st.sampled_from([0, 7]),
+    seed=st.integers(0, 99),
+)
+def test_a_widened_field_is_the_same_shape(
+    dimensions: int, before: int, more: int, period: int, seed: int
+) -> None:
+    period = period if dimensions == 4 else 0
+    draws = np.random.default_rng(seed)
+    count = weight_count(dimensions, before, (5, 4), period)
+    field = NeuralField(
+        weights=draws.normal(size=count).astype(np.float32),
+        dimensions=dimensions,
+        frequencies=before,
+        hidden=(5, 4),
+        frame_count=7 if dimensions == 4 else 1,
+        period=period,
+    )
+    wide = field.widened(before + more)
+    wide.check()
+    points = torch.from_numpy(draws.uniform(-0.5, 0.5, (40, dimensions)).astype(np.float32))
+    logits = [
+        evaluate(field_surfaces.config_of(one), torch.from_numpy(one.weights)[None], points)
+        for one in (field, wide)
+    ]
+    torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
+
+
+def test_fields_told_more_and_fewer_octaves_are_mixed() -> None:
+    fine = octahedron(0.4).widened(3)
+    task = FieldToMesh.of(octahedron(0.2, to_source=PLACE), fine, amounts=[0, 1], resolution=64)
+    volumes = [solid(mesh).volume / 4**3 for mesh in animation_of(task).meshes()]
+    assert volumes == pytest.approx([4 / 3 * 0.2**3, 4 / 3 * 0.4**3], rel=0.02)
 
 
 def test_one_topology_moves_through_all_frames() -> None:

@@ -5,18 +5,29 @@ The result is a logit: positive inside, and sigmoid of it the probability to be 
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ...neural_fields import phase_octaves
 from .config import FieldConfig
 from .weights_vector import layout
 
 
-def encode(points: torch.Tensor, frequencies: int) -> torch.Tensor:
-    """Points (..., D) -> (..., D (1 + 2 frequencies)): [x, sin x, cos x, sin 2x, cos 2x, ..]."""
+def encode(points: torch.Tensor, frequencies: int, period: int = 0) -> torch.Tensor:
+    """Points (..., D) -> (..., E): [x, sin x, cos x, sin 2x, cos 2x, ..].
+
+    With a period the last coordinate, the number of the frame, is told apart, behind the others:
+    [sin p, cos p, sin 2p, cos 2p, ..] of its phase p, up to `phase_octaves`.
+    """
+    if period:
+        phase = points[..., -1:] * (2 * math.pi / period)
+        turns = [phase * float(2**octave) for octave in range(phase_octaves(period))]
+        told = [part for turn in turns for part in (turn.sin(), turn.cos())]
+        return torch.cat([encode(points[..., :-1], frequencies), *told], dim=-1)
     blocks = [points]
     for octave in range(frequencies):
         scaled = points * float(2**octave)
@@ -36,7 +47,7 @@ class OccupancyField(nn.Module):
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
         """Points (..., D) -> logits (..., 1)."""
-        hidden = encode(points, self.config.frequencies)
+        hidden = encode(points, self.config.frequencies, self.config.period)
         for layer in self.layers[:-1]:
             hidden = F.relu(layer(hidden), inplace=not torch.is_grad_enabled())
         logits: torch.Tensor = self.layers[-1](hidden)
@@ -50,7 +61,7 @@ def evaluate(config: FieldConfig, vectors: torch.Tensor, points: torch.Tensor) -
     """
     if vectors.dim() != 2:
         raise ValueError(f"weight vectors of shape {tuple(vectors.shape)}: expected (S, W)")
-    hidden = encode(points, config.frequencies)
+    hidden = encode(points, config.frequencies, config.period)
     if hidden.dim() == 2:
         hidden = hidden.expand(len(vectors), -1, -1)
     tensors = _tensors(config, vectors)

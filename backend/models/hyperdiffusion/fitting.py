@@ -225,7 +225,7 @@ class _Descent:
         the same.
         """
         self._working.copy_(self.vector)
-        layers = [encode(points, self._config.frequencies)]
+        layers = [encode(points, self._config.frequencies, self._config.period)]
         weight, bias = self._first
         layers.append(torch.addmm(bias, layers[0], weight.t()).relu_().to(self._type))
         for number in range(2, len(self._weights) - 2, 2):

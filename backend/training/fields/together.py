@@ -104,7 +104,7 @@ def fit(
         module.load_state_dict(begin_with)
     module.to(members.device)
     settings: dict[str, Any] = {
-        "field": [config.dimensions, config.frequencies, list(config.hidden)],
+        "field": [config.dimensions, config.frequencies, list(config.hidden), config.period],
         "recipe": vars(recipe),
         "shapes": len(points),
         "seed": plan.seed,

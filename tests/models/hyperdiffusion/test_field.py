@@ -15,6 +15,7 @@ from backend.models.hyperdiffusion.weights_vector import (
     token_sizes,
     unflatten,
 )
+from backend.neural_fields import phase_octaves
 from tests.hyperdiffusion_golden import facts, field, tensors, weights
 
 LIMITS = {"fit": 2e-3, "rand": 1e-5}
@@ -90,6 +91,35 @@ def test_many_fields_at_once_are_each_alone() -> None:
             assert torch.allclose(found[number], alone(points[number])[:, 0], atol=1e-10)
             assert torch.allclose(shared[number], alone(points[0])[:, 0], atol=1e-10)
     assert not torch.allclose(found[0], found[1])
+
+
+def test_a_cycle_is_told_by_its_phase() -> None:
+    config = FieldConfig(4, 2, (16, 8), period=16)
+    assert config.encoded == 3 * 5 + 2 * 3  # of 16 frames one, two and four turns are told
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(1, sum(token_sizes(config)), generator=generator, dtype=torch.float64)
+    place = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64)
+    frames = torch.arange(33, dtype=torch.float64)[:, None]
+    told = encode(torch.cat([place.expand(33, 3), frames], dim=1), 2, 16)
+    still, turning = told[:, :15], told[:, 15:]
+    assert torch.equal(still, encode(place.expand(33, 3), 2))
+    assert torch.allclose(turning[:17], turning[16:], atol=1e-12)
+    assert turning.square().sum(dim=1).allclose(torch.tensor(3.0, dtype=torch.float64))
+    # No frame is told as another one is, and neighbours differ least.
+    apart = torch.cdist(turning[:16], turning[:16])
+    assert (apart + torch.eye(16) > 0.9).all()
+    assert torch.allclose(apart[0, 1], apart[0][1:].min())
+    logits = evaluate(config, vectors, torch.cat([place.expand(33, 3), frames], dim=1))[0]
+    assert torch.allclose(logits[:17], logits[16:], atol=1e-9)
+    assert logits[:16].std() > 1e-3
+
+
+@pytest.mark.parametrize("period", [1, 2, 3, 4, 5, 8, 15, 16, 64])
+def test_neighbouring_frames_turn_by_less_than_a_half(period: int) -> None:
+    octaves = phase_octaves(period)
+    turns = [2**octave / period for octave in range(octaves + 1)]
+    assert all(turn < 0.5 for turn in turns[:-1])
+    assert turns[-1] >= 0.5
 
 
 def test_fitting_steps_of_the_published_code() -> None:

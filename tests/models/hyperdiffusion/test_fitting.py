@@ -126,7 +126,14 @@ def test_batches_of_moving_fields_are_published_ones() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [FieldConfig(), FieldConfig(4), SMALL, FieldConfig(4, 0, (8,)), FieldConfig(3, 1, (5, 9, 7))],
+    [
+        FieldConfig(),
+        FieldConfig(4),
+        SMALL,
+        FieldConfig(4, 0, (8,)),
+        FieldConfig(3, 1, (5, 9, 7)),
+        FieldConfig(4, 1, (8,), period=16),
+    ],
 )
 @pytest.mark.parametrize("low", [False, True])
 def test_gradients_are_those_of_automatic_differentiation(
