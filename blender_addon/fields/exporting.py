@@ -19,7 +19,7 @@ from bpy_extras.io_utils import ExportHelper
 
 from ...backend.errors import FieldforgeError
 from ...backend.field_files import SUFFIX
-from ..keyframes import fill, new_curves
+from ..keyframes import curves_of, fill, new_curves
 from . import kept, motion
 from .arrival import MESHES
 
@@ -177,7 +177,8 @@ def _alone(context, root: bpy.types.Object, first: int, last: int) -> Iterator[N
 
 @contextlib.contextmanager
 def _scaled_instead_of_hidden(root: bpy.types.Object) -> Iterator[None]:
-    """Few readers know keyed visibility: for the moment a mesh that is hidden has no size."""
+    """Few readers know keyed visibility: for the moment a mesh that is hidden has no size, beside
+    what else the artist has keyed of it."""
     if root.fieldforge_motion.way != MESHES:
         yield
         return
@@ -187,16 +188,33 @@ def _scaled_instead_of_hidden(root: bpy.types.Object) -> Iterator[None]:
             number = part.fieldforge_motion.number - 1
             frames, hidden = motion.window(number, own.frames, own.start, own.speed, own.loop)
             after.callback(_restoring(part))
-            curves = new_curves(part, part.name)
+            curves = _own_copy_of_curves(part)
             part.hide_viewport = part.hide_render = False
             for axis in range(3):
-                fill(curves.new("scale", index=axis), frames, 1 - hidden, "CONSTANT")
+                fill(curves.new("delta_scale", index=axis), frames, 1 - hidden, "CONSTANT")
         yield
+
+
+def _own_copy_of_curves(part: bpy.types.Object):
+    """The F-curves of a copy of the part's action, without those of what is shown and of what is
+    keyed instead."""
+    action = part.animation_data.action
+    slot = getattr(part.animation_data, "action_slot", None)
+    if action is None or (slot is None and hasattr(action, "slots")):
+        return new_curves(part, part.name)
+    part.animation_data.action = copied = action.copy()
+    if slot is not None:
+        part.animation_data.action_slot = copied.slots[slot.identifier]
+    curves = curves_of(part)
+    for curve in list(curves):
+        if curve.data_path in ("hide_viewport", "hide_render", "delta_scale"):
+            curves.remove(curve)
+    return curves
 
 
 def _restoring(part: bpy.types.Object) -> Callable[[], None]:
     """What gives a part back the action, the size and the visibility that it has now."""
-    scale, hidden = part.scale.copy(), (part.hide_viewport, part.hide_render)
+    scale, hidden = part.delta_scale.copy(), (part.hide_viewport, part.hide_render)
     was_animated, animated = part.animation_data is not None, part.animation_data_create()
     action, slot = animated.action, getattr(animated, "action_slot", None)
 
@@ -207,7 +225,7 @@ def _restoring(part: bpy.types.Object) -> Callable[[], None]:
         if not was_animated:
             part.animation_data_clear()
         bpy.data.actions.remove(temporary)
-        part.scale = scale
+        part.delta_scale = scale
         part.hide_viewport, part.hide_render = hidden
 
     return restore

@@ -211,6 +211,35 @@ def test_parts_without_an_animation_are_written_too(settings, running, tmp_path)
     assert tuple(first.scale) == (1, 1, 1)
 
 
+def test_what_the_artist_keyed_of_parts_is_written_too(settings, running, tmp_path):
+    """Beside the sizes that stand for what is shown."""
+    root = make(running, motion_way="MESHES")
+    part = motion.parts_of(root)[0]  # shown in the first two frames, and in the one of the repeat
+    for frame, along, size in ((1, 0.0, 1.0), (2, 0.5, 1.5), (11, 5.0, 3.0)):
+        part.location.x, part.scale = along, (size,) * 3
+        part.keyframe_insert("location", index=0, frame=frame)
+        part.keyframe_insert("scale", frame=frame)
+    action = part.animation_data.action
+    document, body = read_glb(write(root, tmp_path, "GLB"))
+    assert part.animation_data.action == action
+    assert tuple(part.delta_scale) == (1, 1, 1)
+    (node,) = [k for k, one in enumerate(document["nodes"]) if one["name"] == part.name]
+    (animation,) = document["animations"]
+    found = {}
+    for channel in animation["channels"]:
+        if channel["target"]["node"] == node:
+            sampler = animation["samplers"][channel["sampler"]]
+            values = accessor(document, body, sampler["output"])
+            times = accessor(document, body, sampler["input"])[:, 0]
+            for frame in (1, 2, 5, 11):
+                at = np.abs(times - times[0] - (frame - 1) / 24).argmin()
+                found[channel["target"]["path"], frame] = values[at]
+    for frame, along, size in ((1, 0, 1), (2, 0.5, 1.5), (5, None, 0), (11, 5, 3)):
+        np.testing.assert_allclose(found["scale", frame], [size] * 3, atol=1e-4)
+        if along is not None:
+            assert found["translation", frame][0] == pytest.approx(along, abs=1e-4)
+
+
 def test_a_still_is_written_without_a_motion(settings, running, tmp_path):
     from test_fields_compress import compress
 
