@@ -14,9 +14,9 @@ from backend.models.hyperdiffusion.model import FieldModel, load
 from backend.pipelines import Context, run
 from backend.protocol import Animation, AnimationResult
 from backend.training.metrics import chamfer_distances, sample_surface
+from tests.bundled import BUNDLED, only_bundled  # noqa: F401 - a fixture
 
 ID = "fieldforge-creatures"
-BUNDLED = weights.REGISTRY.parent
 NAMES = (
     "fish",
     "bird",
@@ -33,11 +33,7 @@ NAMES = (
 )
 
 
-@pytest.fixture(autouse=True)
-def nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setenv("FIELDFORGE_WEIGHTS", str(tmp_path))
-    monkeypatch.setenv("FIELDFORGE_BUNDLED", str(BUNDLED))
-    monkeypatch.setattr(weights, "BUNDLED", BUNDLED)
+pytestmark = pytest.mark.usefixtures("only_bundled")
 
 
 @pytest.fixture(scope="module")

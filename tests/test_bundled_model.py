@@ -15,9 +15,9 @@ from backend.geometry.voxels import iou, occupancy_of_mesh
 from backend.pipelines import Context, run
 from backend.pipelines.generate import config_of
 from backend.protocol import ImageToMesh, MeshResult, Shape, TextToMesh, VoxelsToMesh
+from tests.bundled import only_bundled  # noqa: F401 - a fixture
 
 ID = "fieldforge-small"
-BUNDLED = weights.REGISTRY.parent
 TASKS = {
     "voxels-to-mesh",
     "points-to-mesh",
@@ -31,11 +31,7 @@ TASKS = {
 """What it was found to do well."""
 
 
-@pytest.fixture(autouse=True)
-def nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setenv("FIELDFORGE_WEIGHTS", str(tmp_path))
-    monkeypatch.setenv("FIELDFORGE_BUNDLED", str(BUNDLED))
-    monkeypatch.setattr(weights, "BUNDLED", BUNDLED)
+pytestmark = pytest.mark.usefixtures("only_bundled")
 
 
 def test_it_is_small_and_whole():

@@ -10,18 +10,12 @@ from backend.depth_meanings import radii
 from backend.pipelines import Context, run
 from backend.protocol import PanoramaResult, SphereResult, TextToPanorama
 from backend.training.ldm3d.evaluate import seam
+from tests.bundled import only_bundled  # noqa: F401 - a fixture
 
 ID = "fieldforge-rooms"
-BUNDLED = weights.REGISTRY.parent
 
 
-@pytest.fixture(autouse=True, scope="module")
-def nothing_else(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FIELDFORGE_WEIGHTS", str(tmp_path_factory.mktemp("store")))
-        patch.setenv("FIELDFORGE_BUNDLED", str(BUNDLED))
-        patch.setattr(weights, "BUNDLED", BUNDLED)
-        yield
+pytestmark = pytest.mark.usefixtures("only_bundled")
 
 
 def painted(words, **more):

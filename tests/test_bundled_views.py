@@ -16,20 +16,14 @@ from backend.protocol import ImageToViews, MeshResult, ViewsResult, ViewsToScene
 from backend.training.viewdiff import evaluate
 from backend.training.viewdiff.scenes import Light, Scene
 from tests import posed_boxes
+from tests.bundled import BUNDLED, only_bundled  # noqa: F401 - a fixture
 
 ID = "fieldforge-views"
-BUNDLED = weights.REGISTRY.parent
 SIZES = {"wide": (0.8, 0.5, 0.35), "tall": (0.35, 0.35, 0.85)}
 COLOURS = {"wide": (0.6, 0.05, 0.04), "tall": (0.04, 0.08, 0.5)}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def nothing_else(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FIELDFORGE_WEIGHTS", str(tmp_path_factory.mktemp("store")))
-        patch.setenv("FIELDFORGE_BUNDLED", str(BUNDLED))
-        patch.setattr(weights, "BUNDLED", BUNDLED)
-        yield
+pytestmark = pytest.mark.usefixtures("only_bundled")
 
 
 class Blocks:
