@@ -23,6 +23,10 @@ MAX_START_LENGTH = 80
 _REMEDY = "Use a field that was made by Fieldforge or HyperDiffusion, whole and unchanged."
 
 
+Layout = tuple[int, int, tuple[int, ...], int, int]
+"""dimensions, frequencies, hidden, frame_count, period."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NeuralField:
     """A shape, or a shape in motion, as the weights of a small network.
@@ -61,8 +65,8 @@ class NeuralField:
         return self.dimensions == 4
 
     @property
-    def layout(self) -> tuple[int, int, tuple[int, ...], int, int]:
-        """What two fields must share to be mixed."""
+    def layout(self) -> Layout:
+        """What two fields must share to be mixed, but for the frequencies: see `why_not_mixed`."""
         return self.dimensions, self.frequencies, self.hidden, self.frame_count, self.period
 
     def widened(self, frequencies: int) -> NeuralField:
@@ -93,6 +97,21 @@ class NeuralField:
         check_frame(self.to_source)
         if not isinstance(self.start, str) or len(self.start) > MAX_START_LENGTH:
             raise BadInput("The name of what the field began with cannot be read.", _REMEDY)
+
+
+def why_not_mixed(
+    first: Layout, second: Layout, names: tuple[str, str] = ("one", "the other")
+) -> str:
+    """Why fields of these layouts cannot be mixed, or "". Of different frequencies, the one that
+    has fewer is `widened` first."""
+    dimensions, _, hidden, frames, periods = zip(first, second, strict=True)
+    if dimensions[0] != dimensions[1]:
+        return "one of them moves, the other does not"
+    if frames[0] != frames[1]:
+        return f"{names[0]} has {frames[0]} frames, {names[1]} {frames[1]}"
+    if periods[0] != periods[1]:
+        return f"{names[0] if periods[0] else names[1]} is a loop, the other is not"
+    return "" if hidden[0] == hidden[1] else "their fields are of different sizes"
 
 
 def phase_octaves(period: int) -> int:

@@ -913,17 +913,6 @@ class MeshToField(Task):
         moving_meshes.check_source(self.vertices, self.faces, self.vertex_counts, self.face_counts)
 
 
-def _what_parts(first: NeuralField, last: NeuralField) -> str:
-    """Why two fields have no layout in common."""
-    if first.moves != last.moves:
-        return "one of them moves, the other does not"
-    if first.frame_count != last.frame_count:
-        return "they have different frames"
-    if bool(first.period) != bool(last.period):
-        return "one was made to repeat, the other to be played once"
-    return "they have different layers"
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FieldToMesh(Task):
     """A neural field, or what lies between two of one layout, as meshes (AnimationResult).
@@ -974,18 +963,19 @@ class FieldToMesh(Task):
             )
         for one in fields:
             one.check()
+        reason = neural_fields.why_not_mixed(fields[0].layout, fields[-1].layout)
+        if reason:
+            raise BadInput(
+                f"These two cannot be mixed: {reason}.",
+                "Choose two shapes, or two animations of as many frames, made by one model or both"
+                " compressed here, and as loops where the model's are.",
+            )
         octaves = max(one.frequencies for one in fields)
         alike = [one.widened(octaves) for one in fields]
-        first, last = alike[0], alike[-1]
-        if first.layout != last.layout:
-            raise BadInput(
-                f"These two cannot be mixed: {_what_parts(first, last)}.",
-                "Choose two shapes, or two animations of as many frames, made by one model or both"
-                " compressed here.",
-            )
+        first = alike[0]
         weights = np.stack([np.asarray(one.weights, np.float32) for one in alike])
         # The last number is what is added to all: so both surfaces lie at one level.
-        weights[1:, -1] += np.float32(first.level - last.level)
+        weights[1:, -1] += np.float32(first.level - alike[-1].level)
         return cls(
             weights=weights,
             dimensions=first.dimensions,

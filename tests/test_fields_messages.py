@@ -282,8 +282,8 @@ def test_meshes_that_are_open_inside_out_or_not_always_there_are_let_through() -
     ("make", "cause"),
     [
         (lambda: between(small(), small(1, 4)), "one of them moves"),
-        (lambda: between(small(), small(hidden=(5, 5), weights=small().weights)), "layers"),
-        (lambda: between(small(0, 4), small(1, 4, frame_count=2)), "different frames"),
+        (lambda: between(small(), small(hidden=(5, 5), weights=small().weights)), "sizes|layers"),
+        (lambda: between(small(0, 4), small(1, 4, frame_count=2)), "one has 3 frames, the other 2"),
         (lambda: between(small(), small(), small()), "3 fields"),
         (FieldToMesh.of, "0 fields"),
         (lambda: between(small(), amounts=(0.5,)), "one shape only"),

@@ -16,7 +16,6 @@ from ..errors import BadInput
 from ..geometry.transforms import apply_to_points, compose, inverse
 from ..geometry.tsdf import distance_to
 from ..models.hyperdiffusion import fitting, occupancy
-from ..models.hyperdiffusion.config import FieldConfig
 from ..moving_meshes import split
 from ..neural_fields import NeuralField
 from ..protocol import FieldResult, MeshToField, Progress, Result, Task, turned_up
@@ -156,7 +155,7 @@ def _fitted(task: MeshToField, report: Report) -> _Fit:
         check=max(CHECKED // len(frames), 1000),
         report=lambda done: report("Sampling points", _FRAMED + done * (_SAMPLED - _FRAMED)),
     )
-    config = FieldConfig(dimensions=samples.dimensions)
+    config = fitting.known_layout(samples.frames, task.loop)
     start = fitting.known_start(config)
     report("Fitting the field", _SAMPLED)
     fitted = fitting.fit(

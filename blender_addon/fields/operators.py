@@ -6,6 +6,7 @@ import bpy
 import numpy as np
 
 from ...backend.errors import BadInput, FieldforgeError
+from ...backend.neural_fields import why_not_mixed as why_not_mixed_layouts
 from ...backend.protocol import FieldToMesh, MeshToField
 from .. import preferences, session
 from ..compose import Choices
@@ -290,14 +291,8 @@ def why_not_alike(first: bpy.types.Object, second: bpy.types.Object) -> str:
     if None in layouts:
         broken = first if layouts[0] is None else second
         return f"The field of {broken.name} cannot be read"
-    if layouts[0] == layouts[1]:
-        return ""
-    dimensions, frames = ([layout[at] for layout in layouts] for at in (0, 3))
-    if dimensions[0] != dimensions[1]:
-        return "One of them moves, the other does not"
-    if frames[0] != frames[1]:
-        return f"{first.name} has {frames[0]} frames, {second.name} {frames[1]}"
-    return "Their fields are of different sizes"
+    reason = why_not_mixed_layouts(*layouts, (first.name, second.name))
+    return reason[:1].upper() + reason[1:]
 
 
 class FIELDFORGE_OT_mix_fields(_Button, bpy.types.Operator):

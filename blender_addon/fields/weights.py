@@ -17,6 +17,8 @@ def moved(neural: NeuralField, matrix: np.ndarray) -> NeuralField:
 def between(first: NeuralField, second: NeuralField, amount: float) -> NeuralField:
     """The field that lies `amount`, 0 to 1, on the way from one to the other, in the first's place,
     as FieldToMesh makes it."""
+    octaves = max(first.frequencies, second.frequencies)
+    first, second = first.widened(octaves), second.widened(octaves)
     end = second.weights.astype(np.float64)
     end[-1] += first.level - second.level  # so that both surfaces lie at one level
     mixed = (1 - amount) * first.weights.astype(np.float64) + amount * end

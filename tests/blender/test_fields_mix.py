@@ -143,6 +143,21 @@ def test_a_copy_at_the_slider_keeps_shape_and_field(settings, running, fake):
     assert np.abs(shown(copy)[:, 1:] - shown(copy)[:, 1:]).max() < 1e-6
 
 
+def test_a_field_told_more_octaves_is_mixed_with_one_told_fewer(settings, running):
+    one, other = stills(running)
+    fine = kept.kept(other)
+    kept.keep(other, fine.widened(fine.frequencies + 2))
+    select_roots(one, other)
+    assert why_not_mixed(bpy.context) == ""
+    root = mix(running, one, other)
+    root.fieldforge_mix.amount = 0.5
+    neural = mixing.field_here(root)
+    neural.check()
+    assert neural.frequencies == fine.frequencies + 2
+    ends = kept.kept(one).widened(neural.frequencies).weights, kept.kept(other).weights
+    np.testing.assert_allclose(neural.weights, np.mean(ends, axis=0), atol=1e-3)
+
+
 def test_a_copy_of_mixed_surfaces_keeps_no_field_but_at_the_ends(settings, running, monkeypatch):
     """Where fields could not be mixed, what lies between two is of no field."""
     plain = moving_shapes.animation

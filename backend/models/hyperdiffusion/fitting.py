@@ -506,17 +506,34 @@ def known_start(config: FieldConfig) -> np.ndarray | None:
     """(W,) float32: the mean of the fields that an installed model was trained on, if there is one
     of such fields; a bundled model's before others. What begins there can be mixed with what that
     model makes, and is fitted sooner. Models that are not whole are passed over."""
+    for field, files in _models_of_fields():
+        with suppress(BadInput):
+            mean = _mean_of(files) if field == config else None
+            if mean is not None:
+                return mean
+    return None
+
+
+def known_layout(frames: int, loop: bool) -> FieldConfig:
+    """The layout that a shape of so many frames is fitted in: that of an installed model's fields,
+    where it suits, so that the shape can be mixed with what that model makes; else the published
+    one. loop: whether the last frame leads to the first."""
+    published = FieldConfig(3 if frames == 1 else 4)
+    for field, _ in _models_of_fields():
+        suits = field.period == 0 or (loop and field.period == frames)
+        if suits and field.dimensions == published.dimensions and field.hidden == published.hidden:
+            return field
+    return published
+
+
+def _models_of_fields() -> Iterator[tuple[FieldConfig, Iterable[Path]]]:
+    """What fields installed models make, and their files; bundled ones first."""
     from .model import FAMILY, config_of  # late: with it come networks that fitting needs not
 
     for model in sorted(weights.installed().values(), key=lambda one: (not one.bundled, one.id)):
-        if model.family != FAMILY:
-            continue
-        with suppress(BadInput):
-            if config_of(model.config, model.id).field == config:
-                found = _mean_of(model.files)
-                if found is not None:
-                    return found
-    return None
+        if model.family == FAMILY:
+            with suppress(BadInput):
+                yield config_of(model.config, model.id).field, model.files
 
 
 def _mean_of(files: Iterable[Path]) -> np.ndarray | None:

@@ -370,6 +370,36 @@ def test_starts_of_installed_models(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert np.array_equal(fitting.known_start(SMALL), np.full(count, 1.0))
 
 
+def test_layouts_of_installed_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is fitted here can be mixed with what an installed model makes, where that may be."""
+
+    def installed(*fields: FieldConfig) -> None:
+        models = {}
+        for number, one in enumerate(fields):
+            frames = 1 if one.dimensions == 3 else 16
+            config = FieldModelConfig(one, ComponentsConfig(4), "components", frames=frames)
+            models[str(number)] = SimpleNamespace(
+                id=str(number),
+                family="hyperdiffusion",
+                bundled=True,
+                files=(),
+                config={"model": config.to_dict()},
+            )
+        monkeypatch.setattr(weights, "installed", lambda: models)
+
+    still, cycle = FieldConfig(3, 6), FieldConfig(4, 6, period=16)
+    installed()
+    assert fitting.known_layout(1, False) == FieldConfig(3)
+    assert fitting.known_layout(16, True) == FieldConfig(4)
+    installed(FieldConfig(3, 2, (8, 8)), still, cycle)  # the first is too small for any shape
+    assert fitting.known_layout(1, False) == still
+    assert fitting.known_layout(16, True) == cycle
+    assert fitting.known_layout(16, False) == FieldConfig(4)  # its end is not its beginning
+    assert fitting.known_layout(12, True) == FieldConfig(4)
+    installed(FieldConfig(4, 5))
+    assert fitting.known_layout(12, False) == FieldConfig(4, 5)
+
+
 def test_intersection_over_union() -> None:
     config, vector = field("mlp3d_fit")
     points = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 20_000, 3)).astype(np.float32)
