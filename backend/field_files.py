@@ -19,7 +19,8 @@ from .protocol import Arrays, pack, unpack
 
 SUFFIX = ".ffield"
 FORMAT = "fieldforge-field"
-VERSION = 1
+VERSIONS = (1, 2)
+"""2 where a field has a period, which readers of 1 know nothing of."""
 MAX_BYTES = 64 << 20
 
 _REMEDY = "Give a .ffield file that Fieldforge wrote, whole and unchanged."
@@ -29,7 +30,11 @@ _NUMBERS = ("dimensions", "frequencies", "level", "frame_count", "fps", "loop", 
 def to_bytes(field: NeuralField, name: str = "Fieldforge") -> bytes:
     """The file of a field. The same field gives the same bytes."""
     field.check()
-    message: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": name}
+    message: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSIONS[bool(field.period)],
+        "name": name,
+    }
     message |= {key: getattr(field, key) for key in _NUMBERS}
     message |= {"hidden": list(field.hidden), "to_source": field.to_source.tolist()}
     if field.period:
@@ -62,7 +67,7 @@ def from_bytes(body: bytes, what: str = "The file") -> tuple[NeuralField, str]:
         raise BadInput(f"{what} is no neural field: {error.cause}", _REMEDY) from None
     if message.get("format") != FORMAT:
         raise BadInput(f"{what} is no neural field.", _REMEDY)
-    if message.get("version") != VERSION:
+    if message.get("version") not in VERSIONS:
         raise VersionMismatch(
             f"{what} was written by another version of Fieldforge.", "Update Fieldforge."
         )

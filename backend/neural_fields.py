@@ -71,9 +71,11 @@ class NeuralField:
 
     def widened(self, frequencies: int) -> NeuralField:
         """The same shape, told more octaves of its points, which count nothing: so that it can be
-        mixed with a field that was told them. frequencies: not fewer than it has."""
+        mixed with a field that was told them. frequencies: not fewer than it has. Raises TooLarge
+        where that would be too many weights."""
         if frequencies == self.frequencies:
             return self
+        check_layout(self.dimensions, frequencies, self.hidden, self.frame_count, self.period)
         before = encoded_width(self.dimensions, self.frequencies, self.period)
         more = encoded_width(self.dimensions, frequencies, self.period) - before
         at = before - (2 * phase_octaves(self.period) if self.period else 0)
@@ -102,15 +104,14 @@ class NeuralField:
 def why_not_mixed(
     first: Layout, second: Layout, names: tuple[str, str] = ("one", "the other")
 ) -> str:
-    """Why fields of these layouts cannot be mixed, or "". Of different frequencies, the one that
-    has fewer is `widened` first."""
-    dimensions, _, hidden, frames, periods = zip(first, second, strict=True)
+    """Why shapes between fields of these layouts cannot be had, or "". Of different frequencies,
+    the one that has fewer is `widened` first; of different periods, surfaces are mixed instead of
+    weights."""
+    dimensions, _, hidden, frames, _ = zip(first, second, strict=True)
     if dimensions[0] != dimensions[1]:
         return "one of them moves, the other does not"
     if frames[0] != frames[1]:
         return f"{names[0]} has {frames[0]} frames, {names[1]} {frames[1]}"
-    if periods[0] != periods[1]:
-        return f"{names[0] if periods[0] else names[1]} is a loop, the other is not"
     return "" if hidden[0] == hidden[1] else "their fields are of different sizes"
 
 

@@ -915,11 +915,12 @@ class MeshToField(Task):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FieldToMesh(Task):
-    """A neural field, or what lies between two of one layout, as meshes (AnimationResult).
+    """A neural field, or what lies between two, as meshes (AnimationResult).
 
-    weights: (K, W) float32 or float16 of K = 1 or 2 fields; dimensions, frequencies, hidden,
-    period, frame_count: of both; level, fps, loop, to_source: of the first, in whose place the
-    meshes come. starts: of each field, `NeuralField.start`, or () where nobody knows.
+    weights: (K, W) float32 or float16 of K = 1 or 2 fields, the shorter one filled up with zeros;
+    dimensions, frequencies, hidden, frame_count: of both; level, fps, loop, to_source: of the
+    first, in whose place the meshes come. periods, starts: of each field, as `NeuralField` has
+    them, or () where all are 0, or where nobody knows.
     amounts: (M,) float32 in 0..1: how much of the second field each step has; 0 with one field.
     The result has the frames of the first amount, then those of the next, and so on.
     frames: (F,) int32, which frames to make; None: all.
@@ -932,7 +933,7 @@ class FieldToMesh(Task):
     dimensions: int = 3
     frequencies: int = 4
     hidden: tuple[int, ...] = (128, 128, 128)
-    period: int = 0
+    periods: tuple[int, ...] = ()
     level: float = 0.0
     frame_count: int = 1
     fps: float = 24.0
@@ -945,7 +946,7 @@ class FieldToMesh(Task):
     topology: str = "frames"
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "starts"):
+        for name in ("hidden", "periods", "starts"):
             if isinstance(getattr(self, name), list):  # as a message holds them
                 object.__setattr__(self, name, tuple(getattr(self, name)))
 
@@ -953,7 +954,7 @@ class FieldToMesh(Task):
     def of(
         cls, *fields: NeuralField, amounts: Sequence[float] | np.ndarray = (0.0,), **more: Any
     ) -> FieldToMesh:
-        """The task for one field, or for two of one layout.
+        """The task for one field, or for two.
 
         Raises BadInput where two cannot be mixed.
         """
@@ -968,20 +969,22 @@ class FieldToMesh(Task):
             raise BadInput(
                 f"These two cannot be mixed: {reason}.",
                 "Choose two shapes, or two animations of as many frames, made by one model or both"
-                " compressed here, and as loops where the model's are.",
+                " compressed here.",
             )
         octaves = max(one.frequencies for one in fields)
         alike = [one.widened(octaves) for one in fields]
         first = alike[0]
-        weights = np.stack([np.asarray(one.weights, np.float32) for one in alike])
-        # The last number is what is added to all: so both surfaces lie at one level.
-        weights[1:, -1] += np.float32(first.level - alike[-1].level)
+        weights = np.zeros((len(alike), max(len(one.weights) for one in alike)), np.float32)
+        for row, one in zip(weights, alike, strict=True):
+            row[: len(one.weights)] = one.weights
+            # The last number is what is added to all: so both surfaces lie at one level.
+            row[len(one.weights) - 1] += np.float32(first.level - one.level)
         return cls(
             weights=weights,
             dimensions=first.dimensions,
             frequencies=first.frequencies,
             hidden=first.hidden,
-            period=first.period,
+            periods=tuple(one.period for one in alike) if any(one.period for one in alike) else (),
             level=first.level,
             frame_count=first.frame_count,
             fps=first.fps,
@@ -995,13 +998,14 @@ class FieldToMesh(Task):
     def fields(self) -> tuple[NeuralField, ...]:
         """The fields, each by itself."""
         starts = self.starts or ("",) * len(self.weights)
+        periods = self.periods or (0,) * len(self.weights)
         return tuple(
             NeuralField(
-                weights=weights,
+                weights=weights[: self._weights_of(period)],
                 dimensions=self.dimensions,
                 frequencies=self.frequencies,
                 hidden=self.hidden,
-                period=self.period,
+                period=period,
                 level=self.level,
                 frame_count=self.frame_count,
                 fps=self.fps,
@@ -1009,8 +1013,14 @@ class FieldToMesh(Task):
                 to_source=self.to_source,
                 start=start,
             )
-            for weights, start in zip(self.weights, starts, strict=True)
+            for weights, start, period in zip(self.weights, starts, periods, strict=True)
         )
+
+    def _weights_of(self, period: int) -> int:
+        """Of a field of this period, where there are two of different ones: else all."""
+        if len(set(self.periods)) < 2:
+            return self.weights.shape[1]
+        return neural_fields.weight_count(self.dimensions, self.frequencies, self.hidden, period)
 
     def validate(self) -> None:
         super().validate()
@@ -1021,6 +1031,12 @@ class FieldToMesh(Task):
             )
         if not isinstance(self.starts, tuple) or len(self.starts) not in (0, len(self.weights)):
             raise BadInput("The starts of the fields are not as many as they.", "Send them again.")
+        if not isinstance(self.periods, tuple) or len(self.periods) not in (0, len(self.weights)):
+            raise BadInput("The periods of the fields are not as many as they.", "Send them again.")
+        for period in self.periods:
+            neural_fields.check_layout(
+                self.dimensions, self.frequencies, self.hidden, self.frame_count, period
+            )
         for one in self.fields():
             one.check()
         self._check_amounts()

@@ -18,7 +18,7 @@ from backend.models.hyperdiffusion.config import FieldConfig
 from backend.models.hyperdiffusion.field import OccupancyField, evaluate
 from backend.neural_fields import NeuralField, weight_count
 from backend.protocol import pack, unpack
-from tests.exact_fields import PLACE, moving, octahedron
+from tests.exact_fields import PLACE, circling, moving, octahedron
 
 
 def same(before: NeuralField, after: NeuralField) -> None:
@@ -143,9 +143,17 @@ def test_what_is_no_whole_field_is_refused(change: Any) -> None:
     assert caught.value.remedy
 
 
+def test_only_what_is_new_makes_a_file_of_the_new_version() -> None:
+    """So that an earlier Fieldforge reads what it knows, and says that it is old otherwise."""
+    for field, version in ((moving(0.3), 1), (circling(0.2, 0.1), 2)):
+        _, message = unpack(field_files.to_bytes(field))
+        assert message["version"] == version
+        assert ("period" in message) == (version == 2)
+
+
 def test_a_later_version_is_told_apart() -> None:
     with pytest.raises(VersionMismatch, match=r"fish\.ffield"):
-        field_files.from_bytes(changed(lambda a, message: message.update(version=2)), "fish.ffield")
+        field_files.from_bytes(changed(lambda a, message: message.update(version=3)), "fish.ffield")
 
 
 @settings(max_examples=80, deadline=None)

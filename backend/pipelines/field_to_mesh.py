@@ -84,6 +84,8 @@ def way_between(
 ) -> tuple[str, list[str]]:
     """How two fields are mixed, and what to tell of it."""
     first = fields[0]
+    if first.layout != fields[1].layout:
+        return mixing.DISTANCES, [_OTHER_LAYOUTS]
     config = field_surfaces.config_of(first)
     begin, end = (field_surfaces.vector_of(field, device) for field in fields)
     if float((begin - end).norm()) > FAR * max(float(begin.norm()), float(end.norm())):
@@ -98,6 +100,10 @@ def way_between(
     ]
 
 
+_OTHER_LAYOUTS = (
+    "Only one of the two networks knows that its motion repeats, so their surfaces were mixed"
+    " instead of them. Compress the other one anew with Loop to mix the networks."
+)
 _OTHER_STARTS = (
     "The two networks were not fitted from one start, so their surfaces were mixed instead of them."
 )
@@ -116,14 +122,16 @@ def meshes_of(
     if len(fields) == 1:
         found = yield from field_surfaces.surfaces(fields[0], frames, side, device, check)
         return found * len(task.amounts)
-    config = field_surfaces.config_of(fields[0])
+    config, last_config = (field_surfaces.config_of(field) for field in fields)
     begin, end = (field_surfaces.vector_of(field, device) for field in fields)
     amounts = [float(amount) for amount in task.amounts]
     by_frame: list[list[Mesh]] = []
     for count, number in enumerate(frames):
         frame = number if fields[0].moves else None
         meshes: list[Mesh] = []
-        between = mixing.between(config, begin, end, amounts, side, task.level, frame, way)
+        between = mixing.between(
+            config, begin, end, amounts, side, task.level, frame, way, last_config
+        )
         for mesh in between:
             check()
             meshes.append(field_surfaces.tidy(mesh, side))

@@ -155,8 +155,7 @@ def _fitted(task: MeshToField, report: Report) -> _Fit:
         check=max(CHECKED // len(frames), 1000),
         report=lambda done: report("Sampling points", _FRAMED + done * (_SAMPLED - _FRAMED)),
     )
-    config = fitting.known_layout(samples.frames, task.loop)
-    start = fitting.known_start(config)
+    config, start = fitting.known_field(samples.frames, task.loop)
     report("Fitting the field", _SAMPLED)
     fitted = fitting.fit(
         samples,

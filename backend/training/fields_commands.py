@@ -254,6 +254,7 @@ def _vectors(options: argparse.Namespace, items: Any) -> Any:
     """Fields (N, W) of the items."""
     import torch
 
+    from ..models.hyperdiffusion.weights_vector import token_sizes
     from .fields import fits, together
 
     folder = _folder(options)
@@ -264,6 +265,11 @@ def _vectors(options: argparse.Namespace, items: Any) -> Any:
     if len(fields) != len(items):
         raise BadInput(
             f"{path} has {len(fields)} fields, not {len(items)}.", "Give the shapes of `together`."
+        )
+    if fields.shape[1] != sum(token_sizes(_field(options))):
+        raise BadInput(
+            f"The fields in {path} are told their points otherwise.",
+            "Give the --frequencies, and --cycle or not, that `together` was given.",
         )
     return fields
 

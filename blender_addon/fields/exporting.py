@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bpy
+import numpy as np
 from bpy.props import EnumProperty, StringProperty
 from bpy_extras.io_utils import ExportHelper
 
@@ -28,6 +29,10 @@ FORMATS = {
     "ABC": (".abc", "Alembic", "wm.alembic_export", "A cache of vertices, for other 3D programs"),
     "USD": (".usdc", "USD", "wm.usd_export", "A stage, for other 3D programs"),
 }
+
+
+_NO_SIZE = 1e-6
+"""Of what is hidden: of no size at all, a matrix would no longer tell how it is turned."""
 
 
 def _with_suffix(name: str, suffix: str) -> Path:
@@ -102,7 +107,11 @@ class FIELDFORGE_OT_export_motion(bpy.types.Operator, ExportHelper):
         path = _with_suffix(self.filepath, FORMATS[self.kind][0])
         try:
             export(context, root, path, self.kind)
-        except (RuntimeError, OSError) as error:
+        except (
+            RuntimeError,
+            OSError,
+            AttributeError,
+        ) as error:  # the last: an action in tweak mode
             self.report({"ERROR"}, f"{title} was not written: {error}")
             return {"CANCELLED"}
         self.report({"INFO"}, f"Written: {path.name}")
@@ -160,14 +169,14 @@ def _alone(context, root: bpy.types.Object, first: int, last: int) -> Iterator[N
     """Show a scene that has nothing but the root and its parts, over these frames."""
     window, before = context.window, context.window.scene
     scene = bpy.data.scenes.new("Fieldforge Export")
-    scene.render.fps, scene.render.fps_base = before.render.fps, before.render.fps_base
-    scene.unit_settings.scale_length = before.unit_settings.scale_length
-    scene.frame_start, scene.frame_end = first, last
-    for item in motion.with_parts(root):
-        scene.collection.objects.link(item)
-    window.scene = scene
-    scene.frame_set(first)
     try:
+        scene.render.fps, scene.render.fps_base = before.render.fps, before.render.fps_base
+        scene.unit_settings.scale_length = before.unit_settings.scale_length
+        scene.frame_start, scene.frame_end = first, last
+        for item in motion.with_parts(root):
+            scene.collection.objects.link(item)
+        window.scene = scene
+        scene.frame_set(first)
         yield
     finally:
         window.scene = before
@@ -188,11 +197,21 @@ def _scaled_instead_of_hidden(root: bpy.types.Object) -> Iterator[None]:
             number = part.fieldforge_motion.number - 1
             frames, hidden = motion.window(number, own.frames, own.start, own.speed, own.loop)
             after.callback(_restoring(part))
+            sizes = [_sizes(part, axis, frames) for axis in range(3)]
             curves = _own_copy_of_curves(part)
             part.hide_viewport = part.hide_render = False
-            for axis in range(3):
-                fill(curves.new("delta_scale", index=axis), frames, 1 - hidden, "CONSTANT")
+            for axis, size in enumerate(sizes):
+                shown = size * np.where(hidden, _NO_SIZE, 1)
+                fill(curves.new("delta_scale", index=axis), frames, shown, "CONSTANT")
         yield
+
+
+def _sizes(part: bpy.types.Object, axis: int, frames) -> np.ndarray:
+    """The part's own delta scale in these frames."""
+    for curve in curves_of(part) or ():
+        if (curve.data_path, curve.array_index) == ("delta_scale", axis):
+            return np.array([curve.evaluate(frame) for frame in frames])
+    return np.full(len(frames), part.delta_scale[axis])
 
 
 def _own_copy_of_curves(part: bpy.types.Object):
@@ -217,14 +236,19 @@ def _restoring(part: bpy.types.Object) -> Callable[[], None]:
     scale, hidden = part.delta_scale.copy(), (part.hide_viewport, part.hide_render)
     was_animated, animated = part.animation_data is not None, part.animation_data_create()
     action, slot = animated.action, getattr(animated, "action_slot", None)
+    uses_strips, animated.use_nla = animated.use_nla, False  # strips may hide it, too
 
     def restore() -> None:
-        temporary, animated.action = animated.action, action
-        if slot is not None:
-            animated.action_slot = slot
+        temporary = animated.action
+        if temporary != action:
+            animated.action = action
+            if hasattr(animated, "action_slot"):
+                animated.action_slot = slot
+            if temporary is not None:
+                bpy.data.actions.remove(temporary)
+        animated.use_nla = uses_strips
         if not was_animated:
             part.animation_data_clear()
-        bpy.data.actions.remove(temporary)
         part.delta_scale = scale
         part.hide_viewport, part.hide_render = hidden
 

@@ -17,6 +17,10 @@ def moved(neural: NeuralField, matrix: np.ndarray) -> NeuralField:
 def between(first: NeuralField, second: NeuralField, amount: float) -> NeuralField:
     """The field that lies `amount`, 0 to 1, on the way from one to the other, in the first's place,
     as FieldToMesh makes it."""
+    if amount in (0, 1):
+        end = second if amount else first
+        place = {name: getattr(first, name) for name in ("to_source", "fps", "loop")}
+        return dataclasses.replace(end, **place)
     octaves = max(first.frequencies, second.frequencies)
     first, second = first.widened(octaves), second.widened(octaves)
     end = second.weights.astype(np.float64)

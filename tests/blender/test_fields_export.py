@@ -219,10 +219,11 @@ def test_what_the_artist_keyed_of_parts_is_written_too(settings, running, tmp_pa
         part.location.x, part.scale = along, (size,) * 3
         part.keyframe_insert("location", index=0, frame=frame)
         part.keyframe_insert("scale", frame=frame)
+    part.rotation_mode, part.rotation_euler.z, part.delta_scale = "XYZ", 1.2, (2, 2, 2)
     action = part.animation_data.action
     document, body = read_glb(write(root, tmp_path, "GLB"))
     assert part.animation_data.action == action
-    assert tuple(part.delta_scale) == (1, 1, 1)
+    assert tuple(part.delta_scale) == (2, 2, 2)
     (node,) = [k for k, one in enumerate(document["nodes"]) if one["name"] == part.name]
     (animation,) = document["animations"]
     found = {}
@@ -234,7 +235,11 @@ def test_what_the_artist_keyed_of_parts_is_written_too(settings, running, tmp_pa
             for frame in (1, 2, 5, 11):
                 at = np.abs(times - times[0] - (frame - 1) / 24).argmin()
                 found[channel["target"]["path"], frame] = values[at]
-    for frame, along, size in ((1, 0, 1), (2, 0.5, 1.5), (5, None, 0), (11, 5, 3)):
+    for channel in animation["channels"]:  # it stays turned as it is while it is not shown
+        if (channel["target"]["node"], channel["target"]["path"]) == (node, "rotation"):
+            turned = accessor(document, body, animation["samplers"][channel["sampler"]]["output"])
+            np.testing.assert_allclose(np.abs(turned[:, 1]), np.sin(0.6), atol=1e-3)
+    for frame, along, size in ((1, 0, 2), (2, 0.5, 3), (5, None, 0), (11, 5, 6)):
         np.testing.assert_allclose(found["scale", frame], [size] * 3, atol=1e-4)
         if along is not None:
             assert found["translation", frame][0] == pytest.approx(along, abs=1e-4)

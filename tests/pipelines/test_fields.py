@@ -117,11 +117,30 @@ def test_what_is_told_by_its_phase_comes_round() -> None:
     np.testing.assert_allclose(centres, expected, atol=1e-3)
 
 
-def test_fields_told_otherwise_are_not_mixed() -> None:
+@pytest.mark.parametrize("turned", [False, True])
+def test_fields_told_the_time_otherwise_are_mixed_by_their_surfaces(turned: bool) -> None:
     phase = exact_fields.circling(0.2, 0.1)
-    count = dataclasses.replace(exact_fields.moving(0.2), frame_count=16)
-    with pytest.raises(BadInput, match="one is a loop"):
-        FieldToMesh.of(phase, count, amounts=[0.5])
+    count = dataclasses.replace(exact_fields.moving(0.3), frame_count=16, level=1.0)
+    ends = (count, phase) if turned else (phase, count)
+    task = FieldToMesh.of(*ends, amounts=[0, 0.5, 1], resolution=64)
+    task.validate()
+    task = dataclasses.replace(task, frames=np.array([0, 4], np.int32))
+    result = animation_of(task)
+    assert result.report["mixed"] == mixing.DISTANCES
+    assert "knows that its motion repeats" in result.report["notes"][0]
+    volumes = np.array([solid(mesh).volume for mesh in result.meshes()]).reshape(3, 2)[:, 0]
+    # A level of 1 where the field falls by STEEP a unit: that much smaller.
+    large, small = 4 / 3 * (0.3 - 1 / exact_fields.STEEP) ** 3, 4 / 3 * 0.2**3
+    expected = (
+        [large, (large + small) / 2, small] if turned else [small, (large + small) / 2, large]
+    )
+    np.testing.assert_allclose(volumes, expected, rtol=0.04)
+    for amount, end in ((0, ends[0]), (1, ends[1])):
+        only = FieldToMesh.of(*ends, amounts=[amount], resolution=32)
+        kept = animation_of(only).neural
+        assert kept is not None
+        assert kept.period == end.period
+        kept.check()
 
 
 @settings(max_examples=25, deadline=None)
@@ -277,10 +296,10 @@ def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(occupancy, "POINTS", 16_000)
     monkeypatch.setattr(mesh_to_field, "CHECKED", 8_000)
 
-    def small(frames: int, loop: bool) -> FieldConfig:
-        return FieldConfig(3 if frames == 1 else 4, hidden=(32, 32))
+    def small(frames: int, loop: bool) -> tuple[FieldConfig, None]:
+        return FieldConfig(3 if frames == 1 else 4, hidden=(32, 32)), None
 
-    monkeypatch.setattr(fitting, "known_layout", small)
+    monkeypatch.setattr(fitting, "known_field", small)
 
 
 @pytest.fixture

@@ -502,28 +502,27 @@ def random_start(config: FieldConfig, seed: int = 0) -> np.ndarray:
         return flatten(config, OccupancyField(config).state_dict()).numpy()
 
 
-def known_start(config: FieldConfig) -> np.ndarray | None:
-    """(W,) float32: the mean of the fields that an installed model was trained on, if there is one
-    of such fields; a bundled model's before others. What begins there can be mixed with what that
-    model makes, and is fitted sooner. Models that are not whole are passed over."""
-    for field, files in _models_of_fields():
-        with suppress(BadInput):
-            mean = _mean_of(files) if field == config else None
-            if mean is not None:
-                return mean
-    return None
+def known_field(frames: int, loop: bool) -> tuple[FieldConfig, np.ndarray | None]:
+    """The layout that a shape of so many frames is fitted in, and the weights (W,) float32 that
+    fitting begins with: those of an installed model's fields and their mean, where such fields
+    suit; else the published layout, and None.
 
-
-def known_layout(frames: int, loop: bool) -> FieldConfig:
-    """The layout that a shape of so many frames is fitted in: that of an installed model's fields,
-    where it suits, so that the shape can be mixed with what that model makes; else the published
-    one. loop: whether the last frame leads to the first."""
+    What begins there can be mixed with what that model makes, and is fitted sooner. loop: whether
+    the last frame leads to the first; then models of as long loops come before others, and bundled
+    ones before those that a person installed. Models that are not whole are passed over.
+    """
     published = FieldConfig(3 if frames == 1 else 4)
-    for field, _ in _models_of_fields():
-        suits = field.period == 0 or (loop and field.period == frames)
-        if suits and field.dimensions == published.dimensions and field.hidden == published.hidden:
-            return field
-    return published
+    periods = (frames, 0) if loop and frames > 1 else (0,)
+    for period in periods:
+        for field, files in _models_of_fields():
+            layout = (field.dimensions, field.hidden, field.period)
+            if layout != (published.dimensions, published.hidden, period):
+                continue
+            with suppress(BadInput):
+                mean = _mean_of(files)
+                if mean is not None and len(mean) == sum(token_sizes(field)):
+                    return field, mean
+    return published, None
 
 
 def _models_of_fields() -> Iterator[tuple[FieldConfig, Iterable[Path]]]:

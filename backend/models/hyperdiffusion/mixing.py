@@ -1,4 +1,4 @@
-"""Shapes between two fields of one layout.
+"""Shapes between two fields.
 
 Two ways. By weights: the field whose weights lie between those of both, which is a field itself. It
 only is a shape where both were fitted from one start and did not go far from there, so a few of
@@ -93,15 +93,18 @@ def between(
     level: float = 0.0,
     frame: int | None = None,
     way: str = WEIGHTS,
+    last_config: FieldConfig | None = None,
 ) -> Iterator[Mesh]:
-    """A surface for each amount, on a grid of side^3 nodes. Amounts 0 and 1 are the fields' own."""
+    """A surface for each amount, on a grid of side^3 nodes. Amounts 0 and 1 are the fields' own.
+    last_config: of the last field, where it is another one; such are mixed by distances."""
     ends = {0.0: first, 1.0: last}
     if way == WEIGHTS:
         for amount in amounts:
             vector = ends.get(amount, by_weights(first, last, amount))
             yield surface.mesh(config, vector, side, level, frame)
         return
-    begin, end = (_Distances.of(config, one, side, level, frame) for one in (first, last))
+    begin = _Distances.of(config, first, side, level, frame)
+    end = _Distances.of(last_config or config, last, side, level, frame)
     for amount in amounts:
         if amount in ends:
             yield (end if amount else begin).mesh

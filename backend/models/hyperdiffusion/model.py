@@ -21,7 +21,8 @@ import torch
 from torch import nn
 
 from ... import sampling, tensor_files, weights
-from ...errors import BadInput
+from ...errors import BadInput, FieldforgeError
+from ...neural_fields import check_layout
 from ...protocol import Progress
 from ...sampling import Diffusion
 from ..component_denoiser import ComponentsDenoiser
@@ -76,6 +77,13 @@ class FieldModelConfig:
             raise ValueError(f"the denoiser does not work in the space {self.space!r}")
         if self.moving != (self.field.dimensions == 4) or not 1 <= self.frames <= FRAMES:
             raise ValueError(f"{self.frames} frames of a field over {self.field.dimensions}")
+        field = self.field
+        try:
+            check_layout(
+                field.dimensions, field.frequencies, field.hidden, self.frames, field.period
+            )
+        except FieldforgeError as error:
+            raise ValueError(error.cause) from None
         if self.names and self.space != "components":
             raise ValueError("only a denoiser of components can be told names")
 

@@ -61,7 +61,8 @@ def unflatten(config: FieldConfig, vector: torch.Tensor) -> dict[str, torch.Tens
 def field_of(tensors: Mapping[str, torch.Tensor]) -> FieldConfig:
     """The field whose state dict this is, told from its shapes.
 
-    No number of encoded coordinates is one of both 3 and 4 dimensions: 3 give odd, 4 even ones.
+    As published: no number of encoded coordinates is one of both 3 and 4 dimensions, for 3 give
+    odd and 4 even ones. That a field is told the phase of a motion, its weights do not say.
     Raises BadInput where there is none.
     """
     numbers = [re.fullmatch(r"layers\.(\d+)\.weight", name) for name in tensors]

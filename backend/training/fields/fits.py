@@ -17,6 +17,7 @@ from ...models.hyperdiffusion import fitting
 from ...models.hyperdiffusion.config import FieldConfig
 from ...models.hyperdiffusion.fitting import EFFORTS, Effort, Fitted
 from ...models.hyperdiffusion.occupancy import POINTS, Samples
+from ...models.hyperdiffusion.weights_vector import token_sizes
 from .data import Item
 
 FOLDER = "fits"
@@ -93,6 +94,12 @@ def _start(
         random = fitting.random_start(config, seed)
         save(path, fitting.fit(samples, config, random, EFFORTS["best"], seed))
     found: np.ndarray = _read(path)["vector"]
+    if len(found) != sum(token_sizes(config)):
+        raise BadInput(
+            f"The fields in {place} are told their points otherwise.",
+            "Give the --frequencies, and --cycle or not, that they were fitted with, or another"
+            " folder.",
+        )
     return found
 
 

@@ -336,17 +336,39 @@ def test_random_starts_are_those_of_a_new_network() -> None:
     assert np.array_equal(start, flatten(made.config, made.state_dict()).numpy())
 
 
-def test_starts_of_installed_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = FieldModelConfig(SMALL, ComponentsConfig(4), "components")
-    count = sum(token_sizes(SMALL))
+@pytest.mark.parametrize(
+    ("frames", "loop", "suits"),
+    [
+        (1, False, "still"),
+        (16, True, "cycle"),  # before the one that is told no phase
+        (16, False, "moving"),  # its end is not its beginning
+        (12, True, "moving"),
+    ],
+)
+def test_fields_of_installed_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: int, loop: bool, suits: str
+) -> None:
+    """What is fitted here can be mixed with what an installed model makes, where that may be."""
+    layouts = {
+        "still": FieldConfig(3, 6),
+        "moving": FieldConfig(4, 5),
+        "cycle": FieldConfig(4, 6, period=16),
+    }
 
-    def model(name: str, value: float, bundled: bool, **changed: object) -> SimpleNamespace:
+    def model(layout: FieldConfig, value: float, name: str, **changed: object) -> SimpleNamespace:
+        config = FieldModelConfig(
+            layout,
+            ComponentsConfig(4),
+            "components",
+            frames=1 if layout.dimensions == 3 else 16,
+        )
         path = tmp_path / f"{name}.safetensors"
+        count = sum(token_sizes(layout)) + int(changed.pop("more", 0))
         save_file({"space.mean": torch.full((count,), value, dtype=torch.bfloat16)}, path)
         kept = {
             "id": name,
             "family": "hyperdiffusion",
-            "bundled": bundled,
+            "bundled": True,
             "files": (path,),
             "config": {"model": config.to_dict()},
         }
@@ -355,49 +377,29 @@ def test_starts_of_installed_models(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def installed(*models: SimpleNamespace) -> None:
         monkeypatch.setattr(weights, "installed", lambda: {one.id: one for one in models})
 
-    installed()
-    assert fitting.known_start(SMALL) is None
-    own, ours = model("a-own", 1.0, False), model("ours", 2.0, True)
-    other = model("a-other", 3.0, True, family="wala")
-    broken = model("a-broken", 4.0, True, config={})
-    installed(own, ours, other, broken)
-    found = fitting.known_start(SMALL)
-    assert found is not None
-    assert found.dtype == np.float32
-    assert np.array_equal(found, np.full(count, 2.0))
-    assert fitting.known_start(FieldConfig()) is None
-    installed(own)
-    assert np.array_equal(fitting.known_start(SMALL), np.full(count, 1.0))
-
-
-def test_layouts_of_installed_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is fitted here can be mixed with what an installed model makes, where that may be."""
-
-    def installed(*fields: FieldConfig) -> None:
-        models = {}
-        for number, one in enumerate(fields):
-            frames = 1 if one.dimensions == 3 else 16
-            config = FieldModelConfig(one, ComponentsConfig(4), "components", frames=frames)
-            models[str(number)] = SimpleNamespace(
-                id=str(number),
-                family="hyperdiffusion",
-                bundled=True,
-                files=(),
-                config={"model": config.to_dict()},
-            )
-        monkeypatch.setattr(weights, "installed", lambda: models)
-
-    still, cycle = FieldConfig(3, 6), FieldConfig(4, 6, period=16)
-    installed()
-    assert fitting.known_layout(1, False) == FieldConfig(3)
-    assert fitting.known_layout(16, True) == FieldConfig(4)
-    installed(FieldConfig(3, 2, (8, 8)), still, cycle)  # the first is too small for any shape
-    assert fitting.known_layout(1, False) == still
-    assert fitting.known_layout(16, True) == cycle
-    assert fitting.known_layout(16, False) == FieldConfig(4)  # its end is not its beginning
-    assert fitting.known_layout(12, True) == FieldConfig(4)
-    installed(FieldConfig(4, 5))
-    assert fitting.known_layout(12, False) == FieldConfig(4, 5)
+    published = FieldConfig(3 if frames == 1 else 4)
+    layout = layouts[suits]
+    useless = [
+        model(layout, 3.0, "a-other", family="wala"),
+        model(layout, 4.0, "a-broken", config={}),
+        model(layout, 5.0, "a-bare", files=()),
+        model(layout, 6.0, "a-damaged", more=1),
+        model(FieldConfig(3 if frames == 1 else 4, 2, (8, 8)), 7.0, "a-small"),
+    ]
+    installed(*useless)
+    assert fitting.known_field(frames, loop) == (published, None)
+    own = [model(one, 1.0, f"a-{name}", bundled=False) for name, one in layouts.items()]
+    installed(*useless, *own)
+    found, start = fitting.known_field(frames, loop)
+    assert found == layout
+    assert start is not None
+    assert start.dtype == np.float32
+    assert np.array_equal(start, np.full(sum(token_sizes(layout)), 1.0))
+    installed(*useless, *own, *(model(one, 2.0, f"b-{name}") for name, one in layouts.items()))
+    found, start = fitting.known_field(frames, loop)
+    assert found == layout
+    assert start is not None
+    assert (start == 2.0).all()
 
 
 def test_intersection_over_union() -> None:

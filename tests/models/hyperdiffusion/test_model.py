@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -242,6 +243,26 @@ def test_published_checkpoints_work_on_weights_as_they_are(
     assert found.config == replace(config, level=level, steps=500)
     assert len(found.diffusion.betas()) == 500
     torch.testing.assert_close(_vectors(found, 1, 2, steps=4), _vectors(own, 1, 2, steps=4))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"frequencies": 13},
+        {"period": 2, "frames": 2},
+        {"period": 8},
+        {"period": 16.0},
+        {"dimensions": 3, "frames": 1, "period": 1},
+    ],
+)
+def test_models_of_fields_that_cannot_be_are_refused(field: dict[str, Any]) -> None:
+    record = COMPONENTS.to_dict()
+    frames = field.pop("frames", 16)
+    assert FieldModelConfig.from_dict(record) == COMPONENTS
+    with pytest.raises((ValueError, TypeError)):
+        FieldModelConfig.from_dict(
+            {**record, "field": {**record["field"], **field}, "frames": frames}
+        )
 
 
 def test_a_published_denoiser_of_no_field_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""The seats in the box: there, whole, asked for by name only, and each another closed one."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from backend import pipelines, weights
+from backend.models.hyperdiffusion import fitting
+from backend.models.hyperdiffusion.model import FieldModel, load
+from backend.pipelines import Context, run
+from backend.protocol import MeshResult, Shape
+from tests.bundled import BUNDLED, only_bundled  # noqa: F401 - a fixture
+
+ID = "fieldforge-seats"
+
+pytestmark = pytest.mark.usefixtures("only_bundled")
+
+
+@pytest.fixture(scope="module")
+def model() -> FieldModel:
+    return load(BUNDLED / ID)
+
+
+def _made(seed: int, **more: object) -> MeshResult:
+    *_, result = run(Shape(model=ID, seed=seed, up_axis="y", **more), Context("cpu"))
+    assert isinstance(result, MeshResult)
+    return result
+
+
+def test_it_is_small_whole_and_not_the_default():
+    found = weights.installed()[ID]
+    assert found.bundled
+    assert set(found.tasks) == {"shape"}
+    assert sum(path.stat().st_size for path in found.files) <= 20 << 20
+    weights.verify(found)
+    assert next(m.id for m in pipelines.models() if "shape" in m.tasks) != ID
+
+
+def test_its_card_says_what_it_is():
+    folder = BUNDLED / ID
+    card = (folder / "README.md").read_text("utf-8")
+    for words in ("## Data", "## Training", "## Quality", "## Limits", "to training", "CC-BY 4.0"):
+        assert words in card
+    shapes = int(re.search(r"(\d+) shapes of the training side", card)[1])
+    assert shapes == len(load(folder).known)
+    attribution = (folder / "ATTRIBUTION.md").read_text("utf-8")
+    assert "CC-BY" in attribution
+    assert (folder / "samples.png").stat().st_size > 10_000
+
+
+def test_every_seed_makes_a_closed_seat_of_one_piece():
+    """Limits are about twice what was measured of eight seeds."""
+    seats = [_made(seed) for seed in range(4)]
+    for result in seats:
+        assert result.report["model"] == ID
+        mesh = trimesh.Trimesh(result.vertices, result.faces, process=False)
+        assert mesh.is_watertight
+        assert np.abs(mesh.vertices).max() < 1.0001
+        parts = [part.volume for part in mesh.split(only_watertight=False)]
+        assert max(parts) > 0.7 * mesh.volume
+        assert 0.05 < mesh.volume < 4  # of 8
+        # A seat is higher than its seat is thick, and stands on something: it reaches down.
+        assert np.ptp(mesh.vertices[:, 1]) > 0.8
+    volumes = {round(float(trimesh.Trimesh(r.vertices, r.faces).volume), 4) for r in seats}
+    assert len(volumes) == 4
+
+
+def test_the_same_seed_makes_the_same_bytes():
+    first, again = _made(3), _made(3)
+    assert first.vertices.tobytes() == again.vertices.tobytes()
+    assert first.faces.tobytes() == again.faces.tobytes()
+
+
+def test_what_it_makes_are_variations(model):
+    """A distance of 1 is that between training shapes."""
+    *_, vectors = model.sample(8, 0)
+    near = model.nearest(vectors)
+    assert max(distance for _, distance in near) < 2
+    assert min(distance for _, distance in near) > 0.15
+    assert torch.pdist(model.space.encode(vectors)).min() > 0.5
+
+
+def test_what_is_compressed_can_be_mixed_with_what_it_makes(model):
+    layout, start = fitting.known_field(1, loop=False)
+    assert layout == model.config.field
+    assert start is not None
+    assert np.array_equal(start, model.space.mean.numpy())
