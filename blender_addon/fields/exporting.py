@@ -242,7 +242,7 @@ def _restoring(part: bpy.types.Object) -> Callable[[], None]:
         temporary = animated.action
         if temporary != action:
             animated.action = action
-            if hasattr(animated, "action_slot"):
+            if action is not None and hasattr(animated, "action_slot"):
                 animated.action_slot = slot
             if temporary is not None:
                 bpy.data.actions.remove(temporary)
