@@ -2,7 +2,7 @@
 
 `python3 -m backend bench --only fields` takes shapes of examples/; `python3 -m backend.bench.fields
 FILE.ffs` the test side of a data set. Seconds are the processor's, of one thread. The published
-loop begins with the same weights and draws from the same points; it is looked at after every few
+loop has the published layout and draws from the same points; it is looked at after every few
 epochs, and said is what it took until its intersection over union was ours (looking is not
 counted), or that it had not come so far. IoU is that of 128^3 nodes.
 """
@@ -36,16 +36,17 @@ CHOSEN = ("chair", "couch", "lantern")
 class Size:
     """What is measured. points: near the surface, and as many anywhere. side: of the grid that the
     IoU is counted on; mesh_side: of surfaces. epochs: of the published loop at most; look: it is
-    looked at after so many."""
+    looked at after so many. config, published: of our fields and of the published loop's."""
 
     points: int = occupancy.POINTS
-    check: int = 50_000
+    check: int = 100_000
     side: int = 128
     mesh_side: int = 256
     epochs: int = 40
     look: int = 8
     efforts: tuple[str, ...] = ("fast", "good")
-    config: FieldConfig = field(default_factory=FieldConfig)
+    config: FieldConfig = field(default_factory=lambda: fitting.layout_for(1, loop=False))
+    published: FieldConfig = field(default_factory=FieldConfig)
 
 
 def rows(
@@ -66,7 +67,7 @@ def _rows(shapes: Iterable[tuple[str, Frame]], size: Size) -> Iterator[Row]:
         found = []
         for effort in size.efforts:
             ours = fitting.fit(samples, size.config, None, fitting.EFFORTS[effort])
-            found.append((effort, ours, _iou(size, ours.vector, truth)))
+            found.append((effort, ours, _iou(size.config, size.side, ours.vector, truth)))
         vector = found[-1][1].vector
         published = list(_published(size, samples, truth, max(iou for *_, iou in found)))
         for effort, ours, iou in found:
@@ -95,10 +96,10 @@ def measured_side(path: Path, names: Iterable[str] = ()) -> Iterator[tuple[str, 
 # ---------------------------------------------------------------------------------------- fitting
 
 
-def _iou(size: Size, vector: np.ndarray, truth: np.ndarray) -> float:
+def _iou(config: FieldConfig, side: int, vector: np.ndarray, truth: np.ndarray) -> float:
     """Of all nodes of the grid; those far from the surface are not evaluated, and are the same."""
-    logits = surface.field_function(size.config, torch.from_numpy(vector))
-    inside = surface.sample_near_surface(logits, size.side).logits > 0
+    logits = surface.field_function(config, torch.from_numpy(vector))
+    inside = surface.sample_near_surface(logits, side).logits > 0
     return float((inside & truth).sum() / max(int((inside | truth).sum()), 1))
 
 
@@ -109,13 +110,13 @@ def _published(
     While it is looked at, the clock stands still."""
     spent = 0.0
     begun = time.thread_time()
-    loop = fitting.PublishedLoop(samples, size.config, None, 0, gradient_of_points=True)
+    loop = fitting.PublishedLoop(samples, size.published, None, 0, gradient_of_points=True)
     for epoch in itertools.count(1):
         loop.epoch()
         if epoch % size.look and epoch < size.epochs:
             continue
         spent += time.thread_time() - begun
-        iou = _iou(size, loop.vector(), truth)
+        iou = _iou(size.published, size.side, loop.vector(), truth)
         yield epoch, spent, iou
         if iou >= enough or epoch >= size.epochs or loop.stopped:
             return

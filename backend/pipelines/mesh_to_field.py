@@ -155,7 +155,10 @@ def _fitted(task: MeshToField, report: Report) -> _Fit:
         check=max(CHECKED // len(frames), 1000),
         report=lambda done: report("Sampling points", _FRAMED + done * (_SAMPLED - _FRAMED)),
     )
-    config, start = fitting.known_field(samples.frames, task.loop)
+    config = fitting.layout_for(samples.frames, task.loop)
+    # From the mean of seats a kitchen machine came to an IoU of 0.970 instead of 0.976, and a
+    # chair took 26 seconds instead of 10.
+    start = fitting.known_start(config) if config.dimensions == 4 else None
     report("Fitting the field", _SAMPLED)
     fitted = fitting.fit(
         samples,

@@ -21,6 +21,7 @@ SMALL = fields.Size(
     look=2,
     efforts=("short",),
     config=FieldConfig(3, 2, (24, 24)),
+    published=FieldConfig(3, 2, (24, 24)),
 )
 
 

@@ -38,6 +38,9 @@ from .weights_vector import flatten, layout, token_sizes, unflatten
 Report = Callable[[float, float], None]
 """Told (share of the longest way that is done, loss per point); may raise to stop the fit."""
 
+OCTAVES = 6
+"""Of the points of fields that are fitted here; published ones are told four."""
+
 PUBLISHED_BATCH = 2048
 PUBLISHED_EPOCHS = 5000
 PUBLISHED_RATE = 1e-2
@@ -502,37 +505,32 @@ def random_start(config: FieldConfig, seed: int = 0) -> np.ndarray:
         return flatten(config, OccupancyField(config).state_dict()).numpy()
 
 
-def known_field(frames: int, loop: bool) -> tuple[FieldConfig, np.ndarray | None]:
-    """The layout that a shape of so many frames is fitted in, and the weights (W,) float32 that
-    fitting begins with: those of an installed model's fields and their mean, where such fields
-    suit; else the published layout, and None.
+def layout_for(frames: int, loop: bool) -> FieldConfig:
+    """The layout that what a person has is fitted in, which models in the box share: more octaves
+    than the published one, for edges and thin parts, and the phase of what repeats.
 
-    What begins there can be mixed with what that model makes, and is fitted sooner. loop: whether
-    the last frame leads to the first; then models of as long loops come before others, and bundled
-    ones before those that a person installed. Models that are not whole are passed over.
+    loop: whether the last frame leads to the first.
     """
-    published = FieldConfig(3 if frames == 1 else 4)
-    periods = (frames, 0) if loop and frames > 1 else (0,)
-    for period in periods:
-        for field, files in _models_of_fields():
-            layout = (field.dimensions, field.hidden, field.period)
-            if layout != (published.dimensions, published.hidden, period):
-                continue
-            with suppress(BadInput):
-                mean = _mean_of(files)
-                if mean is not None and len(mean) == sum(token_sizes(field)):
-                    return field, mean
-    return published, None
+    if frames == 1:
+        return FieldConfig(3, OCTAVES)
+    return FieldConfig(4, OCTAVES, period=frames if loop and frames > 2 else 0)
 
 
-def _models_of_fields() -> Iterator[tuple[FieldConfig, Iterable[Path]]]:
-    """What fields installed models make, and their files; bundled ones first."""
+def known_start(config: FieldConfig) -> np.ndarray | None:
+    """(W,) float32: the mean of the fields that an installed model was trained on, if there is one
+    of such fields; a bundled model's before others. What begins there can be mixed with what that
+    model makes. Models that are not whole are passed over."""
     from .model import FAMILY, config_of  # late: with it come networks that fitting needs not
 
     for model in sorted(weights.installed().values(), key=lambda one: (not one.bundled, one.id)):
-        if model.family == FAMILY:
-            with suppress(BadInput):
-                yield config_of(model.config, model.id).field, model.files
+        if model.family != FAMILY:
+            continue
+        with suppress(BadInput):
+            if config_of(model.config, model.id).field == config:
+                found = _mean_of(model.files)
+                if found is not None and len(found) == sum(token_sizes(config)):
+                    return found
+    return None
 
 
 def _mean_of(files: Iterable[Path]) -> np.ndarray | None:

@@ -336,39 +336,17 @@ def test_random_starts_are_those_of_a_new_network() -> None:
     assert np.array_equal(start, flatten(made.config, made.state_dict()).numpy())
 
 
-@pytest.mark.parametrize(
-    ("frames", "loop", "suits"),
-    [
-        (1, False, "still"),
-        (16, True, "cycle"),  # before the one that is told no phase
-        (16, False, "moving"),  # its end is not its beginning
-        (12, True, "moving"),
-    ],
-)
-def test_fields_of_installed_models(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: int, loop: bool, suits: str
-) -> None:
-    """What is fitted here can be mixed with what an installed model makes, where that may be."""
-    layouts = {
-        "still": FieldConfig(3, 6),
-        "moving": FieldConfig(4, 5),
-        "cycle": FieldConfig(4, 6, period=16),
-    }
+def test_starts_of_installed_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = FieldModelConfig(SMALL, ComponentsConfig(4), "components")
+    count = sum(token_sizes(SMALL))
 
-    def model(layout: FieldConfig, value: float, name: str, **changed: object) -> SimpleNamespace:
-        config = FieldModelConfig(
-            layout,
-            ComponentsConfig(4),
-            "components",
-            frames=1 if layout.dimensions == 3 else 16,
-        )
+    def model(name: str, value: float, bundled: bool, **changed: object) -> SimpleNamespace:
         path = tmp_path / f"{name}.safetensors"
-        count = sum(token_sizes(layout)) + int(changed.pop("more", 0))
         save_file({"space.mean": torch.full((count,), value, dtype=torch.bfloat16)}, path)
         kept = {
             "id": name,
             "family": "hyperdiffusion",
-            "bundled": True,
+            "bundled": bundled,
             "files": (path,),
             "config": {"model": config.to_dict()},
         }
@@ -377,29 +355,35 @@ def test_fields_of_installed_models(
     def installed(*models: SimpleNamespace) -> None:
         monkeypatch.setattr(weights, "installed", lambda: {one.id: one for one in models})
 
-    published = FieldConfig(3 if frames == 1 else 4)
-    layout = layouts[suits]
-    useless = [
-        model(layout, 3.0, "a-other", family="wala"),
-        model(layout, 4.0, "a-broken", config={}),
-        model(layout, 5.0, "a-bare", files=()),
-        model(layout, 6.0, "a-damaged", more=1),
-        model(FieldConfig(3 if frames == 1 else 4, 2, (8, 8)), 7.0, "a-small"),
-    ]
-    installed(*useless)
-    assert fitting.known_field(frames, loop) == (published, None)
-    own = [model(one, 1.0, f"a-{name}", bundled=False) for name, one in layouts.items()]
-    installed(*useless, *own)
-    found, start = fitting.known_field(frames, loop)
-    assert found == layout
-    assert start is not None
-    assert start.dtype == np.float32
-    assert np.array_equal(start, np.full(sum(token_sizes(layout)), 1.0))
-    installed(*useless, *own, *(model(one, 2.0, f"b-{name}") for name, one in layouts.items()))
-    found, start = fitting.known_field(frames, loop)
-    assert found == layout
-    assert start is not None
-    assert (start == 2.0).all()
+    installed()
+    assert fitting.known_start(SMALL) is None
+    own, ours = model("a-own", 1.0, False), model("ours", 2.0, True)
+    other = model("a-other", 3.0, True, family="wala")
+    broken = model("a-broken", 4.0, True, config={})
+    damaged = model("a-damaged", 5.0, True)
+    save_file({"space.mean": torch.zeros(count + 1)}, damaged.files[0])
+    installed(own, ours, other, broken, damaged)
+    found = fitting.known_start(SMALL)
+    assert found is not None
+    assert found.dtype == np.float32
+    assert np.array_equal(found, np.full(count, 2.0))
+    assert fitting.known_start(FieldConfig()) is None
+    installed(own)
+    assert np.array_equal(fitting.known_start(SMALL), np.full(count, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("frames", "loop", "layout"),
+    [
+        (1, False, FieldConfig(3, 6)),
+        (1, True, FieldConfig(3, 6)),
+        (2, True, FieldConfig(4, 6)),  # two frames have no phase that tells which is which
+        (16, True, FieldConfig(4, 6, period=16)),
+        (16, False, FieldConfig(4, 6)),
+    ],
+)
+def test_layouts_of_what_people_have(frames: int, loop: bool, layout: FieldConfig) -> None:
+    assert fitting.layout_for(frames, loop) == layout
 
 
 def test_intersection_over_union() -> None:
