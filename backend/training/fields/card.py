@@ -19,7 +19,7 @@ _LIMITS = """\
   Models over weights of fields are known to remember what they were trained on (Zeng et al.,
   "Generative Modeling of Weights: Generalization or Memorization?", 2025), also the published ones.
 - It knows no words beyond the names in its list, if it has any, and takes no pictures.
-- Edges are rounded, thin parts lumpy or broken or, where they swing, there twice; no textures.
+- Edges are rounded, thin parts lumpy or in places broken; no textures.
 """
 
 _SETS = (

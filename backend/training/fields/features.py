@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ FEATURES = 128
 PER_CLASS = 14
 
 _SEED = 20261124
+_ATTEMPTS = 8
 
 Features = Callable[[np.ndarray], np.ndarray]
 """Clouds (B, 2048, 3) float32 -> (B, D) float32."""
@@ -88,8 +90,7 @@ def _jobs() -> list[tuple[int, int]]:
 def _cloud(label: int, number: int) -> np.ndarray:
     families = len(generated.FAMILIES)
     if label < families:
-        rng = np.random.Generator(np.random.PCG64([_SEED, number]))
-        vertices, faces = surface_of_solid(generated.FAMILIES[label](rng)[0], 48)
+        vertices, faces = _thing(label, number)
     else:
         made = creatures.creature(number)
         frame = number % len(made.tables)
@@ -98,6 +99,15 @@ def _cloud(label: int, number: int) -> np.ndarray:
     cloud, _ = sample_surface(vertices.astype(np.float32), faces, POINTS, draws)
     found: np.ndarray = standardised(cloud[None])[0]
     return found
+
+
+def _thing(label: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """A generated thing of a class. Of some draws nothing is left: then another one is made."""
+    for attempt in range(_ATTEMPTS):
+        rng = np.random.Generator(np.random.PCG64([_SEED, number, attempt]))
+        with suppress(ValueError):
+            return surface_of_solid(generated.FAMILIES[label](rng)[0], 48)
+    raise ValueError(f"{_ATTEMPTS} things of class {label} came out empty")
 
 
 def fit(

@@ -363,6 +363,15 @@ def test_features_tell_things_apart(tmp_path: Path) -> None:
     assert sequences.shape == (12, features.FEATURES)
 
 
+def test_of_a_draw_that_leaves_nothing_another_thing_is_made() -> None:
+    drawn = np.random.Generator(np.random.PCG64([features._SEED, 323, 0]))
+    with pytest.raises(ValueError, match="empty"):
+        features.surface_of_solid(features.generated.FAMILIES[3](drawn)[0], 48)
+    vertices, faces = features._thing(3, 323)
+    assert np.ptp(vertices, axis=0).min() > 0
+    assert len(faces) > 100
+
+
 def test_features_can_be_given() -> None:
     assert features.given("numpy:ravel") is np.ravel
     with pytest.raises(BadInput, match=r"no features 'numpy:nothing'"):
