@@ -156,21 +156,18 @@ def _fitted(task: MeshToField, report: Report) -> _Fit:
         report=lambda done: report("Sampling points", _FRAMED + done * (_SAMPLED - _FRAMED)),
     )
     config = fitting.layout_for(samples.frames, task.loop)
-    # From the mean of seats a kitchen machine came to an IoU of 0.970 instead of 0.976, and a
-    # chair took 26 seconds instead of 10.
-    start = fitting.known_start(config) if config.dimensions == 4 else None
     report("Fitting the field", _SAMPLED)
     fitted = fitting.fit(
         samples,
         config,
-        start,
+        None,  # from the mean of a model's fields, fits are slower and worse
         fitting.EFFORTS[task.effort],
         task.seed,
         lambda done, _: report("Fitting the field", _SAMPLED + done * (_FITTED - _SAMPLED)),
     )
     if not np.isfinite(fitted.vector).all():
         raise BadInput("No field could be fitted to this shape.", "Try another seed or effort.")
-    began = fitting.random_start(config, task.seed) if start is None else start
+    began = fitting.random_start(config, task.seed)
     iou = fitted.iou
     vector = fitted.vector.astype(np.float32)
     if task.half:

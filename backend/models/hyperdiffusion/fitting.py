@@ -16,19 +16,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ... import tensor_files, weights
-from ...errors import BadInput
 from ...geometry.threads import thread_count
 from .config import FieldConfig
 from .field import OccupancyField, encode, evaluate
@@ -52,7 +48,6 @@ _KEPT = (1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
 """Shares of a batch that gradients are taken of: few, since products of every new size are prepared
 anew."""
 
-_MEAN = "space.mean"
 _MEASURED_AT_ONCE = 1 << 13
 _REPORTED = 64  # steps
 _TOGETHER = 64  # fields on a card
@@ -514,32 +509,6 @@ def layout_for(frames: int, loop: bool) -> FieldConfig:
     if frames == 1:
         return FieldConfig(3, OCTAVES)
     return FieldConfig(4, OCTAVES, period=frames if loop and frames > 2 else 0)
-
-
-def known_start(config: FieldConfig) -> np.ndarray | None:
-    """(W,) float32: the mean of the fields that an installed model was trained on, if there is one
-    of such fields; a bundled model's before others. What begins there can be mixed with what that
-    model makes. Models that are not whole are passed over."""
-    from .model import FAMILY, config_of  # late: with it come networks that fitting needs not
-
-    for model in sorted(weights.installed().values(), key=lambda one: (not one.bundled, one.id)):
-        if model.family != FAMILY:
-            continue
-        with suppress(BadInput):
-            if config_of(model.config, model.id).field == config:
-                found = _mean_of(model.files)
-                if found is not None and len(found) == sum(token_sizes(config)):
-                    return found
-    return None
-
-
-def _mean_of(files: Iterable[Path]) -> np.ndarray | None:
-    for path in files:
-        if _MEAN in tensor_files.read_header(path):
-            with safe_open(path, framework="pt") as file:
-                found: np.ndarray = file.get_tensor(_MEAN).float().numpy()
-                return found
-    return None
 
 
 def intersection_over_union(

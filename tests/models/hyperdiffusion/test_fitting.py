@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from backend import weights
 from backend.models.hyperdiffusion import fitting, occupancy, surface
 from backend.models.hyperdiffusion.config import FieldConfig
 from backend.models.hyperdiffusion.field import OccupancyField, evaluate
 from backend.models.hyperdiffusion.fitting import Effort
-from backend.models.hyperdiffusion.model import ComponentsConfig, FieldModelConfig
 from backend.models.hyperdiffusion.occupancy import Samples
 from backend.models.hyperdiffusion.weights_vector import flatten, token_sizes, unflatten
 from tests.hyperdiffusion_golden import arrays, field, tensors
@@ -334,42 +329,6 @@ def test_random_starts_are_those_of_a_new_network() -> None:
     torch.manual_seed(5)
     made = OccupancyField(FieldConfig())
     assert np.array_equal(start, flatten(made.config, made.state_dict()).numpy())
-
-
-def test_starts_of_installed_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = FieldModelConfig(SMALL, ComponentsConfig(4), "components")
-    count = sum(token_sizes(SMALL))
-
-    def model(name: str, value: float, bundled: bool, **changed: object) -> SimpleNamespace:
-        path = tmp_path / f"{name}.safetensors"
-        save_file({"space.mean": torch.full((count,), value, dtype=torch.bfloat16)}, path)
-        kept = {
-            "id": name,
-            "family": "hyperdiffusion",
-            "bundled": bundled,
-            "files": (path,),
-            "config": {"model": config.to_dict()},
-        }
-        return SimpleNamespace(**(kept | changed))
-
-    def installed(*models: SimpleNamespace) -> None:
-        monkeypatch.setattr(weights, "installed", lambda: {one.id: one for one in models})
-
-    installed()
-    assert fitting.known_start(SMALL) is None
-    own, ours = model("a-own", 1.0, False), model("ours", 2.0, True)
-    other = model("a-other", 3.0, True, family="wala")
-    broken = model("a-broken", 4.0, True, config={})
-    damaged = model("a-damaged", 5.0, True)
-    save_file({"space.mean": torch.zeros(count + 1)}, damaged.files[0])
-    installed(own, ours, other, broken, damaged)
-    found = fitting.known_start(SMALL)
-    assert found is not None
-    assert found.dtype == np.float32
-    assert np.array_equal(found, np.full(count, 2.0))
-    assert fitting.known_start(FieldConfig()) is None
-    installed(own)
-    assert np.array_equal(fitting.known_start(SMALL), np.full(count, 1.0))
 
 
 @pytest.mark.parametrize(
