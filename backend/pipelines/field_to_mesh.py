@@ -105,7 +105,7 @@ _OTHER_LAYOUTS = (
     " instead of them. Compress the other one anew with Loop to mix the networks."
 )
 _OTHER_STARTS = (
-    "The two networks were not fitted from one start, so their surfaces were mixed instead of them."
+    "The two networks have too little to do with each other, so their surfaces were mixed instead."
 )
 
 

@@ -260,7 +260,9 @@ def _draw_ends(layout, context) -> None:
     if reason:
         paragraph(box, [f"{reason}."], context, icon="ERROR")
     elif not why_not_alike(*ends) and not kept.same_start(*ends):
-        words = "They were not fitted from one start: shapes between them may fall apart."
+        words = (
+            "They were not fitted from one start: their surfaces will be mixed, not their fields."
+        )
         paragraph(box, [words], context, icon="INFO")
 
 

@@ -268,7 +268,7 @@ def test_fields_of_other_starts_are_warned_of(settings, running, monkeypatch):
     other = compress(running, cube("Crate"))
     select_roots(one, other)
     assert why_not_mixed(bpy.context) == ""
-    assert "may fall apart" in draw(fields_panel.FIELDFORGE_PT_field, 900).words()
+    assert "their surfaces will be mixed" in draw(fields_panel.FIELDFORGE_PT_field, 900).words()
     select_roots(one, one)
 
 
