@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,7 @@ from backend.models.hyperdiffusion import fitting
 from backend.models.hyperdiffusion.model import FieldModel, load
 from backend.pipelines import Context, run
 from backend.protocol import MeshResult, Shape
-from tests.bundled import BUNDLED, only_bundled  # noqa: F401 - a fixture
+from tests.bundled import BUNDLED, check_card_of_fields, only_bundled  # noqa: F401 - a fixture
 
 ID = "fieldforge-seats"
 
@@ -42,15 +40,7 @@ def test_it_is_small_whole_and_not_the_default():
 
 
 def test_its_card_says_what_it_is():
-    folder = BUNDLED / ID
-    card = (folder / "README.md").read_text("utf-8")
-    for words in ("## Data", "## Training", "## Quality", "## Limits", "to training", "CC-BY 4.0"):
-        assert words in card
-    shapes = int(re.search(r"(\d+) shapes of the training side", card)[1])
-    assert shapes == len(load(folder).known)
-    attribution = (folder / "ATTRIBUTION.md").read_text("utf-8")
-    assert "CC-BY" in attribution
-    assert (folder / "samples.png").stat().st_size > 10_000
+    check_card_of_fields(BUNDLED / ID, "CC-BY")
 
 
 def test_every_seed_makes_a_closed_seat_of_one_piece():
