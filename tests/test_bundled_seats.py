@@ -36,7 +36,7 @@ def test_it_is_small_whole_and_not_the_default():
     assert set(found.tasks) == {"shape"}
     assert sum(path.stat().st_size for path in found.files) <= 20 << 20
     weights.verify(found)
-    assert next(m.id for m in pipelines.models() if "shape" in m.tasks) != ID
+    assert pipelines.model_for(Shape()).id == "fieldforge-small"
 
 
 def test_its_card_says_what_it_is():

@@ -113,6 +113,8 @@ def _add_results(actions: Any) -> None:
     export.add_argument("--title", default="Fieldforge creatures")
     export.add_argument("--steps", type=int, default=50, help="of sampling where nobody says")
     export.add_argument("--default-for", nargs="*", default=[], metavar="TASK")
+    export.add_argument("--stands-in-for", nargs="*", default=[], metavar="TASK",
+                        help="tasks that any other model goes before")  # fmt: skip
     export.add_argument("--without", nargs="*", default=[], metavar="NAME",
                         help="names of what does not come out well")  # fmt: skip
     export.set_defaults(action=_export)
@@ -372,6 +374,7 @@ def _export(options: argparse.Namespace) -> int:
         title=options.title,
         steps=options.steps,
         default_for=tuple(options.default_for),
+        stands_in_for=tuple(options.stands_in_for),
         without=options.without,
     )
     print(f"{installed.folder}: {installed.bytes / 1e6:.1f} MB. Now: fields evaluate")

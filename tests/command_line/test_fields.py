@@ -53,7 +53,7 @@ def test_a_mesh_becomes_a_file_and_that_a_mesh(command: Command, tmp_path: Path)
     box, packed, back = mesh_file(tmp_path / "box.obj"), tmp_path / "b.ffield", tmp_path / "b.glb"
     done = command("run", "mesh-to-field", box, "-o", packed, "--effort", "fast", "--half")
     assert done.code == 0, done.err
-    assert "75 KB" in done.out
+    assert "78 KB" in done.out
     assert "IoU 0." in done.out
     field, name = field_files.read(packed)
     assert (name, field.weights.dtype) == ("box", np.float16)

@@ -29,6 +29,7 @@ def export(
     license: str = "CC-BY-4.0",
     steps: int = STEPS,
     default_for: tuple[str, ...] = (),
+    stands_in_for: tuple[str, ...] = (),
     without: Sequence[str] = (),
     provenance: dict[str, Any] | None = None,
 ) -> Installed:
@@ -60,6 +61,7 @@ def export(
         steps=steps,
         license=license,
         default_for=default_for,
+        stands_in_for=stands_in_for,
         source={
             "training": {
                 **settings["numbers"],
