@@ -27,6 +27,7 @@ from .depth_meanings import METRIC, DepthMeaning
 from .depth_meanings import radii as radii
 from .errors import BadInput, TooLarge, VersionMismatch
 from .neural_fields import NeuralField as NeuralField
+from .neural_fields import why_not_mixed as why_not_mixed
 from .posed_views import (
     check_around,
     check_at_one_place,
@@ -964,7 +965,7 @@ class FieldToMesh(Task):
             )
         for one in fields:
             one.check()
-        reason = neural_fields.why_not_mixed(fields[0].layout, fields[-1].layout)
+        reason = why_not_mixed(fields[0].layout, fields[-1].layout)
         if reason:
             raise BadInput(
                 f"These two cannot be mixed: {reason}.",

@@ -6,8 +6,8 @@ import bpy
 import numpy as np
 
 from ...backend.errors import BadInput, FieldforgeError
-from ...backend.neural_fields import why_not_mixed as why_not_mixed_layouts
 from ...backend.protocol import FieldToMesh, MeshToField
+from ...backend.protocol import why_not_mixed as why_not_mixed_layouts
 from .. import preferences, session
 from ..compose import Choices
 from ..importing import Destination, select_only

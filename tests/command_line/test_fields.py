@@ -29,7 +29,7 @@ BOX = trimesh.creation.box((1, 2, 3))
 def small_and_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIELDFORGE_WEIGHTS", str(tmp_path / "store"))
     monkeypatch.setattr(weights, "BUNDLED", tmp_path / "bundled")
-    monkeypatch.setattr(occupancy, "POINTS", 3_000)
+    monkeypatch.setattr(occupancy, "POINTS", 16_000)
     monkeypatch.setattr(mesh_to_field, "CHECKED", 3_000)
     resident._models.clear()
 
