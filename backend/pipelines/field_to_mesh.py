@@ -102,7 +102,7 @@ def way_between(
 
 _OTHER_LAYOUTS = (
     "Only one of the two networks knows that its motion repeats, so their surfaces were mixed"
-    " instead of them. Compress the other one anew with Loop to mix the networks."
+    " instead of them."
 )
 _OTHER_STARTS = (
     "The two networks have too little to do with each other, so their surfaces were mixed instead."
