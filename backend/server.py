@@ -139,6 +139,7 @@ class ModelBody(BaseModel):
     any_views: bool
     ring: dict[str, float] | None
     view_size: int
+    own_views: list[tuple[float, float]]
     names: list[str]
     frames: int
     ready: bool

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import BadInput, NotFound, StorageFailed
+from .errors import BadInput, FieldforgeError, NotFound, StorageFailed
 from .protocol import (
     ImageToViews,
     Result,
@@ -31,6 +31,8 @@ REPORT = "views.json"
 """Beside transforms.json, how they were made; so a folder of ours is known."""
 _LONGEST = 1024
 """Pixels: larger pictures are reduced when they are read."""
+_USUAL_SIDE = 256
+"""Pixels of views by a model that only a server knows."""
 
 Fields = dict[str, Any]
 
@@ -97,13 +99,27 @@ def read_text_to_views(options: argparse.Namespace, words: str, fields: Fields) 
     name = " ".join(words.split())[:255] or "Text"
     if options.poses is None:
         return TextToViews(name=name, prompt=words, **shared, **_ring(options))
-    side = options.size or 256
+    side = options.size or _side_of(fields["model"])
     poses, intrinsics = _cameras_of(options.poses, side, side, options.field)
     return TextToViews(
         name=name,
         prompt=words,
         **{**shared, "size": side, "poses": poses, "intrinsics": intrinsics},
     )
+
+
+def _side_of(name: str) -> int:
+    """Pixels of the views of a model, "" for the best one, as far as this computer knows it."""
+    from . import pipelines
+
+    try:
+        if name:
+            size = {model.id: model.view_size for model in pipelines.models()}.get(name)
+        else:
+            size = pipelines.model_for(TextToViews(prompt="a thing")).view_size
+    except FieldforgeError:  # there may be one on a server
+        size = 0
+    return size or _USUAL_SIDE
 
 
 def read_views_to_scene(options: argparse.Namespace, fields: Fields) -> ViewsToScene:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,11 +19,14 @@ import numpy as np
 
 from .. import weights
 from ..errors import BadInput, Cancelled, NotInstalled
+from ..models.mvdream.own_cameras import ELEVATION, own_cameras, told_cameras
 from ..protocol import (
     FIELDS,
     PANORAMAS,
     POSED_VIEWS,
     TASKS,
+    VIEW_DISTANCE,
+    VIEW_FIELD,
     Animation,
     DownloadModel,
     FieldToMesh,
@@ -76,6 +80,8 @@ class Model:
     from where, in order, numbers of `protocol.VIEW_CAMERAS`; any_views: some of them will do.
     ring: of a model that paints views around a thing: elevation and field of view in degrees, and
     radius, the thing being in a cube of side 2, of cameras where nobody says; view_size: pixels.
+    own_views: azimuth and elevation in degrees of each camera, of one that where nothing is asked
+    of its ring paints those that it was trained on.
     names: words that a model of shapes or animations lets choose from; frames: how many it makes.
     default_for: kinds of tasks for which it is taken when none is chosen; of ready models only.
     ready: it can be used now; else it, and the models that it needs, are to be downloaded first:
@@ -96,6 +102,7 @@ class Model:
     any_views: bool = False
     ring: dict[str, float] | None = None
     view_size: int = 0
+    own_views: tuple[tuple[float, float], ...] = ()
     names: tuple[str, ...] = ()
     frames: int = 0
     ready: bool = True
@@ -185,10 +192,11 @@ def models() -> tuple[Model, ...]:
     listed = {model.id: model for model in BUILT_IN}
     for entry in weights.entries().values():
         ready = all(name in here for name in (entry.id, *entry.needs))
-        listed[entry.id] = _listed(entry, ready)
+        config = here[entry.id].config if entry.id in here else {}
+        listed[entry.id] = _listed(entry, ready, config)
     for own in here.values():
         if own.id not in listed:
-            listed[own.id] = _listed(own, all(name in here for name in own.needs))
+            listed[own.id] = _listed(own, all(name in here for name in own.needs), own.config)
     defaults: dict[str, list[str]] = {}
     for kind in (*GENERATIONS, *PANORAMAS, *POSED_VIEWS, *FIELDS):
         best = _best(_able(listed, kind), kind, here)
@@ -200,20 +208,41 @@ def models() -> tuple[Model, ...]:
     )
 
 
-def _listed(model: weights.Entry | weights.Installed, ready: bool) -> Model:
-    config = getattr(model, "config", {})
-    paints = config if model.family == "viewdiff" else {}
+def _listed(
+    model: weights.Entry | weights.Installed, ready: bool, config: Mapping[str, Any]
+) -> Model:
     return Model(
         samples=True,
         ready=ready,
         license_url=getattr(model, "license_url", ""),
         license_words=getattr(model, "license_words", ""),
         any_views=bool(config.get("joint")),
-        ring=_numbers(paints, ("elevation", "field", "radius")),
-        view_size=_size(paints.get("denoiser")),
+        **(_of_painter(config) if model.family == "viewdiff" else {}),
+        **(_of_mvdream(model, config) if model.family == "mvdream" else {}),
         **(_of_fields(config) if model.family == "hyperdiffusion" else {}),
         **{name: getattr(model, name) for name in _SHARED_FIELDS},
     )
+
+
+def _of_painter(config: Mapping[str, Any]) -> dict[str, Any]:
+    """From where a model of the ViewDiff family paints, and how large, by a description that
+    anybody may have written."""
+    denoiser = config.get("denoiser")
+    return {
+        "ring": _numbers(config, ("elevation", "field", "radius")),
+        "view_size": _size(denoiser, "image_size"),
+    }
+
+
+def _of_mvdream(
+    model: weights.Entry | weights.Installed, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The same of the MVDream family: by its description once it is here, else by the registry."""
+    views, size = told_cameras(config), _size(config, "side")
+    if isinstance(model, weights.Entry):
+        views, size = views or own_cameras(model), size or _size(model.arguments, "side")
+    ring = {"elevation": ELEVATION, "field": math.degrees(VIEW_FIELD), "radius": VIEW_DISTANCE}
+    return {"own_views": views, "ring": ring, "view_size": size}
 
 
 def _numbers(record: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, float] | None:
@@ -236,8 +265,8 @@ def _of_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _size(denoiser: object) -> int:
-    size = denoiser.get("image_size") if isinstance(denoiser, dict) else 0
+def _size(record: object, name: str) -> int:
+    size = record.get(name) if isinstance(record, Mapping) else 0
     return size if type(size) is int else 0
 
 

@@ -15,6 +15,7 @@ from ..errors import BadInput, OutOfMemory
 from ..models.mvdream.config import MVDreamConfig
 from ..models.mvdream.loading import config_of as mvdream_config_of
 from ..models.mvdream.model import MVDream, first_noise, full_prompt, grey
+from ..models.mvdream.own_cameras import ELEVATION
 from ..models.mvdream.tokenizer import fits
 from ..models.viewdiff.painter_files import config_of
 from ..protocol import (
@@ -109,8 +110,9 @@ def mvdream_rig(task: TextToViews, config: MVDreamConfig) -> tuple[Rig, bool]:
             f"Use {config.side}, the model's own, or leave the size out.",
         )
     field = float(np.degrees(VIEW_FIELD))
-    habits = Habits(len(config.views), 15.0, field, VIEW_DISTANCE, config.side, config.side)
-    own = task.poses is None and not task.views and task.elevation is None
+    habits = Habits(len(config.views), ELEVATION, field, VIEW_DISTANCE, config.side, config.side)
+    asked = task.views or task.start or task.caps or task.elevation is not None
+    own = task.poses is None and not asked
     if own:
         radius = task.radius or VIEW_DISTANCE * task.extent / 2
         poses = camera_poses(config.views, "z", radius)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend import posed_images, views_commands
+from backend import pipelines, posed_images, views_commands
 from backend.__main__ import make_parser
 from backend.pipelines import resident
 from backend.posed_images import PosedImages
@@ -192,6 +193,18 @@ def test_cameras_of_a_file(photo: Path, capture: Path) -> None:
     np.testing.assert_allclose(words.intrinsics, intrinsics_of_field(40.0, 64, 64, 3), rtol=1e-5)
     assert isinstance(words, TextToViews)
     assert (words.size, words.name) == (64, "a chair")
+
+
+@pytest.mark.parametrize(("model", "side"), [("small-views", 64), ("", 64), ("elsewhere", 256)])
+def test_views_of_words_have_the_model_s_size_at_the_cameras_of_a_file(
+    capture: Path, model: str, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    larger = [dataclasses.replace(known, view_size=64) for known in pipelines.models()]
+    monkeypatch.setattr(pipelines, "models", lambda: larger)
+    more = ("--model", model) if model else ()
+    task = task_of("text-to-views", "a chair", "--poses", capture / "transforms.json", *more)
+    assert task.size == side
+    np.testing.assert_allclose(task.intrinsics, intrinsics_of_field(40.0, side, side, 3), rtol=1e-5)
 
 
 def test_views_and_a_ring_beside_them(capture: Path) -> None:

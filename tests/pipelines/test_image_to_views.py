@@ -245,8 +245,7 @@ def test_models_tell_their_ring_and_their_size() -> None:
     listed = {model.id: model for model in pipelines.models()}
     assert listed["small-views"].ring == {"elevation": 20.0, "field": 42.5, "radius": 3.6}
     assert listed["small-views"].view_size == 16
-    assert listed["mvdream-sd21"].ring is None
-    assert listed["mvdream-sd21"].view_size == 0
+    assert listed["small-views"].own_views == ()
 
 
 def test_a_description_that_was_meddled_with_tells_no_ring(

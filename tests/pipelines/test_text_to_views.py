@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend import pipelines
+from backend import pipelines, weights
 from backend.errors import BadInput, NotInstalled
 from backend.models.mvdream.model import first_noise
 from backend.pipelines import Context, resident, text_to_views
 from backend.protocol import (
     VIEW_CAMERAS,
     VIEW_DISTANCE,
+    VIEW_FIELD,
     Progress,
     TextToViews,
     ViewsResult,
@@ -139,6 +141,54 @@ def test_mvdream_takes_other_cameras_and_says_that_it_does() -> None:
     assert "its own 4 cameras" in found.report["notes"][0]
     with pytest.raises(BadInput, match="cannot paint views of 64 pixels"):
         done(model="four-pictures", size=64)
+
+
+@pytest.mark.parametrize("asked", [{"caps": True}, {"start": 30.0}])
+def test_a_ring_is_not_passed_over_for_mvdream_s_own_cameras(asked: dict[str, Any]) -> None:
+    found = done(model="four-pictures", steps=1, **asked)
+    expected = ring_poses(4, 15.0, VIEW_DISTANCE, **asked)
+    np.testing.assert_allclose(found.poses, expected, atol=1e-5)
+    assert found.cameras is None
+    assert "its own 4 cameras" in found.report["notes"][0]
+
+
+def test_mvdream_tells_its_size_and_its_cameras_before_it_is_here() -> None:
+    """Blender shows both, and cannot ask for views of another size."""
+    listed = {model.id: model for model in pipelines.models()}
+    registered = listed["mvdream-sd21"]
+    assert registered.view_size == 256
+    assert registered.own_views == ((90.0, 15.0), (180.0, 15.0), (270.0, 15.0), (0.0, 15.0))
+    assert listed["mvdream-rgb4"].own_views[1] == VIEW_CAMERAS[6]
+    here = listed["six-depths"]
+    assert here.view_size == 16
+    assert here.own_views == tuple(VIEW_CAMERAS[number] for number in here.cameras)
+    assert here.ring == pytest.approx(
+        {"elevation": 15.0, "field": np.degrees(VIEW_FIELD), "radius": VIEW_DISTANCE}
+    )
+    poses = done(model="six-depths", steps=1).poses
+    np.testing.assert_allclose(poses, camera_poses(here.own_views, "z", VIEW_DISTANCE), atol=1e-5)
+
+
+def test_a_registered_model_that_is_here_tells_what_its_files_say(tmp_path: Path) -> None:
+    """They may have been trained otherwise than was published."""
+    own = mvdream_models.make_model(mvdream_models.config_for((0, 6)))
+    entry = weights.entries()["mvdream-sd21"]
+    mvdream_models.write(tmp_path, own, entry.id, view_kind="image", cameras=())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FIELDFORGE_WEIGHTS", str(tmp_path))
+        listed = {model.id: model for model in pipelines.models()}[entry.id]
+    assert (listed.view_size, listed.own_views) == (16, (VIEW_CAMERAS[0], VIEW_CAMERAS[6]))
+
+
+@pytest.mark.parametrize("views", [None, 5, [[1]], [["a", "b"]], [[10**400, 1]]])
+def test_a_description_that_was_meddled_with_tells_no_cameras(
+    views: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = weights.require("four-pictures")
+    spoilt = dataclasses.replace(own, config={"views": views, "side": "wide"})
+    monkeypatch.setattr(weights, "installed", lambda: {own.id: spoilt})
+    listed = {model.id: model for model in pipelines.models()}["four-pictures"]
+    assert (listed.view_size, listed.own_views) == (0, ())
 
 
 def test_what_mvdream_forms_is_shown() -> None:

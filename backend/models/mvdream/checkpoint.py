@@ -17,12 +17,12 @@ import torch
 
 from ...checkpoints import Checkpoint
 from ...errors import BadInput
-from ...protocol import VIEW_CAMERAS
 from ...tensor_files import LazyTensor
 from ...weights import Entry
 from ..wala.loading import mismatches
 from .config import MVDreamConfig
 from .model import MVDream
+from .own_cameras import own_cameras
 
 DENOISER = "model.diffusion_model."
 _OUTER = "model."
@@ -34,6 +34,8 @@ _LEFT_OUT = (
     _PICTURES + "loss.",
 )
 """Beginnings of names within the parts that count, of what is not needed to paint."""
+_OF_THE_RING = ("start", "elevation")
+"""Settings that `own_cameras` has understood."""
 
 
 def contents(
@@ -72,19 +74,15 @@ def config_of(entry: Entry) -> MVDreamConfig:
     """The configuration of a published text model.
 
     `arguments` of the registry: view_steps, view_guidance and suffix, where they differ from ours;
-    spacing of the steps; beta_end, where a file without a schedule was trained with another; and,
-    for views that have no numbers, their ring: its elevation and where it starts, in degrees.
+    side of the pictures; spacing of the steps; beta_end, where a file without a schedule was
+    trained with another; and, for views that have no numbers, their ring: its elevation and where
+    it starts, in degrees.
     """
-    given = dict(entry.arguments)
+    given = {name: entry.arguments[name] for name in entry.arguments if name not in _OF_THE_RING}
     last = given.pop("beta_end", None)
-    start, elevation = (float(given.pop(name, 0.0)) for name in ("start", "elevation"))
-    views = tuple(VIEW_CAMERAS[index] for index in entry.cameras)
-    if not views:
-        turn = 360.0 / max(entry.views, 1)
-        views = tuple(((start + turn * k) % 360.0, elevation) for k in range(entry.views))
     known = {"view_steps": "steps", "view_guidance": "guidance"}
     chosen = {known.get(name, name): value for name, value in given.items()}
-    config = dataclasses.replace(MVDreamConfig(views), **chosen)
+    config = dataclasses.replace(MVDreamConfig(own_cameras(entry)), **chosen)
     if last is None:
         return config
     return dataclasses.replace(config, diffusion=dataclasses.replace(config.diffusion, last=last))
