@@ -6,9 +6,9 @@ import bpy
 
 from ..wrapping import paragraph
 from .cameras import in_order
-from .planning import home_of_views
+from .planning import home_of_views, uses_own_cameras
 from .rerolls import disabled_reason
-from .source import MAKE_VIEWS, by_model, uses_own_cameras
+from .source import MAKE_VIEWS, by_model
 
 # --------------------------------------------------------------------------------------- the source
 

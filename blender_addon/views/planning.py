@@ -10,7 +10,13 @@ import bpy
 import numpy as np
 
 from ...backend.errors import BadInput
-from ...backend.protocol import VIEW_DISTANCE, VIEW_FIELD, ring_poses
+from ...backend.protocol import (
+    VIEW_CAMERAS,
+    VIEW_DISTANCE,
+    VIEW_FIELD,
+    camera_poses,
+    ring_poses,
+)
 from ..capture import originals
 from ..pictures import LONGEST_SIDE
 from ..sources import offscreen
@@ -59,10 +65,34 @@ def plan_of(context, model: dict) -> Plan:
             target = middle if settings.path_look == "MIDDLE" else None
             poses = along(line_of(path_curve(context)), settings.ring_count, target)
             plan = _with_field(poses, settings.views_field, side, middle, extent)
+        case _ if uses_own_cameras(settings, model):
+            plan = _of_the_model(model, middle, extent, side)
         case _:
             plan = ring_of(settings, model, middle, extent, side)
     _check_apart(plan)
     return plan
+
+
+def uses_own_cameras(settings, model: dict) -> bool:
+    """Whether a model makes the views that it was made for."""
+    ring = settings.cameras_from == "RING" and not settings.own_ring
+    return settings.source == "TEXT_VIEWS" and ring and bool(own_angles(model))
+
+
+def own_angles(model: dict) -> list[tuple[float, float]]:
+    """Azimuth and elevation in degrees of the cameras that a model was made for, if it tells."""
+    told = model.get("own_views") or [VIEW_CAMERAS.get(k) for k in model.get("cameras", ())]
+    return [tuple(angles) for angles in told if angles is not None]
+
+
+def _of_the_model(model: dict, middle: np.ndarray, extent: float, side: int) -> Plan:
+    """The cameras that the model makes by itself: the backend stands them there, too."""
+    told = model.get("ring") or {}
+    field = math.radians(told.get("field") or degrees_of(VIEW_FIELD))
+    radius = told.get("radius", 0.0) * extent / 2 or fitting_distance(field, extent)
+    poses = camera_poses(own_angles(model), "z", radius)
+    poses[:, :3, 3] += middle
+    return _with_field(poses, field, side, middle, extent, by_model=True)
 
 
 def ring_of(settings, model: dict, middle: np.ndarray, extent: float, side: int) -> Plan:

@@ -35,7 +35,17 @@ from .captures import (
 )
 from .lenses import intrinsics_of_backdrop
 from .paths import focus
-from .planning import Plan, chosen_cameras, degrees_of, home_of_views, middle_of, plan_of, ring_of
+from .planning import (
+    Plan,
+    chosen_cameras,
+    degrees_of,
+    home_of_views,
+    middle_of,
+    own_angles,
+    plan_of,
+    ring_of,
+    uses_own_cameras,
+)
 
 KINDS = {
     "IMAGE_VIEWS": ImageToViews.kind,
@@ -72,12 +82,6 @@ def uses_image(settings) -> bool:
     return settings.source == "IMAGE_VIEWS" and settings.views_picture == "IMAGE"
 
 
-def uses_own_cameras(settings, model: dict) -> bool:
-    """Whether a model makes the views that it was made for."""
-    ring = settings.cameras_from == "RING" and not settings.own_ring
-    return settings.source == "TEXT_VIEWS" and ring and bool(model.get("cameras"))
-
-
 # ------------------------------------------------------------------------------------------- facts
 
 
@@ -102,7 +106,7 @@ def _views_facts(context, model: dict) -> Facts:
             return found
     if uses_own_cameras(settings, model):
         middle_of(context)
-        return Facts(f"{counted(len(model['cameras']), 'view')}, as the model makes them")
+        return Facts(f"{counted(len(own_angles(model)), 'view')}, as the model makes them")
     plan = plan_of(context, model)
     count = len(plan.poses)
     known = known_views(settings)

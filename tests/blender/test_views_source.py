@@ -11,7 +11,7 @@ from driving import know_models
 from fake_backend import MODELS
 from fieldforge.backend import protocol
 from fieldforge.backend.errors import BadInput
-from fieldforge.backend.protocol import VIEW_FIELD, view_poses
+from fieldforge.backend.protocol import VIEW_DISTANCE, VIEW_FIELD, camera_poses, view_poses
 from fieldforge.blender_addon import compose, model_choice, sources
 from fieldforge.blender_addon.rasterizer import rasterize
 from fieldforge.blender_addon.sources import cameras as seeing
@@ -41,10 +41,23 @@ WORDS = {
     "cameras": [0, 6, 10, 26],
 }
 
+RING_OF_FOUR = [[90.0, 15.0], [180.0, 15.0], [270.0, 15.0], [0.0, 15.0]]
+MVDREAM = {  # as the backend lists it
+    "id": "mvdream-sd21",
+    "title": "MVDream 4 views",
+    "tasks": ["text-to-views"],
+    "samples": True,
+    "ready": True,
+    "cameras": [],
+    "own_views": RING_OF_FOUR,
+    "ring": {"elevation": 15.0, "field": math.degrees(VIEW_FIELD), "radius": VIEW_DISTANCE},
+    "view_size": 256,
+}
+
 
 @pytest.fixture
 def settings(running, fake):
-    fake.models = [*MODELS, *posed.MODELS, SIX, WORDS]
+    fake.models = [*MODELS, *posed.MODELS, SIX, WORDS, MVDREAM]
     know_models(running)
     chosen = bpy.context.scene.fieldforge
     chosen.source, chosen.ring_count = "IMAGE_VIEWS", 5
@@ -133,6 +146,30 @@ def test_a_model_with_cameras_of_its_own_is_not_asked_for_others(settings):
     assert "ring_count" in shown(draw())
     task, _ = task_of(settings)
     assert len(task.poses) == 5
+
+
+def test_mvdream_makes_its_four_views_and_they_are_drawn_where_they_come_from(settings):
+    settings.source, settings.prompt, settings.model = "TEXT_VIEWS", "a chair", "mvdream-sd21"
+    bpy.context.scene.cursor.location = (1, 2, 3)
+    assert facts(settings).text == "4 views, as the model makes them"
+    task, _ = task_of(settings)
+    assert (task.poses, task.views, task.start, task.caps) == (None, 0, 0.0, False)
+    plan = planning.plan_of(bpy.context, chosen(settings))
+    expected = camera_poses(RING_OF_FOUR, "z", VIEW_DISTANCE * plan.extent / 2)
+    expected[:, :3, 3] += (1, 2, 3)
+    assert np.allclose(plan.poses, expected)
+
+
+def test_scene_cameras_ask_a_model_of_words_for_views_of_its_own_size(settings):
+    settings.source, settings.prompt, settings.model = "TEXT_VIEWS", "a chair", "mvdream-sd21"
+    eyes = [place_object(bpy.data.cameras.new("Eye"), f"Eye {number}") for number in range(2)]
+    for number, eye in enumerate(eyes):
+        eye.location, eye.rotation_euler = (number, -6, 0), (math.pi / 2, 0, 0)
+    select(*eyes)
+    settings.cameras_from = "SCENE"
+    task, _ = task_of(settings)
+    assert task.size == 256
+    assert np.allclose(task.intrinsics[:, 2:], 127.5)
 
 
 @pytest.mark.parametrize(
