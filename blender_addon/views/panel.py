@@ -7,7 +7,7 @@ import bpy
 from ..wrapping import paragraph
 from .cameras import in_order
 from .planning import home_of_views, uses_own_cameras
-from .rerolls import disabled_reason
+from .rerolls import disabled_reason, none_beside
 from .source import MAKE_VIEWS, by_model
 
 # --------------------------------------------------------------------------------------- the source
@@ -146,12 +146,16 @@ class FIELDFORGE_PT_views(bpy.types.Panel):
         reason = disabled_reason(context)
         if home.fieldforge_views.job_id:
             layout.label(text="Make Anew:", icon="FILE_REFRESH")
+            alone = none_beside(home)
             row = layout.row(align=True)
             this = row.row(align=True)
             this.enabled = not (reason or disabled_reason(context, "ONE"))
             this.operator("fieldforge.reroll_views", text="This").which = "ONE"
-            row.operator("fieldforge.reroll_views", text="Not Kept").which = "REST"
+            rest = row.row(align=True)
+            rest.enabled = not alone
+            rest.operator("fieldforge.reroll_views", text="Not Kept").which = "REST"
             row.operator("fieldforge.reroll_views", text="All").which = "ALL"
+            reason = reason or alone
             if reason:
                 paragraph(layout, [f"{reason.rstrip('.')}."], context, icon="INFO")
         layout.operator("fieldforge.mesh_from_views", icon="OUTLINER_OB_MESH")

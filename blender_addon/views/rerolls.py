@@ -18,6 +18,7 @@ from .clip import sequence_files
 from .planning import home_of_views
 from .source import seen_by
 
+LARGEST = 2  # times the size that a model was made for: beyond, its views fall apart
 WHICH = [
     ("ONE", "This View", "Make this view anew, beside all others"),
     ("REST", "What Is Not Kept", "Make all views anew that are not marked as kept"),
@@ -49,18 +50,41 @@ def _why_not_some(home, active, which: str) -> str:
         return "All views are kept"
     if not kept:
         return "No view is kept: make all anew"
+    return none_beside(home)
+
+
+def none_beside(home: bpy.types.Collection) -> str:
+    """Why no view can be made beside the others of its collection, or ""."""
+    kept = home.fieldforge_views
+    if kept.view_kind == "depth":
+        return "Views of depth are made all together: make all anew"
     listed = session.jobs().connection.models
-    if listed and not _models(listed):
-        return "No model here makes views beside others"
+    if listed and not _models_beside(home, listed):
+        return f"No model here makes views of {kept.size} pixels beside others: make all anew"
     return ""
 
 
-def _models(listed: list[dict]) -> list[dict]:
-    return [
+def _models_beside(home: bpy.types.Collection, listed: list[dict]) -> list[dict]:
+    """Those that make views beside others, as large as these are; the one that is taken first."""
+    kept = home.fieldforge_views
+    able = [
         model
         for model in listed
-        if ImageToViews.kind in model.get("tasks", ()) and model.get("ready", True)
+        if ImageToViews.kind in model.get("tasks", ())
+        and model.get("ready", True)
+        and (model["id"] == kept.model or _paints(model, kept.size))
     ]
+    return sorted(able, key=lambda model: (model["id"] != kept.model, not _is_default(model)))
+
+
+def _paints(model: dict, size: int) -> bool:
+    """Whether a model, if it tells what size it was made for, can be asked for this one."""
+    own = model.get("view_size") or 0
+    return not own or size <= LARGEST * own
+
+
+def _is_default(model: dict) -> bool:
+    return ImageToViews.kind in model.get("default_for", ())
 
 
 def split(
@@ -114,7 +138,7 @@ def repeat_all(context, home: bpy.types.Collection) -> None:
     """The same task with another seed, into the same cameras."""
     kept = home.fieldforge_views
     session.jobs().repeat(
-        kept.job_id, kept.kind, _making(home), _destination(context, home), _watch(context)
+        kept.job_id, kept.kind, _as_before(home), _destination(context, home), _watch(context)
     )
 
 
@@ -126,8 +150,11 @@ def repeat_some(context, home: bpy.types.Collection, which: str) -> None:
     cameras = [*stay, *new]
     request = _request(context, home, cameras, len(stay))
     numbers = [camera.fieldforge_view.number for camera in cameras]
-    steps, guidance = _sampling(home)
-    choices = Choices(_making(home).model, 0, new_seed(), steps, guidance, preview=_watch(context))
+    model = _model_beside(home)
+    # What is best for one model is not for another.
+    as_before = model == home.fieldforge_views.model
+    steps, guidance = _sampling(home) if as_before else (None, None)
+    choices = Choices(model, 0, new_seed(), steps, guidance, preview=_watch(context))
     session.jobs().generate(
         request,
         choices,
@@ -179,18 +206,23 @@ def _normal(pose: np.ndarray) -> np.ndarray:
     return pose
 
 
-def _making(home: bpy.types.Collection):
+def _model_beside(home: bpy.types.Collection) -> str:
+    """The id of the model that makes some of the views anew."""
+    listed = session.jobs().connection.models
+    able = _models_beside(home, listed)
+    return able[0]["id"] if able else home.fieldforge_views.model
+
+
+def _as_before(home: bpy.types.Collection):
+    """How the views were made: the history shows it of the task that makes all of them anew."""
     from ..history import Job
 
     kept = home.fieldforge_views
     steps, guidance = _sampling(home)
-    listed = session.jobs().connection.models
-    able = [model["id"] for model in _models(listed)]
-    model = kept.model if not listed or kept.model in able else ""
     return Job(
         name=home.name,
         kind=kept.kind,
-        model=model,
+        model=kept.model,
         resolution=0,
         seed=kept.seed,
         destination=Destination(home.name, np.eye(4)),
@@ -209,11 +241,22 @@ def _watch(context) -> bool:
 
 
 def _destination(context, home, numbers: list[int] | None = None) -> Destination:
+    """Into the same cameras; all else is for the case that these are deleted meanwhile."""
+    kept = home.fieldforge_views
+    carrier = np.eye(4) if kept.rig is None else np.array(kept.rig.matrix_world, np.float64)
     return Destination(
         home.name,
-        np.eye(4),
+        carrier,
         scene=context.scene.name,
-        views={"into": home.name, "into_uid": home.session_uid, "numbers": numbers or []},
+        views={
+            "into": home.name,
+            "into_uid": home.session_uid,
+            "numbers": numbers or [],
+            "carrier": carrier.tolist(),
+            "prompt": kept.prompt,
+            "extent": kept.extent,
+            "path": kept.one_by_one,
+        },
     )
 
 

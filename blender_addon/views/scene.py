@@ -49,6 +49,8 @@ def add(
     replaced = _replaced(destination)
     if replaced is not None:
         return renew(arrived, replaced, destination, made)
+    if "carrier" in destination.views:  # they were deleted meanwhile, and what carried them, too
+        matrix_world = np.array(destination.views["carrier"], np.float64)
     return add_views(arrived, destination, matrix_world, made)
 
 
@@ -109,17 +111,21 @@ def _keep_depth(camera: bpy.types.Object, arrived: ViewsArrival, index: int) -> 
 def _keep(collection, rig, arrived: ViewsArrival, options: dict, made: Made) -> None:
     """Write down how the views were made."""
     kept = collection.fieldforge_views
-    told = arrived.report
     kept.job_id, kept.kind = made.job_id, made.kind
-    kept.model, kept.seed = str(told.get("model") or made.model), made.seed
-    kept.steps = told.get("steps", made.steps) or 0
-    guidance = told.get("guidance", made.guidance)
-    kept.guidance = -1.0 if guidance is None else guidance
+    _keep_sampling(kept, arrived.report, made)
     kept.prompt = options.get("prompt", "")
     kept.view_kind, kept.size = arrived.view_kind, arrived.size[0]
     kept.extent = options.get("extent", 2.0)
     kept.one_by_one = options.get("path", False)
     kept.rig = rig
+
+
+def _keep_sampling(kept, told: dict, made: Made) -> None:
+    """told: by the backend, of what it chose by itself."""
+    kept.model, kept.seed = str(told.get("model") or made.model), made.seed
+    kept.steps = told.get("steps", made.steps) or 0
+    guidance = told.get("guidance", made.guidance)
+    kept.guidance = -1.0 if guidance is None else guidance
 
 
 def _replaced(destination: Destination) -> bpy.types.Collection | None:
@@ -158,6 +164,6 @@ def renew(
     kept = collection.fieldforge_views
     if not destination.views.get("numbers"):
         kept.job_id = made.job_id  # all of them: this is the task that repeats them
-    kept.seed = made.seed
+    _keep_sampling(kept, arrived.report, made)
     show_new_pictures(collection, renewed)
     return [collection, *(cameras[number] for number in renewed)]

@@ -439,6 +439,99 @@ def test_all_views_are_the_same_task_with_another_seed(settings, running, fake):
     assert len(bpy.context.scene.timeline_markers) == COUNT
 
 
+BUNDLED = {
+    "id": "fieldforge-views",
+    "title": "Fieldforge views",
+    "tasks": ["image-to-views"],
+    "samples": True,
+    "ready": True,
+    "view_size": 64,
+}
+MVDREAM = {
+    "id": "mvdream-rgb4",
+    "title": "MVDream",
+    "tasks": ["text-to-views"],
+    "samples": True,
+    "ready": True,
+    "view_size": 256,
+}
+
+
+def made_by_mvdream(running, fake, *others, **told) -> bpy.types.Collection:
+    """Views of 256 pixels of a model of words; then these `others` are listed beside it."""
+    made = make(running, seed=4, views_pixels=256)
+    kept = made.fieldforge_views
+    kept.model, kept.steps, kept.guidance = "mvdream-rgb4", 50, 10.0
+    for name, value in told.items():
+        setattr(kept, name, value)
+    fake.models = [*MODELS, MVDREAM, *others]
+    know_models(running)
+    select(views_of(made)[2])
+    return made
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({}, "No model here makes views of 256 pixels beside others: make all anew"),
+        ({"view_kind": "depth", "size": 64}, "Views of depth are made all together: make all anew"),
+    ],
+)
+def test_what_no_model_can_make_beside_others_is_said_before(settings, running, fake, told, words):
+    """The bundled model paints 64 pixels and no depth."""
+    from fieldforge.blender_addon.views.panel import FIELDFORGE_PT_views as Panel
+
+    made_by_mvdream(running, fake, BUNDLED, **told)
+    views_before = len(fake.tasks)
+    page = draw(Panel)
+    assert page.has("grey", "fieldforge.reroll_views")
+    assert words in page.words()
+    for which in ("ONE", "REST"):
+        views_of(bpy.context.scene.camera.users_collection[0])[0].fieldforge_view.keep = True
+        assert bpy.ops.fieldforge.reroll_views(which=which) == {"CANCELLED"}
+    assert len(fake.tasks) == views_before
+    assert bpy.ops.fieldforge.reroll_views(which="ALL") == {"FINISHED"}
+    finish(running, running.jobs[0])
+    assert running.jobs[0].state == "done"
+
+
+def test_another_model_makes_a_view_anew_in_its_own_way_and_is_named(settings, running, fake):
+    """Of those that are large enough, with the steps that are best for it."""
+    larger = BUNDLED | {"id": "larger", "view_size": 128}
+    made = made_by_mvdream(running, fake, BUNDLED, larger)
+    assert bpy.ops.fieldforge.reroll_views(which="ONE") == {"FINISHED"}
+    finish(running, running.jobs[0])
+    task = last_task(fake)
+    assert (task.model, task.size, task.steps, task.guidance) == ("larger", 256, None, None)
+    kept = made.fieldforge_views
+    assert (kept.model, kept.steps, kept.guidance) == ("turner", 10, 7.5)  # as the backend says
+
+
+@pytest.mark.parametrize(("which", "order"), [("ALL", range(COUNT)), ("ONE", [1, 2, 3, 4, 5, 0])])
+def test_views_whose_cameras_were_deleted_meanwhile_come_where_they_were(
+    settings, running, fake, which, order
+):
+    bpy.context.scene.cursor.location = (5, 6, 7)
+    made = make(running, seed=4, result_size=0.9, views_one_by_one=True)
+    extent = made.fieldforge_views.extent
+    before = [np.array(camera.matrix_world) for camera in views_of(made)]
+    select(views_of(made)[0])
+    assert bpy.ops.fieldforge.reroll_views(which=which) == {"FINISHED"}
+    for item in list(made.objects):
+        bpy.data.objects.remove(item)
+    bpy.data.collections.remove(made)
+    finish(running, running.jobs[0])
+    bpy.context.view_layer.update()
+    (again,) = [each for each in bpy.data.collections if each.fieldforge_views.kind]
+    after = [np.array(camera.matrix_world) for camera in views_of(again)]
+    assert np.allclose(after, np.array(before)[list(order)], atol=1e-5)
+    kept = again.fieldforge_views
+    assert (kept.prompt, kept.one_by_one) == ("a wooden chair", True)
+    assert kept.extent == pytest.approx(extent)
+    assert extent != 2.0
+    assert kept.rig.empty_display_size == pytest.approx(0.15 * extent)
+
+
 def test_a_given_view_is_never_made_anew(settings, running, fake):
     from fieldforge.blender_addon.views.panel import FIELDFORGE_PT_views as Panel
 
