@@ -10,13 +10,22 @@ import bpy
 import numpy as np
 from mathutils import Matrix
 
-from ..keyframes import fill, new_curves
+from ..keyframes import curves_of, fill, new_curves
 from ..panorama.textures import Texture
 from .arrival import ViewsArrival, file_name, new_folder
 from .cameras import frame_of, frustum_of, show_behind
+from .lenses import Backdrop, lens_of
 from .paths import between
 
 ROUND_TRIP = 1.6  # of the usual step from view to view: up to here the last leads to the first
+LENS_CHANNELS = {  # of Blender's cameras, as `Lens` names them
+    "lens": "focal",
+    "sensor_width": "sensor_width",
+    "sensor_height": "sensor_height",
+    "shift_x": "shift_x",
+    "shift_y": "shift_y",
+}
+SAME_LENS = 1e-5  # what lenses may differ by and still be one
 
 
 def add_clip(
@@ -39,6 +48,7 @@ def add_clip(
     moving = moving_camera(scene, arrived, hold, begin, f"{collection.name} turntable")
     moving.parent = rig
     collection.objects.link(moving)
+    _change_lenses(moving.data, scene, arrived, hold, begin)
     if sequence is not None:
         place = frustum_of(moving.data, arrived.intrinsics[0], arrived.size, frame_of(scene))
         background = show_behind(moving.data, sequence, place)
@@ -122,6 +132,20 @@ def moving_camera(
     return camera
 
 
+def _change_lenses(
+    data: bpy.types.Camera, scene: bpy.types.Scene, arrived: ViewsArrival, hold: int, begin: int
+) -> None:
+    """Where the views have lenses of their own, switch to each with its picture: between two of
+    them the picture is still the one of the earlier."""
+    backdrop, frame = Backdrop(*arrived.size), frame_of(scene)
+    lenses = [lens_of(intrinsics, backdrop, frame)[0] for intrinsics in arrived.intrinsics]
+    frames = begin + hold * np.arange(len(lenses))
+    for path, name in LENS_CHANNELS.items():
+        values = np.array([getattr(lens, name) for lens in lenses])
+        if np.ptp(values) > SAME_LENS * max(1.0, np.abs(values).max()):
+            fill(curves_of(data, data.name).new(path), frames, values, "CONSTANT")
+
+
 def is_round(poses: np.ndarray) -> bool:
     """Whether the last camera is about as far from the first as each is from the next."""
     steps = np.linalg.norm(np.roll(poses, -1, axis=0)[:, :3, 3] - poses[:, :3, 3], axis=1)
@@ -141,7 +165,7 @@ def _flip(background, data: bpy.types.Camera, count: int, hold: int, begin: int)
     steps = np.arange(count * hold)
     user = background.image_user
     user.frame_duration, user.frame_start, user.use_auto_refresh = len(steps), begin, True
-    curve = new_curves(data, data.name).new("background_images[0].image_user.frame_offset")
+    curve = curves_of(data, data.name).new("background_images[0].image_user.frame_offset")
     fill(curve, begin + steps, steps // hold - steps, "CONSTANT")
 
 

@@ -319,6 +319,44 @@ def test_the_moving_camera_passes_every_view_and_shows_its_picture(settings, run
         bpy.data.images.remove(image)
 
 
+@pytest.mark.parametrize("sequence", [True, False])
+def test_the_moving_camera_has_the_lens_of_every_view(settings, running, fake, sequence):
+    """A picture stands where the camera that it belongs to shows it."""
+    scene = bpy.context.scene
+    own = []
+    for number in range(3):
+        data = bpy.data.cameras.new("Own")
+        data.lens, data.shift_x = 35 + 20 * number, 0.05 * number
+        camera = bpy.data.objects.new(f"Own {number}", data)
+        scene.collection.objects.link(camera)
+        eye = Vector((6 * np.cos(2 * number), 6 * np.sin(2 * number), 2))
+        turn = (-eye).to_track_quat("-Z", "Y").to_matrix().to_4x4()
+        camera.matrix_world = Matrix.Translation(eye) @ turn
+        own.append(camera)
+    select(*own)
+    made = make(
+        running, cameras_from="SCENE", views_pixels=256, views_hold=3, views_sequence=sequence
+    )
+    (moving,) = [item for item in made.objects if item.name.endswith("turntable")]
+    points = [Vector(point) for point in np.random.default_rng(3).uniform(-0.5, 0.5, (4, 3))]
+    for number, view in enumerate(views_of(made)):
+        for frame in range(3):  # until the next picture comes
+            scene.frame_set(scene.frame_preview_start + 3 * number + frame)
+            found = cameras.lens_of_camera(moving)
+            expected = cameras.lens_of_camera(view)
+            assert found.focal == pytest.approx(expected.focal, rel=1e-5)
+        scene.frame_set(scene.frame_preview_start + 3 * number)
+        for point in points:
+            seen = world_to_camera_view(scene, moving, point)
+            assert np.allclose(seen, world_to_camera_view(scene, view, point), atol=1e-4)
+
+
+def test_one_lens_for_all_views_is_not_animated(settings, running):
+    made = make(running, views_sequence=False)
+    (moving,) = [item for item in made.objects if item.name.endswith("turntable")]
+    assert moving.data.animation_data is None
+
+
 def test_files_of_earlier_views_are_not_touched(settings, running, tmp_path):
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "two.blend"))
     first = make(running, seed=1).fieldforge_views.sequence
