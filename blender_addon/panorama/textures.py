@@ -20,6 +20,7 @@ EXR_ROWS = 16  # in a block of ZIP compression, as the format has it
 EXR_ZIP, EXR_FLOAT = 3, 2
 EXR_MAGIC = b"\x76\x2f\x31\x01"
 EXR_ROWS_OF = (1, 1, 1, 16, 32, 16, 32, 32, 32, 256)  # in a block, by compression
+EXR_CHANNEL = 16  # bytes that tell of a channel, behind its name
 EXR_OTHERS = 0x200 | 0x800 | 0x1000  # tiles, deep data, several parts: laid out differently
 PNG_COLOR_TYPES = {3: 2, 4: 6}
 
@@ -138,11 +139,7 @@ def is_cut_off(path: Path) -> bool:
 
 def _blocks_are_cut_off(file: BinaryIO, size: int) -> bool:
     """The same, of a file that is read up to its attributes."""
-    attributes = {}
-    while name := _exr_word(file):
-        _exr_word(file)
-        length = file.read(4)
-        attributes[name] = file.read(struct.unpack("<i", length)[0] if len(length) == 4 else 0)
+    attributes = _exr_attributes(file)
     if file.tell() >= size:
         return True
     _, top, _, bottom = struct.unpack("<iiii", attributes[b"dataWindow"])
@@ -152,6 +149,35 @@ def _blocks_are_cut_off(file: BinaryIO, size: int) -> bool:
         return True
     file.seek(int(offsets.max()) + 4)
     return int(offsets.max()) + 8 + struct.unpack("<i", file.read(4))[0] > size
+
+
+def exr_channels(path: Path) -> list[str]:
+    """The names of the channels of an OpenEXR file; none of a file that is no such, has several
+    parts, or cannot be read."""
+    names = []
+    try:
+        with path.open("rb") as file:
+            magic, flags = struct.unpack("<4sI", file.read(8))
+            if magic != EXR_MAGIC or flags & EXR_OTHERS:
+                return []
+            channels = _exr_attributes(file)[b"channels"]
+        while channels.strip(b"\0"):
+            name, _, channels = channels.partition(b"\0")
+            names.append(name.decode("utf-8", "replace"))
+            channels = channels[EXR_CHANNEL:]
+    except (OSError, struct.error, KeyError):
+        return []
+    return names
+
+
+def _exr_attributes(file: BinaryIO) -> dict[bytes, bytes]:
+    """Of a file that is read up to them."""
+    attributes = {}
+    while name := _exr_word(file):
+        _exr_word(file)
+        length = file.read(4)
+        attributes[name] = file.read(struct.unpack("<i", length)[0] if len(length) == 4 else 0)
+    return attributes
 
 
 def _exr_word(file: BinaryIO) -> bytes:

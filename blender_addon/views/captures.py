@@ -247,16 +247,14 @@ class SceneRequest(PictureCapture):
         return task, placement_at(self.middle)
 
     def _depths(self, height: int, width: int) -> np.ndarray | None:
-        """(V, height, width) float32 where some are known; between two depths lies nothing."""
+        """(V, height, width) float32 where some are known."""
         found = [view.depth for view in self.views if view.depth is not None]
         if not any(depth.any() for depth in found):
             return None
         result = np.zeros((len(self.views), height, width), np.float32)
         for index, view in enumerate(self.views):
             if view.depth is not None:
-                rows = (np.arange(height) + 0.5) * view.depth.shape[0] / height
-                columns = (np.arange(width) + 0.5) * view.depth.shape[1] / width
-                result[index] = view.depth[rows.astype(int)][:, columns.astype(int)]
+                result[index] = nearest(view.depth, height, width)
         return result
 
     def _intrinsics(self) -> np.ndarray:
@@ -271,6 +269,13 @@ class SceneRequest(PictureCapture):
             middle = ((cx + 0.5) / factor - 0.5, (cy + 0.5 - lost) / factor - 0.5)
             found.append([fx / factor, fy / factor, *middle])
         return np.array(found)
+
+
+def nearest(depth: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(h, w) of another size: between two depths lies nothing."""
+    rows = (np.arange(height) + 0.5) * depth.shape[0] / height
+    columns = (np.arange(width) + 0.5) * depth.shape[1] / width
+    return depth[rows.astype(int)][:, columns.astype(int)]
 
 
 def stacked(images: list[np.ndarray], intrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -419,10 +419,10 @@ def seen_by(context, view: View, frame) -> SeenPicture:
         )
     lens = lens_of_camera(view.camera)
     intrinsics = intrinsics_of_backdrop(lens, frame, view.place)
-    return SeenPicture(picture, pose_of(view.camera), intrinsics, _depth_of(view.camera))
+    return SeenPicture(picture, pose_of(view.camera), intrinsics, depth_of_camera(view.camera))
 
 
-def _depth_of(camera: bpy.types.Object) -> np.ndarray | None:
+def depth_of_camera(camera: bpy.types.Object) -> np.ndarray | None:
     """(h, w) float32 in metres of the world, of a view whose model told its depth."""
     image = camera.fieldforge_view.depth
     if image is None or not image.size[0]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -22,27 +23,38 @@ NAME = "transforms.json"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".exr")
 LARGEST = 64 << 20  # bytes
 SKEW = 0.02
-BENDS = ("k1", "k2", "k3", "k4", "p1", "p2")
+LARGEST_NUMBER = 1e30  # beyond it nothing can be calculated in float32
+BENDS = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
 FLAT = {"", "PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE"}
 AXES = ("BLENDER", "OPENCV")
+MILLIMETRE = 1e-3  # what depth is counted in where a file says nothing
+
+Pair = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True, eq=False)
 class PosedFile:
-    """path: of the picture; pose: (4, 4) float64, Blender's camera axes; focal: (fx, fy) and
-    centre: (cx, cy) in pixels of a picture of `size`, (width, height); None: the picture's own
-    size, and its middle. angle: across, in radians, instead of the focal length."""
+    """path: of the picture; pose: (4, 4) float64, Blender's camera axes. size: of the picture that
+    the numbers are of, None for its own; focal, centre: in its pixels, angle: of the field of view
+    in radians; each across and down, None where the file says nothing. mask: of another picture,
+    what of this one is shown; depth: of another file; unit: what 1 in it is in units of the world,
+    None for what is usual. where: how what is wrong with it begins."""
 
     path: Path
     pose: np.ndarray
-    size: tuple[float, float] | None
-    focal: tuple[float, float] | None
-    centre: tuple[float, float] | None
-    angle: float | None
+    size: Pair
+    focal: Pair
+    angle: Pair
+    centre: Pair
+    mask: Path | None = None
+    depth: Path | None = None
+    unit: float | None = None
+    where: str = ""
 
     def intrinsics(self, width: int, height: int) -> np.ndarray:
-        """(4,) float64 of the picture as it is. Raises BadInput where it was cropped."""
-        said = self.size or (width, height)
+        """(4,) float64 of the picture as it is. Raises BadInput where it was cropped, or no camera
+        sees so."""
+        said = self.size[0] or width, self.size[1] or height
         scale = width / said[0]
         if abs(scale * said[1] - height) > 1.01:
             raise BadInput(
@@ -50,12 +62,24 @@ class PosedFile:
                 f" {said[1]:g}.",
                 "It was cropped after the cameras were found. Use the uncropped pictures.",
             )
-        focal = self.focal
-        if focal is None:
-            assert self.angle is not None  # noqa: S101
-            focal = (said[0] / 2 / math.tan(self.angle / 2),) * 2
-        centre = self.centre or (said[0] / 2, said[1] / 2)
-        return np.array([*focal, *centre]) * scale - [0, 0, 0.5, 0.5]
+        across, down = (self._focal(side, said[side]) for side in (0, 1))
+        middle = [
+            said[side] / 2 if self.centre[side] is None else self.centre[side] for side in (0, 1)
+        ]
+        values = np.array([across or down, down or across, *middle]) * scale - [0, 0, 0.5, 0.5]
+        if not (np.abs(values) < LARGEST_NUMBER).all() or values[:2].min() < 1e-6:
+            raise BadInput(
+                f"{self.where}: a focal length of {values[0]:.3g} pixels, or a centre at"
+                f" {values[2]:.6g}, {values[3]:.6g}, is impossible.",
+                "Export it again, with focal lengths and centres in pixels.",
+            )
+        return values
+
+    def _focal(self, side: int, pixels: float) -> float | None:
+        focal, angle = self.focal[side], self.angle[side]
+        if focal is None and angle is not None:
+            return pixels / 2 / math.tan(angle / 2)
+        return focal
 
 
 # ------------------------------------------------------------------------------------------ reading
@@ -65,7 +89,7 @@ def read(path: Path, axes: str = "BLENDER") -> list[PosedFile]:
     """The cameras of a transforms.json, or of the folder that has one. axes: of the cameras in the
     file, "BLENDER" (x right, y up, looking along -z) or "OPENCV" (y down, looking along z). Raises
     BadInput."""
-    path = path / NAME if path.is_dir() else path
+    path = path / NAME if os.path.isdir(path) else path
     content = _content(path)
     frames = content["frames"]
     for entry in (content, *frames):
@@ -82,7 +106,7 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST:
             raise BadInput(f"{path.name} is larger than any list of cameras.", "Choose another.")
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8-sig"))
     except OSError:
         raise BadInput(
             f"There is no file {path}.", f"Choose a {NAME}, or the folder that has one."
@@ -112,47 +136,59 @@ def _check_lens(entry: Mapping[str, Any], where: str) -> None:
 
 
 def _frame(path: Path, entry: Mapping[str, Any], where: str, axes: str) -> PosedFile:
-    width, height = _number(entry, "w", where), _number(entry, "h", where)
-    focal = [_focal(entry, axis, size, where) for axis, size in (("x", width), ("y", height))]
-    angle = _number(entry, "camera_angle_x", where)
-    known = focal[0] or focal[1]
-    if known is None and angle is None:
+    focal = _pair(entry, ("fl_x", "fl_y"), where)
+    angle = _pair(entry, ("camera_angle_x", "camera_angle_y"), where)
+    if (*focal, *angle) == (None,) * 4:
         raise BadInput(
             f"{where}: neither a focal length nor a field of view is known.",
             "Add camera_angle_x (radians across the picture) or fl_x (pixels) to the file.",
         )
-    if known is None and not 0 < angle < math.pi:
-        raise BadInput(
-            f"{where}: a field of view of {angle:.3g} radians is impossible.",
-            "camera_angle_x is in radians, between 0 and 3.14.",
-        )
-    centre = _number(entry, "cx", where), _number(entry, "cy", where)
+    if any(each is not None and each <= 0 for each in focal):
+        raise BadInput(f"{where}: a focal length is not positive.", "Export it again.")
+    for each in angle:
+        if each is not None and not 0 < each < math.pi:
+            raise BadInput(
+                f"{where}: a field of view of {each:.3g} radians is impossible.",
+                "camera_angle_x is in radians, between 0 and 3.14.",
+            )
+    mask, depth = entry.get("mask_path"), entry.get("depth_file_path") or entry.get("depth_path")
     return PosedFile(
         _place(path.parent, entry.get("file_path"), where),
         _pose(entry.get("transform_matrix"), where, axes),
-        None if not width or not height else (width, height),
-        None if known is None else (focal[0] or known, focal[1] or known),
-        None if None in centre else centre,
+        _pair(entry, ("w", "h"), where),
+        focal,
         angle,
+        _pair(entry, ("cx", "cy"), where),
+        _place(path.parent, mask, where) if mask else None,
+        _place(path.parent, depth, where) if depth else None,
+        _unit(entry, where) if depth else None,
+        where,
     )
 
 
-def _focal(entry: Mapping[str, Any], axis: str, size: float | None, where: str) -> float | None:
-    """Pixels; None where only the angle across is said."""
-    focal = _number(entry, f"fl_{axis}", where)
-    angle = _number(entry, f"camera_angle_{axis}", where)
-    if focal is None and size and angle is not None and 0 < angle < math.pi:
-        focal = size / 2 / math.tan(angle / 2)
-    if focal is not None and focal <= 0:
-        raise BadInput(f"{where}: a focal length is not positive.", "Export it again.")
-    return focal
+def _pair(entry: Mapping[str, Any], names: tuple[str, str], where: str) -> Pair:
+    across, down = (_number(entry, name, where) for name in names)
+    return across, down
+
+
+def _unit(entry: Mapping[str, Any], where: str) -> float | None:
+    names = ("depth_unit_scale_factor", "integer_depth_scale")
+    told = [_number(entry, name, where) for name in names]
+    unit = next((each for each in told if each is not None), None)
+    if unit is not None and unit <= 0:
+        raise BadInput(
+            f"{where}: a unit of depth of {unit:g} is impossible.",
+            "depth_unit_scale_factor is how many units of the world a step of depth is: 0.001.",
+        )
+    return unit
 
 
 def _number(entry: Mapping[str, Any], name: str, where: str) -> float | None:
     value = entry.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    if not plain or not abs(value) <= LARGEST_NUMBER:
         raise BadInput(f"{where}: {name} is no number.", "Export it again.")
     return float(value)
 
@@ -160,9 +196,10 @@ def _number(entry: Mapping[str, Any], name: str, where: str) -> float | None:
 def _pose(rows: Any, where: str, axes: str) -> np.ndarray:
     try:
         matrix = np.array(rows, np.float64)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         matrix = np.zeros(0)
-    if matrix.shape not in ((4, 4), (3, 4)) or not np.isfinite(matrix).all():
+    fits = matrix.shape in ((4, 4), (3, 4))
+    if not fits or not (np.abs(matrix) <= LARGEST_NUMBER).all():
         raise BadInput(
             f"{where} has no matrix of its camera.",
             "Each frame needs transform_matrix, 4 x 4 numbers from the camera to the world.",
@@ -208,8 +245,14 @@ def _place(folder: Path, text: Any, where: str) -> Path:
     if not isinstance(text, str) or not text:
         raise BadInput(f"{where}: the frame names no picture.", "Each frame needs file_path.")
     named = folder / (PureWindowsPath(text).as_posix() if "\\" in text else text)
-    candidates = [named, *(named.with_name(named.name + suffix) for suffix in SUFFIXES)]
-    found = next((file for file in candidates if file.is_file()), None)
+    if named.anchor.startswith(("\\\\", "//")) and named.anchor != folder.absolute().anchor:
+        # To look for it would tell another computer who is asking.
+        raise BadInput(
+            f"{where}: the picture {named} is on another computer.",
+            "Copy the pictures beside the file, and name them relative to it.",
+        )
+    longer = [named.with_name(named.name + suffix) for suffix in SUFFIXES] if named.name else []
+    found = next((file for file in (named, *longer) if os.path.isfile(file)), None)
     if found is None:
         raise BadInput(
             f"{where}: there is no picture {named}.",
@@ -227,25 +270,53 @@ def write(
     poses: np.ndarray,
     intrinsics: np.ndarray,
     sizes: Sequence[tuple[int, int]],
+    depths: Sequence[str] = (),
 ) -> None:
     """Write a transforms.json of pictures (relative to it) with their cameras: poses (V, 4, 4),
-    intrinsics (V, 4), sizes (width, height) of each. Raises StorageFailed."""
+    intrinsics (V, 4), sizes (width, height) of each; depths: files of how far everything is, ""
+    where that is not known, or none. Raises StorageFailed."""
     cameras = intrinsics + np.array([0, 0, 0.5, 0.5])
     frames = []
     for file, pose, camera, (width, height) in zip(files, poses, cameras, sizes, strict=True):
         numbers = dict(zip(("fl_x", "fl_y", "cx", "cy"), camera.tolist(), strict=True))
         frame = {"file_path": file, "w": width, "h": height, **numbers}
         frames.append(frame | {"transform_matrix": pose.tolist()})
+    for frame, depth in zip(frames, depths, strict=False):
+        if depth:
+            frame["depth_file_path"] = depth
     content: dict[str, Any] = {"camera_model": "PINHOLE"}
     if len({*sizes}) == 1:
         width, height = sizes[0]
         # Tools that know no focal lengths read the angle.
         angle = 2 * math.atan(width / 2 / float(cameras[0, 0]))
         content |= {"w": width, "h": height, "camera_angle_x": angle}
+    if any(depths):
+        content["depth_unit_scale_factor"] = MILLIMETRE
     content["frames"] = frames
     try:
-        path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_whole(path, json.dumps(content, indent=1).encode())
     except OSError as error:
         raise StorageFailed(
             f"{path.name} cannot be written: {error.strerror or error}.", "Choose another folder."
         ) from None
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """A file appears whole or not at all; the earlier one stays until then. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def named_files(path: Path) -> set[Path]:
+    """The files that a transforms.json of earlier names, as far as there is one."""
+    try:
+        frames = _content(path)["frames"]
+    except BadInput:
+        return set()
+    names = [frame.get(key) for frame in frames for key in ("file_path", "depth_file_path")]
+    return {path.parent / name for name in names if isinstance(name, str)}
