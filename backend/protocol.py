@@ -786,7 +786,8 @@ class ViewsToScene(Task):
     model: "" for the best that is here.
     images: (V, H, W, 3) or (V, H, W, 4) uint8 sRGB; alpha 0 is background.
     depths: (V, H, W) float32, along the camera's axis in units of the world, 0, inf or NaN where
-    there is nothing; None: a model tells them, or the outlines alone decide.
+    there is nothing; where they are None, or empty in every view, a model tells them, or the
+    outlines alone decide.
     poses, intrinsics, field: as in ViewsTask, in pixels of `images`; one of the last two is needed.
     background: as in ImageToMesh.
     center, extent: the cube that the thing is in; extent 0: it is found from the views.
@@ -847,26 +848,22 @@ class ViewsToScene(Task):
         check_field(self.field, may_be_0=self.intrinsics is not None)
         if self.intrinsics is not None:
             check_intrinsics(self.intrinsics, views)
-        if self.depths is not None:
-            self._check_depths(self.depths)
-        elif views == 1:
+        if self.depths is not None and self._tells_depth(self.depths):
+            return
+        if views == 1:
             raise BadInput(
                 "One view without depth shows only one side of the thing.",
                 "Give views from around it, or make them first (image-to-views).",
             )
-        else:
-            check_at_one_place(self.poses)
+        check_at_one_place(self.poses)
 
-    def _check_depths(self, depths: np.ndarray) -> None:
+    def _tells_depth(self, depths: np.ndarray) -> bool:
         _check_array("depths", depths, self.images.shape[:3], "f")
-        if not (np.isfinite(depths) & (depths > 0)).any():
-            raise BadInput(
-                "The depths are empty everywhere.", "Turn the cameras so that they see the thing."
-            )
         if (depths < 0).any():
             raise BadInput(
                 "The depths are negative in places.", "Save them before they are inverted."
             )
+        return bool((np.isfinite(depths) & (depths > 0)).any())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

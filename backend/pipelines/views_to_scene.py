@@ -42,6 +42,7 @@ def to_scene(task: Task, context: Context) -> Iterator[Progress | Result]:
     assert isinstance(task, ViewsToScene)  # noqa: S101 - the table of pipelines says so
     stages = Stages(context)
     warnings: list[str] = []
+    task = _without_empty_depths(task, warnings)
     yield stages.at("Cutting out the views", 0.0)
     pixels = task.images.shape[0] * task.images.shape[1] * task.images.shape[2]
     side = task.resolution or _FINE
@@ -120,11 +121,20 @@ _OUTLINES_ONLY = (
     "There is no depth: the outlines alone made the shape, so hollows that no outline shows are"
     " filled. Render depth with the views, or download a depth model."
 )
+_EMPTY_DEPTHS = "The depths that were given are empty everywhere: they were not used."
 _DISAGREE = "What the depth model tells of the views does not fit together; it was not used."
 _ONE_VIEW = "There is one view only: the sides that it does not show are made up."
 
 
 # ------------------------------------------------------------------------------------------- views
+
+
+def _without_empty_depths(task: ViewsToScene, warnings: list[str]) -> ViewsToScene:
+    """Depth that is empty in every view tells nothing, not that there is nothing."""
+    if task.depths is None or cut_views.known(task.depths).any():
+        return task
+    warnings.append(_EMPTY_DEPTHS)
+    return dataclasses.replace(task, depths=None)
 
 
 def _views(task: ViewsToScene, warnings: list[str]) -> tuple[np.ndarray, PosedViews, np.ndarray]:
@@ -160,8 +170,8 @@ def _views(task: ViewsToScene, warnings: list[str]) -> tuple[np.ndarray, PosedVi
     images = np.ascontiguousarray(found.images[used])
     depth = None
     if task.depths is not None:
-        depth = np.nan_to_num(task.depths[used].astype(np.float32), posinf=0, neginf=0)
-        depth[depth == cut_views.BLENDERS_NOTHING] = 0
+        depth = task.depths[used].astype(np.float32)
+        depth[~cut_views.known(depth)] = 0
     views = PosedViews(
         images[..., 3].astype(np.float32) / 255,
         depth,

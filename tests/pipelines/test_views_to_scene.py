@@ -277,6 +277,22 @@ def test_an_empty_view_is_left_out() -> None:
     assert iou(result) > 0.93
 
 
+@pytest.mark.parametrize("nothing", [0, np.inf, np.nan, 1e10])
+@pytest.mark.parametrize("alpha", [True, False])
+def test_depth_that_is_empty_in_every_view_is_no_depth(alpha: bool, nothing: float) -> None:
+    views = shown()
+    images = views.images
+    if not alpha:
+        images = np.where(images[..., 3:] > 0, images[..., :3], np.uint8(240))
+    empty = np.full_like(views.depths, nothing)
+    result = made(task_of(views, images=images, depths=empty))
+    assert result.report["depth"] == "none"
+    assert result.report["views_used"] == 10
+    assert warned(result, "empty everywhere")
+    without = made(task_of(views, images=images, depths=None))
+    np.testing.assert_array_equal(result.vertices, without.vertices)
+
+
 def test_a_view_with_a_wrong_outline_is_left_out() -> None:
     views = shown()
     images, depths = views.images.copy(), views.depths.copy()
