@@ -418,6 +418,8 @@ class ViewsToMesh(Generation):
     one of the two. cameras: from where each is, V numbers of VIEW_CAMERAS, all different; or None
     for the first V of the model's cameras, in their order. How many and which a model takes: its
     `views` and `cameras`; one with `any_views` takes any of them.
+    texture, texture_size: as in ViewsToScene, of the colours that pictures give to the mesh. Depth
+    has none, nor have pictures of whose outlines or cameras nothing is known.
     """
 
     kind: ClassVar[str] = "views-to-mesh"
@@ -426,6 +428,8 @@ class ViewsToMesh(Generation):
     encoding: str = "metres"
     background: str = "auto"
     cameras: tuple[int, ...] | None = None
+    texture: bool = True
+    texture_size: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.cameras, list):  # as a message holds them
@@ -450,6 +454,7 @@ class ViewsToMesh(Generation):
                 _check_array("depth", view, (None, None), "fu")
                 check_depth(view, self.encoding)
         _check_view_numbers(self.cameras, len(views))
+        _check_texture(self.texture, self.texture_size)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -828,14 +833,7 @@ class ViewsToScene(Task):
             raise BadInput(
                 f"Resolution {self.resolution!r} is not available.", "Choose 128 or 256."
             )
-        if type(self.texture) is not bool:
-            raise BadInput("texture is neither yes nor no.", "Send true or false.")
-        size = self.texture_size
-        if type(size) is not int or not (size == 0 or 64 <= size <= MAX_TEXTURE_SIDE):
-            raise BadInput(
-                f"A texture of {size!r} pixels cannot be made.",
-                f"Use 64 to {MAX_TEXTURE_SIDE}, or 0.",
-            )
+        _check_texture(self.texture, self.texture_size)
 
     def _check_cameras(self) -> None:
         views = len(self.images)
@@ -1445,6 +1443,16 @@ def _check_view_numbers(cameras: object, views: int) -> None:
         raise BadInput(
             f"The cameras {cameras!r} are not those of {views} different views.",
             f"Name one for each view, of {', '.join(map(str, VIEW_CAMERAS))}.",
+        )
+
+
+def _check_texture(wanted: bool, size: int) -> None:
+    if type(wanted) is not bool:
+        raise BadInput("texture is neither yes nor no.", "Send true or false.")
+    if type(size) is not int or not (size == 0 or 64 <= size <= MAX_TEXTURE_SIDE):
+        raise BadInput(
+            f"A texture of {size!r} pixels cannot be made.",
+            f"Use 64 to {MAX_TEXTURE_SIDE}, or 0.",
         )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from .. import device as devices
 from .. import weights
@@ -21,6 +20,7 @@ from ..protocol import MeshResult, PanoramaToDepth, Progress, Result, Task, View
 from ..weights import Installed
 from . import Context, memory
 from .stages import Stages
+from .surface_colors import baked, outlines_agree
 
 _FINE = 256
 _COARSE = 128
@@ -85,10 +85,12 @@ def to_scene(task: Task, context: Context) -> Iterator[Progress | Result]:
     texture: dict[str, Any] = {}
     if task.texture:
         yield stages.at("Baking the texture", 0.75)
-        texture = _baked(task, vertices, faces, colors, by, _pixel(views, cube))
-    fits = _fits(by, views)
+        pixel = _pixel(views, cube)
+        size = task.texture_size or texture_baking.size_for(vertices, faces, pixel)
+        texture = baked(vertices, faces, colors, by, size)
+    fits = outlines_agree(by, views.opacity)
     coverage = _coverage(vertices, faces, seen, warnings)
-    _tell_misfits(_fits(by, views, slack=1), used, warnings)
+    _tell_misfits(outlines_agree(by, views.opacity, slack=1), used, warnings)
     report = {
         "model": task.model,
         "device": "cpu",
@@ -264,23 +266,6 @@ def _check_cameras_outside(fused: Fused, views: PosedViews, used: np.ndarray) ->
 # ---------------------------------------------------------------------------------------- painting
 
 
-def _baked(
-    task: ViewsToScene,
-    vertices: np.ndarray,
-    faces: np.ndarray,
-    colors: np.ndarray,
-    by: view_colors.Painters,
-    pixel: float,
-) -> dict[str, np.ndarray]:
-    size = task.texture_size or texture_baking.size_for(vertices, faces, pixel)
-    atlas = texture_baking.unwrap(vertices, faces, size)
-    normals = view_colors.vertex_normals(vertices, faces)
-    picture = texture_baking.bake(
-        vertices, faces, normals, colors, atlas, lambda p, n: view_colors.blend(p, n, by)
-    )
-    return {"uv": atlas.corners(), "texture": picture}
-
-
 def _placed(vertices: np.ndarray) -> np.ndarray:
     """float32, but for what is so far away that it would be blurred."""
     far = np.abs(vertices).max() > 1e4 * np.ptp(vertices, axis=0).max()
@@ -288,19 +273,6 @@ def _placed(vertices: np.ndarray) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------ report
-
-
-def _fits(by: view_colors.Painters, views: PosedViews, slack: int = 0) -> np.ndarray:
-    """(V,) of what the result and a view's outline cover together, the share in which they agree;
-    an outline may be off by `slack` pixels."""
-    made, shown = np.isfinite(by.depth), views.opacity >= 0.5
-    inner = outer = shown
-    if slack:
-        around = np.ones((1, 3, 3), bool)
-        outer = ndimage.binary_dilation(shown, around, slack)
-        inner = ndimage.binary_erosion(shown, around, slack, border_value=1)
-    wrong = ((made & ~outer) | (inner & ~made)).sum(axis=(1, 2))
-    return 1 - wrong / np.maximum((made | shown).sum(axis=(1, 2)), 1)
 
 
 def _tell_misfits(fits: np.ndarray, used: np.ndarray, warnings: list[str]) -> None:
