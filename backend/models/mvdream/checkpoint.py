@@ -21,16 +21,20 @@ from ...protocol import VIEW_CAMERAS
 from ...tensor_files import LazyTensor
 from ...weights import Entry
 from ..wala.loading import mismatches
-from .config import MVDreamConfig
+from .config import BASES, MVDreamConfig
 from .model import MVDream
 
 DENOISER = "model.diffusion_model."
 _OUTER = "model."
 
-_TEXT = "cond_stage_model.model."
+_TEXTS = {"open_clip": "cond_stage_model.model.", "clip": "cond_stage_model.transformer."}
 _PICTURES = "first_stage_model."
 _LEFT_OUT = (
-    *(_TEXT + name for name in ("logit_scale", "text_projection", "attn_mask", "visual.")),
+    *(
+        _TEXTS["open_clip"] + name
+        for name in ("logit_scale", "text_projection", "attn_mask", "visual.")
+    ),
+    _TEXTS["clip"] + "text_model.embeddings.position_ids",
     _PICTURES + "loss.",
 )
 """Beginnings of names within the parts that count, of what is not needed to paint."""
@@ -72,10 +76,12 @@ def config_of(entry: Entry) -> MVDreamConfig:
     """The configuration of a published text model.
 
     `arguments` of the registry: view_steps, view_guidance and suffix, where they differ from ours;
+    base, a key of BASES, where the networks are not those of Stable Diffusion 2.1;
     spacing of the steps; beta_end, where a file without a schedule was trained with another; and,
     for views that have no numbers, their ring: its elevation and where it starts, in degrees.
     """
     given = dict(entry.arguments)
+    base = BASES[given.pop("base", "sd-2.1")]
     last = given.pop("beta_end", None)
     start, elevation = (float(given.pop(name, 0.0)) for name in ("start", "elevation"))
     views = tuple(VIEW_CAMERAS[index] for index in entry.cameras)
@@ -84,7 +90,7 @@ def config_of(entry: Entry) -> MVDreamConfig:
         views = tuple(((start + turn * k) % 360.0, elevation) for k in range(entry.views))
     known = {"view_steps": "steps", "view_guidance": "guidance"}
     chosen = {known.get(name, name): value for name, value in given.items()}
-    config = dataclasses.replace(MVDreamConfig(views), **chosen)
+    config = dataclasses.replace(MVDreamConfig(views), **base, **chosen)
     if last is None:
         return config
     return dataclasses.replace(config, diffusion=dataclasses.replace(config.diffusion, last=last))
@@ -115,9 +121,10 @@ def published_names(names: Iterable[str], config: MVDreamConfig) -> dict[str, st
 
 def _counts(name: str, config: MVDreamConfig) -> bool:
     """Whether a weight belongs to the model; beside it lie schedules, averages and other models."""
-    # The text is read off before the last layer.
-    last = f"{_TEXT}transformer.resblocks.{config.text.depth}."
-    return name.startswith((DENOISER, _TEXT, _PICTURES)) and not name.startswith((*_LEFT_OUT, last))
+    text = _TEXTS[config.text.tower]
+    # OpenCLIP's text is read off before its last layer.
+    last = f"{_TEXTS['open_clip']}transformer.resblocks.{config.text.depth}."
+    return name.startswith((DENOISER, text, _PICTURES)) and not name.startswith((*_LEFT_OUT, last))
 
 
 def check(shapes: Mapping[str, tuple[int, ...]], config: MVDreamConfig) -> None:
