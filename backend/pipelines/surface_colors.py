@@ -47,7 +47,7 @@ class Painted:
     (V,) share in which the outlines of mesh and views agree."""
 
     colors: np.ndarray
-    texture: dict[str, np.ndarray]
+    texture: dict[str, Any]
     fits: np.ndarray
 
     @property
@@ -89,7 +89,7 @@ def painted(
     intrinsics = outline_fit.fitted(opacity, views.poses, usual, vertices)
     by = view_colors.painters(views.images, views.poses, intrinsics, vertices, faces, cell)
     colors, _ = view_colors.vertex_colors(vertices, faces, by)
-    texture: dict[str, np.ndarray] = {}
+    texture: dict[str, Any] = {}
     if task.texture:
         pixel = VIEW_DISTANCE / float(np.median(intrinsics[:, :2]))
         fine = min(texture_baking.size_for(vertices, faces, pixel), _LARGEST)
@@ -108,7 +108,7 @@ def baked(
     colors: np.ndarray,
     by: view_colors.Painters,
     size: int,
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """Fields uv and texture of a MeshResult, of size x size texels. colors: (N, 4) uint8 of the
     vertices, for what no view sees."""
     atlas = texture_baking.unwrap(vertices, faces, size)
