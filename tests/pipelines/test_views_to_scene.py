@@ -20,7 +20,7 @@ from backend.bench.known_things import Shown
 from backend.errors import BadInput
 from backend.geometry import mesh_files
 from backend.models.panorama_depth import monocular
-from backend.pipelines import Context, view_depths, views_to_scene
+from backend.pipelines import Context, surface_colors, view_depths, views_to_scene
 from backend.protocol import MeshResult, ViewsToScene, decode_result, encode_result
 
 THING = "torus, box and ball"
@@ -117,12 +117,12 @@ def outline(size: int) -> np.ndarray:
     ],
 )
 def test_outlines_that_do_not_fit_are_told(sizes: list[int], told: str) -> None:
-    views = SimpleNamespace(opacity=np.stack([outline(size) for size in sizes]) * 1.0)
+    opacity = np.stack([outline(size) for size in sizes]) * 1.0
     by = SimpleNamespace(depth=np.where(outline(12), 3.0, np.inf)[None].repeat(4, 0))
-    exact = views_to_scene._fits(by, views)
+    exact = surface_colors.outlines_agree(by, opacity)
     assert exact[1] == pytest.approx(min(12, sizes[1]) ** 2 / max(12, sizes[1]) ** 2)
     warnings: list[str] = []
-    fits = views_to_scene._fits(by, views, slack=1)
+    fits = surface_colors.outlines_agree(by, opacity, slack=1)
     views_to_scene._tell_misfits(fits, np.arange(4), warnings)
     assert len(warnings) == bool(told)
     assert told in "".join(warnings)
