@@ -341,10 +341,37 @@ def _add_models(commands: Any) -> None:
     convert.add_argument(
         "-o", "--output", type=Path, metavar="FOLDER", help="in place of the store"
     )
+    _add_settings_of_run(convert)
     verify = actions.add_parser("verify", help="read every file and compare it with its checksum")
     verify.add_argument("model", nargs="?", metavar="ID", help="one model; else all")
     for parser in (listed, download, convert, verify):
         parser.add_argument("--json", action="store_true", help="print one JSON line instead")
+
+
+def _add_settings_of_run(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "what ViewDiff's training saved", "What no file of the folder tells, as it was trained:"
+    )
+    group.add_argument(
+        "--reference",
+        choices=("absolute", "first", "front"),
+        help="how cameras are told: as they are (assumed), from the first view, or turned until"
+        " that is the front",
+    )
+    group.add_argument(
+        "--own-frame",
+        action=argparse.BooleanOptionalAction,
+        help="whether a view is among those that it attends to (assumed)",
+    )
+    group.add_argument(
+        "--image-size", type=int, metavar="N", help="pixels along the side of its pictures (256)"
+    )
+    group.add_argument(
+        "--combine",
+        choices=("replace", "zero", "gated", "add"),
+        help="how what comes through space and what was there become one (replace; zero and gated"
+        " have weights, which tell it)",
+    )
 
 
 def _add_dtype(parser: argparse.ArgumentParser) -> None:

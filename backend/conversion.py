@@ -50,6 +50,7 @@ def convert(
     ignore: Sequence[str] = (),
     source: Mapping[str, Any] | None = None,
     texts: Mapping[str, str] | None = None,
+    settings_of_run: Mapping[str, Any] | None = None,
     report: Callable[[float], None] | None = None,
 ) -> Installed:
     """Write the model that `path` holds into `store`/<id>; memory: about one piece of a tensor.
@@ -59,6 +60,7 @@ def convert(
     that takes the same. args: its args.json; None: the one beside it, if there is one.
     ema: running averages instead of the last weights. dtype: a key of DTYPES, None keeps each.
     texts: further files by name, such as the licence.
+    settings_of_run: of such a folder, what no file tells: `models.viewdiff.runs.SAYABLE`.
     report(fraction) is called meanwhile; what it raises ends the conversion and leaves nothing.
     Raises BadInput (nothing of the file is run), NotFound, StorageFailed.
     """
@@ -70,9 +72,16 @@ def convert(
                 "A folder that a training saved is taken as it is.",
                 "Leave --args, --ema, --dtype and --ignore out.",
             )
-        return runs.install(path, model_id or path.name.lower(), store=store, report=report)
+        name = model_id or path.name.lower()
+        return runs.install(path, name, store=store, report=report, **(settings_of_run or {}))
     if not path.is_file():
         raise NotFound(f"There is no file {path}.", "Check its name.")
+    if settings_of_run:
+        given = ", ".join(f"--{name.replace('_', '-')}" for name in settings_of_run)
+        raise BadInput(
+            f"{path.name} is a file; {given} is said of a folder that ViewDiff's training saved.",
+            f"Leave {given} out, or give such a folder.",
+        )
     checkpoint = Checkpoint(path)
     entry = weights.entries().get(model_id) if model_id else None
     settings, settings_path = _read_args(path, args)

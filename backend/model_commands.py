@@ -125,6 +125,7 @@ def convert(options: argparse.Namespace) -> int:
             dtype=options.dtype,
             store=options.output,
             ignore=options.ignore,
+            settings_of_run=_settings_of_run(options),
             report=lambda fraction: bar.report("Converting", fraction),
         )
     if options.json:
@@ -142,6 +143,12 @@ def convert(options: argparse.Namespace) -> int:
     for name, value in model.source.get("assumed", {}).items():
         print(f"  assumed, {why}: {name} = {value}")
     return 0
+
+
+def _settings_of_run(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("reference", "own_frame", "image_size", "combine")
+    given = {name: getattr(options, name) for name in names}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def verify(options: argparse.Namespace) -> int:

@@ -418,6 +418,8 @@ class ViewsToMesh(Generation):
     one of the two. cameras: from where each is, V numbers of VIEW_CAMERAS, all different; or None
     for the first V of the model's cameras, in their order. How many and which a model takes: its
     `views` and `cameras`; one with `any_views` takes any of them.
+    texture, texture_size: as in ViewsToScene, of the colours that pictures give to the mesh. Depth
+    has none, nor have pictures of whose outlines or cameras nothing is known.
     """
 
     kind: ClassVar[str] = "views-to-mesh"
@@ -426,6 +428,8 @@ class ViewsToMesh(Generation):
     encoding: str = "metres"
     background: str = "auto"
     cameras: tuple[int, ...] | None = None
+    texture: bool = True
+    texture_size: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.cameras, list):  # as a message holds them
@@ -450,6 +454,7 @@ class ViewsToMesh(Generation):
                 _check_array("depth", view, (None, None), "fu")
                 check_depth(view, self.encoding)
         _check_view_numbers(self.cameras, len(views))
+        _check_texture(self.texture, self.texture_size)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -786,7 +791,8 @@ class ViewsToScene(Task):
     model: "" for the best that is here.
     images: (V, H, W, 3) or (V, H, W, 4) uint8 sRGB; alpha 0 is background.
     depths: (V, H, W) float32, along the camera's axis in units of the world, 0, inf or NaN where
-    there is nothing; None: a model tells them, or the outlines alone decide.
+    there is nothing; where they are None, or empty in every view, a model tells them, or the
+    outlines alone decide.
     poses, intrinsics, field: as in ViewsTask, in pixels of `images`; one of the last two is needed.
     background: as in ImageToMesh.
     center, extent: the cube that the thing is in; extent 0: it is found from the views.
@@ -827,14 +833,7 @@ class ViewsToScene(Task):
             raise BadInput(
                 f"Resolution {self.resolution!r} is not available.", "Choose 128 or 256."
             )
-        if type(self.texture) is not bool:
-            raise BadInput("texture is neither yes nor no.", "Send true or false.")
-        size = self.texture_size
-        if type(size) is not int or not (size == 0 or 64 <= size <= MAX_TEXTURE_SIDE):
-            raise BadInput(
-                f"A texture of {size!r} pixels cannot be made.",
-                f"Use 64 to {MAX_TEXTURE_SIDE}, or 0.",
-            )
+        _check_texture(self.texture, self.texture_size)
 
     def _check_cameras(self) -> None:
         views = len(self.images)
@@ -847,26 +846,22 @@ class ViewsToScene(Task):
         check_field(self.field, may_be_0=self.intrinsics is not None)
         if self.intrinsics is not None:
             check_intrinsics(self.intrinsics, views)
-        if self.depths is not None:
-            self._check_depths(self.depths)
-        elif views == 1:
+        if self.depths is not None and self._tells_depth(self.depths):
+            return
+        if views == 1:
             raise BadInput(
                 "One view without depth shows only one side of the thing.",
                 "Give views from around it, or make them first (image-to-views).",
             )
-        else:
-            check_at_one_place(self.poses)
+        check_at_one_place(self.poses)
 
-    def _check_depths(self, depths: np.ndarray) -> None:
+    def _tells_depth(self, depths: np.ndarray) -> bool:
         _check_array("depths", depths, self.images.shape[:3], "f")
-        if not (np.isfinite(depths) & (depths > 0)).any():
-            raise BadInput(
-                "The depths are empty everywhere.", "Turn the cameras so that they see the thing."
-            )
         if (depths < 0).any():
             raise BadInput(
                 "The depths are negative in places.", "Save them before they are inverted."
             )
+        return bool((np.isfinite(depths) & (depths > 0)).any())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -1448,6 +1443,16 @@ def _check_view_numbers(cameras: object, views: int) -> None:
         raise BadInput(
             f"The cameras {cameras!r} are not those of {views} different views.",
             f"Name one for each view, of {', '.join(map(str, VIEW_CAMERAS))}.",
+        )
+
+
+def _check_texture(wanted: bool, size: int) -> None:
+    if type(wanted) is not bool:
+        raise BadInput("texture is neither yes nor no.", "Send true or false.")
+    if type(size) is not int or not (size == 0 or 64 <= size <= MAX_TEXTURE_SIDE):
+        raise BadInput(
+            f"A texture of {size!r} pixels cannot be made.",
+            f"Use 64 to {MAX_TEXTURE_SIDE}, or 0.",
         )
 
 

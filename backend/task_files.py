@@ -198,7 +198,13 @@ def read_views(options: argparse.Namespace, fields: Fields) -> ViewsToMesh:
     images = [_with_alpha(picture_files.read_image(path)) for path in paths]
     if all(image[..., 3].min() == 255 for image in images):
         images = [image[..., :3] for image in images]
-    return ViewsToMesh(images=_stacked(images, paths), background=options.background, **fields)
+    return ViewsToMesh(
+        images=_stacked(images, paths),
+        background=options.background,
+        texture=not options.no_texture,
+        texture_size=options.texture_size,
+        **fields,
+    )
 
 
 def view_numbers(text: str | None) -> tuple[int, ...] | None:

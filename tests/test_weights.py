@@ -93,6 +93,7 @@ def test_the_best_steps_and_guidance_of_the_authors_are_the_defaults() -> None:
         "mvdream-depth6": (1.5, 10),
         "mvdream-rgb4": (1.3, 5),
         "mvdream-sd21": (10.0, 50),
+        "mvdream-sd15": (10.0, 50),
         "stable-diffusion-2-1-base": (7.5, 50),
         "ldm3d-pano": (7.0, 50),
         "ldm3d-4c": (5.0, 50),

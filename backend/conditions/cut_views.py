@@ -30,6 +30,12 @@ class CutViews:
     how: str
 
 
+def known(depths: np.ndarray) -> np.ndarray:
+    """Where depths (..., H, W) float are told, bool of the same shape: elsewhere they are 0, not
+    finite, or Blender's number for nothing."""
+    return np.isfinite(depths) & (depths > 0) & (depths != BLENDERS_NOTHING)
+
+
 def cut(images: np.ndarray, depths: np.ndarray | None, background: str) -> CutViews:
     """The views with opacity: of their alpha, of where there is depth, or of their plain grounds.
 
@@ -40,9 +46,7 @@ def cut(images: np.ndarray, depths: np.ndarray | None, background: str) -> CutVi
     opacity = np.full(images.shape[:3], 255, np.uint8)
     plain = np.ones(len(images), bool)
     how = "none"
-    with_depth = None
-    if depths is not None:
-        with_depth = np.isfinite(depths) & (depths > 0) & (depths != BLENDERS_NOTHING)
+    with_depth = None if depths is None else known(depths)
     has_alpha = images.shape[3] == 4 and (images[..., 3] < _SOLID).mean() > _TELLING
     if has_alpha and background != "keep":
         opacity, how = images[..., 3].copy(), "alpha"

@@ -20,6 +20,7 @@ _SEEN = 25
 """Opacity from which on a pixel counts for the frame."""
 _LARGEST = 640
 """Pixels along a side up to which backgrounds are told at full size."""
+WHITE = (255, 255, 255)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +41,12 @@ def prepare(
     intrinsics: np.ndarray | None = None,
     background: str = "auto",
     fill: float = FILL,
+    ground: tuple[int, int, int] = WHITE,
 ) -> GivenViews:
     """images: (K, H, W, 3 or 4) uint8 sRGB, straight alpha; intrinsics: (K, 4) pixels of these.
 
-    Things are cut out of plain grounds as `background` says (one of protocol.BACKGROUNDS). With
+    Things are cut out of plain grounds as `background` says (one of protocol.BACKGROUNDS). Where it
+    is kept, what is clear shows `ground`, sRGB of 0 to 255. With
     intrinsics, pictures that are not square are widened by empty pixels where the thing is cut out,
     and else lose what is left and right, or above and below, of the middle. Without, the thing is
     framed so that its longer side takes up `fill` of the picture. Raises BadInput.
@@ -51,7 +54,7 @@ def prepare(
     notes: dict[str, None] = {}
     pictures, cameras = [], []
     for number, image in enumerate(images):
-        colors, opacity, factor, note = _isolated(image, background)
+        colors, opacity, factor, note = _isolated(image, background, ground)
         notes |= dict.fromkeys(note)
         alone = bool((opacity < 250).mean() > 0.002)
         if alone and not (opacity > _SEEN).any():
@@ -81,14 +84,14 @@ NARROWED = (
 
 
 def _isolated(
-    image: np.ndarray, background: str
+    image: np.ndarray, background: str, ground: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray, float, tuple[str, ...]]:
     """Colours multiplied with opacity (H, W, 3), opacity (H, W), by which factor both are smaller
     than the picture, and what to tell."""
     if image.shape[2] == 4 and background != "keep" and (image[..., 3] < 250).mean() > 0.002:
         found = by_alpha(image)
         return found.colors, found.opacity, len(image) / len(found.colors), ()
-    plain = np.ascontiguousarray(image[..., :3])
+    plain = _laid_over(image, ground)
     factor = -(-max(plain.shape[:2]) // _LARGEST)
     small = np.asarray(Image.fromarray(plain).reduce(factor)) if factor > 1 else plain
     full = np.full(small.shape[:2], 255, np.uint8)
@@ -98,6 +101,16 @@ def _isolated(
     if cutout is None or cutout.opacity.shape != small.shape[:2]:
         return small, full, factor, (NOT_REMOVED if background == "remove" else NOT_PLAIN,)
     return cutout.colors, cutout.opacity, factor, (REMOVED,)
+
+
+def _laid_over(image: np.ndarray, ground: tuple[int, int, int]) -> np.ndarray:
+    """(H, W, 3) of (H, W, 3 or 4): under clear pixels files hold any colour, mostly black."""
+    if image.shape[2] == 3:
+        return np.ascontiguousarray(image)
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    whole = Image.new("RGBA", picture.size, (*ground, 255))
+    whole.alpha_composite(picture)
+    return np.asarray(whole.convert("RGB"))
 
 
 def _frame(opacity: np.ndarray, alone: bool, has_camera: bool, fill: float) -> Frame:

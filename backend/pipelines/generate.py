@@ -45,10 +45,11 @@ from ..protocol import (
     Progress,
     Result,
     Task,
+    ViewsToMesh,
     VoxelsToMesh,
 )
 from ..weights import Installed
-from . import Context, framing, resident
+from . import Context, framing, resident, surface_colors
 from .points_to_mesh import carried_over
 from .preparation import Prepared, Source, prepare, voxels_in_cube
 from .previews import Previewer
@@ -178,6 +179,8 @@ class _Generator:
         self.previews: Previewer | None = None
         self.earlier: np.ndarray | None = None
         self.names: list[str] = []
+        self.colored: surface_colors.ColoredViews | None = None
+        self.notes: list[str] = []
 
     def run(self) -> Iterator[Progress | Result]:
         yield self.stages.at("Preparing the input", 0.0)
@@ -186,6 +189,8 @@ class _Generator:
         prepared = prepare(self.task, self.installed, config.joint)
         check_fit(self.task, prepared, config, self.installed)
         check_steps(self.settings, config, self.installed)
+        self.colored, told = surface_colors.views_of(self.task, self.installed)
+        self.notes += told
         yield self.stages.at("Loading the model", _PREPARED)
         needed = working_bytes(config, self.settings, prepared)
         loaded = resident.load(self.installed, self.device, needed)
@@ -298,7 +303,11 @@ class _Generator:
             steps = scaled(self.refined(field, prepared), at + 0.4 * share, 0.3 * share)
             field = yield from self.stages.of(steps)
             yield self.stages.at("Extracting the surface", at + 0.7 * share)
-            found.append(self.mesh(field, prepared, latent, number))
+            mesh = self.mesh(field, prepared, latent, number)
+            if self.colored is not None and len(mesh.faces):
+                yield self.stages.at("Colouring", at + 0.85 * share)
+                mesh = self.painted(mesh, self.colored)
+            found.append(mesh)
         if not any(len(mesh.faces) for mesh in found):
             raise EmptyShape(
                 "The model made an empty shape of this.",
@@ -353,6 +362,17 @@ class _Generator:
             },
         )
 
+    def painted(self, mesh: MeshResult, views: surface_colors.ColoredViews) -> MeshResult:
+        """The mesh in the colours of the views that it was made of."""
+        assert isinstance(self.task, ViewsToMesh)  # noqa: S101 - only these have such views
+        cell = 2 / RESOLUTION
+        found = surface_colors.painted(views, mesh.vertices, mesh.faces, cell, self.task)
+        if surface_colors.roughly(found) and surface_colors.ROUGH not in self.notes:
+            self.notes.append(surface_colors.ROUGH)
+        return dataclasses.replace(
+            mesh, colors=found.colors, report={**mesh.report, **found.report}, **found.texture
+        )
+
     def _dtype(self, to_source: np.ndarray) -> type[np.floating]:
         points = getattr(self.task, "points", None)
         single = isinstance(points, np.ndarray) and points.dtype != np.float64
@@ -387,7 +407,11 @@ class _Generator:
         }
         if settings.as_published:
             report["as_published"] = True
-        notes = [*prepared.notes, *(f"The model chose: {name}." for name in self.names)]
+        notes = [
+            *prepared.notes,
+            *self.notes,
+            *(f"The model chose: {name}." for name in self.names),
+        ]
         if notes:
             report["notes"] = notes
         if self.previews is not None:

@@ -81,11 +81,12 @@ def _alone(
 ) -> given_views.GivenViews:
     """The given pictures. Raises BadInput where a model that knows what is background is not told
     it: it would take all of the picture for the thing."""
+    ground = config.behind or given_views.WHITE
     if not config.has_alpha:
         background = task.background if config.cuts_out else "keep"
-        return given_views.prepare(task.images, side, lens, background, fill)
+        return given_views.prepare(task.images, side, lens, background, fill, ground)
     for background in dict.fromkeys((task.background, "remove")):
-        given = given_views.prepare(task.images, side, lens, background, fill)
+        given = given_views.prepare(task.images, side, lens, background, fill, ground)
         if not (given.pictures[..., 3] > _OPAQUE).all(axis=(1, 2)).any():
             return given
         if task.background == "keep":

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from .. import device as devices
 from .. import weights
@@ -21,6 +20,7 @@ from ..protocol import MeshResult, PanoramaToDepth, Progress, Result, Task, View
 from ..weights import Installed
 from . import Context, memory
 from .stages import Stages
+from .surface_colors import baked, outlines_agree
 
 _FINE = 256
 _COARSE = 128
@@ -42,6 +42,7 @@ def to_scene(task: Task, context: Context) -> Iterator[Progress | Result]:
     assert isinstance(task, ViewsToScene)  # noqa: S101 - the table of pipelines says so
     stages = Stages(context)
     warnings: list[str] = []
+    task = _without_empty_depths(task, warnings)
     yield stages.at("Cutting out the views", 0.0)
     pixels = task.images.shape[0] * task.images.shape[1] * task.images.shape[2]
     side = task.resolution or _FINE
@@ -84,10 +85,12 @@ def to_scene(task: Task, context: Context) -> Iterator[Progress | Result]:
     texture: dict[str, Any] = {}
     if task.texture:
         yield stages.at("Baking the texture", 0.75)
-        texture = _baked(task, vertices, faces, colors, by, _pixel(views, cube))
-    fits = _fits(by, views)
+        pixel = _pixel(views, cube)
+        size = task.texture_size or texture_baking.size_for(vertices, faces, pixel)
+        texture = baked(vertices, faces, colors, by, size)
+    fits = outlines_agree(by, views.opacity)
     coverage = _coverage(vertices, faces, seen, warnings)
-    _tell_misfits(_fits(by, views, slack=1), used, warnings)
+    _tell_misfits(outlines_agree(by, views.opacity, slack=1), used, warnings)
     report = {
         "model": task.model,
         "device": "cpu",
@@ -120,11 +123,20 @@ _OUTLINES_ONLY = (
     "There is no depth: the outlines alone made the shape, so hollows that no outline shows are"
     " filled. Render depth with the views, or download a depth model."
 )
+_EMPTY_DEPTHS = "The depths that were given are empty everywhere: they were not used."
 _DISAGREE = "What the depth model tells of the views does not fit together; it was not used."
 _ONE_VIEW = "There is one view only: the sides that it does not show are made up."
 
 
 # ------------------------------------------------------------------------------------------- views
+
+
+def _without_empty_depths(task: ViewsToScene, warnings: list[str]) -> ViewsToScene:
+    """Depth that is empty in every view tells nothing, not that there is nothing."""
+    if task.depths is None or cut_views.known(task.depths).any():
+        return task
+    warnings.append(_EMPTY_DEPTHS)
+    return dataclasses.replace(task, depths=None)
 
 
 def _views(task: ViewsToScene, warnings: list[str]) -> tuple[np.ndarray, PosedViews, np.ndarray]:
@@ -160,8 +172,8 @@ def _views(task: ViewsToScene, warnings: list[str]) -> tuple[np.ndarray, PosedVi
     images = np.ascontiguousarray(found.images[used])
     depth = None
     if task.depths is not None:
-        depth = np.nan_to_num(task.depths[used].astype(np.float32), posinf=0, neginf=0)
-        depth[depth == cut_views.BLENDERS_NOTHING] = 0
+        depth = task.depths[used].astype(np.float32)
+        depth[~cut_views.known(depth)] = 0
     views = PosedViews(
         images[..., 3].astype(np.float32) / 255,
         depth,
@@ -254,23 +266,6 @@ def _check_cameras_outside(fused: Fused, views: PosedViews, used: np.ndarray) ->
 # ---------------------------------------------------------------------------------------- painting
 
 
-def _baked(
-    task: ViewsToScene,
-    vertices: np.ndarray,
-    faces: np.ndarray,
-    colors: np.ndarray,
-    by: view_colors.Painters,
-    pixel: float,
-) -> dict[str, np.ndarray]:
-    size = task.texture_size or texture_baking.size_for(vertices, faces, pixel)
-    atlas = texture_baking.unwrap(vertices, faces, size)
-    normals = view_colors.vertex_normals(vertices, faces)
-    picture = texture_baking.bake(
-        vertices, faces, normals, colors, atlas, lambda p, n: view_colors.blend(p, n, by)
-    )
-    return {"uv": atlas.corners(), "texture": picture}
-
-
 def _placed(vertices: np.ndarray) -> np.ndarray:
     """float32, but for what is so far away that it would be blurred."""
     far = np.abs(vertices).max() > 1e4 * np.ptp(vertices, axis=0).max()
@@ -278,19 +273,6 @@ def _placed(vertices: np.ndarray) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------ report
-
-
-def _fits(by: view_colors.Painters, views: PosedViews, slack: int = 0) -> np.ndarray:
-    """(V,) of what the result and a view's outline cover together, the share in which they agree;
-    an outline may be off by `slack` pixels."""
-    made, shown = np.isfinite(by.depth), views.opacity >= 0.5
-    inner = outer = shown
-    if slack:
-        around = np.ones((1, 3, 3), bool)
-        outer = ndimage.binary_dilation(shown, around, slack)
-        inner = ndimage.binary_erosion(shown, around, slack, border_value=1)
-    wrong = ((made & ~outer) | (inner & ~made)).sum(axis=(1, 2))
-    return 1 - wrong / np.maximum((made | shown).sum(axis=(1, 2)), 1)
 
 
 def _tell_misfits(fits: np.ndarray, used: np.ndarray, warnings: list[str]) -> None:

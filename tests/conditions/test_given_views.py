@@ -100,3 +100,27 @@ def test_a_picture_of_nearly_nothing_is_refused() -> None:
     faint[..., 3] //= 20
     with pytest.raises(BadInput, match="Picture 1 is empty"):
         given_views.prepare(faint[None], 40)
+
+
+@pytest.mark.parametrize("ground", [(255, 255, 255), (10, 200, 30)])
+def test_a_kept_background_is_the_ground_where_the_picture_is_clear(
+    ground: tuple[int, int, int],
+) -> None:
+    image = picture(90, 90, alpha=True)
+    image[..., :3][image[..., 3] == 0] = 0  # as Blender writes what it did not render
+    image[:30, :30] = [200, 40, 30, 102]
+    found = given_views.prepare(image[None], 90, lens(90, 90), "keep", ground=ground).pictures[0]
+    assert (found[..., 3] == 255).all()
+    np.testing.assert_array_equal(found[-1, 0, :3], ground)
+    mixed = 0.4 * np.array([200, 40, 30]) + 0.6 * np.array(ground)
+    np.testing.assert_allclose(found[5, 5, :3], mixed, atol=1)
+    np.testing.assert_allclose(middle_of_red(found), lens(90, 90)[0, 2:], atol=4)
+
+
+def test_a_picture_that_is_clear_nearly_nowhere_lies_on_the_ground_too() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (1, 90, 90, 4), dtype=np.uint8)
+    noise[..., 3] = 255
+    noise[0, 0, 0] = 0
+    found = given_views.prepare(noise, 90)
+    assert found.notes == (NOT_PLAIN,)
+    np.testing.assert_array_equal(found.pictures[0, 0, 0], 255)

@@ -286,6 +286,19 @@ def test_a_picture_without_a_thing_in_it_is_refused_before_the_model_is_loaded()
     assert done(task(model="small-latent-views", images=room(), steps=1)).given == 1
 
 
+@pytest.mark.parametrize("ground", [None, (20, 120, 220)])
+def test_renders_with_a_transparent_film_are_not_on_black(
+    ground: tuple[int, int, int] | None,
+) -> None:
+    clear = np.where(photo()[..., 1:2] < 200, np.uint8(255), np.uint8(0))
+    render = np.concatenate([photo() * (clear > 0), clear], axis=3)
+    config = PainterConfig.from_dict(weights.require("small-latent-views").config)
+    config = dataclasses.replace(config, ground=ground)
+    _, wishes = image_to_views.prepared(task(images=render, background="keep"), config, 3, 7.5)
+    assert wishes.given is not None
+    np.testing.assert_array_equal(wishes.given[0, -1, -1], [*(ground or (255, 255, 255)), 255])
+
+
 @pytest.mark.parametrize(("radius", "field"), [(3.6, 42.5), (5.0, 42.5), (3.6, 60.0)])
 @pytest.mark.parametrize("wide", [60, 30])
 def test_a_photo_is_framed_as_its_camera_would_see_the_thing(

@@ -20,7 +20,7 @@ from backend.bench.known_things import Shown
 from backend.errors import BadInput
 from backend.geometry import mesh_files
 from backend.models.panorama_depth import monocular
-from backend.pipelines import Context, view_depths, views_to_scene
+from backend.pipelines import Context, surface_colors, view_depths, views_to_scene
 from backend.protocol import MeshResult, ViewsToScene, decode_result, encode_result
 
 THING = "torus, box and ball"
@@ -117,12 +117,12 @@ def outline(size: int) -> np.ndarray:
     ],
 )
 def test_outlines_that_do_not_fit_are_told(sizes: list[int], told: str) -> None:
-    views = SimpleNamespace(opacity=np.stack([outline(size) for size in sizes]) * 1.0)
+    opacity = np.stack([outline(size) for size in sizes]) * 1.0
     by = SimpleNamespace(depth=np.where(outline(12), 3.0, np.inf)[None].repeat(4, 0))
-    exact = views_to_scene._fits(by, views)
+    exact = surface_colors.outlines_agree(by, opacity)
     assert exact[1] == pytest.approx(min(12, sizes[1]) ** 2 / max(12, sizes[1]) ** 2)
     warnings: list[str] = []
-    fits = views_to_scene._fits(by, views, slack=1)
+    fits = surface_colors.outlines_agree(by, opacity, slack=1)
     views_to_scene._tell_misfits(fits, np.arange(4), warnings)
     assert len(warnings) == bool(told)
     assert told in "".join(warnings)
@@ -275,6 +275,22 @@ def test_an_empty_view_is_left_out() -> None:
     result = made(task_of(views, images=images, depths=depths))
     assert warned(result, "View 4 shows nothing")
     assert iou(result) > 0.93
+
+
+@pytest.mark.parametrize("nothing", [0, np.inf, np.nan, 1e10])
+@pytest.mark.parametrize("alpha", [True, False])
+def test_depth_that_is_empty_in_every_view_is_no_depth(alpha: bool, nothing: float) -> None:
+    views = shown()
+    images = views.images
+    if not alpha:
+        images = np.where(images[..., 3:] > 0, images[..., :3], np.uint8(240))
+    empty = np.full_like(views.depths, nothing)
+    result = made(task_of(views, images=images, depths=empty))
+    assert result.report["depth"] == "none"
+    assert result.report["views_used"] == 10
+    assert warned(result, "empty everywhere")
+    without = made(task_of(views, images=images, depths=None))
+    np.testing.assert_array_equal(result.vertices, without.vertices)
 
 
 def test_a_view_with_a_wrong_outline_is_left_out() -> None:

@@ -20,17 +20,21 @@ from ...errors import BadInput
 from ...tensor_files import LazyTensor
 from ...weights import Entry
 from ..wala.loading import mismatches
-from .config import MVDreamConfig
+from .config import BASES, MVDreamConfig
 from .model import MVDream
 from .own_cameras import own_cameras
 
 DENOISER = "model.diffusion_model."
 _OUTER = "model."
 
-_TEXT = "cond_stage_model.model."
+_TEXTS = {"open_clip": "cond_stage_model.model.", "clip": "cond_stage_model.transformer."}
 _PICTURES = "first_stage_model."
 _LEFT_OUT = (
-    *(_TEXT + name for name in ("logit_scale", "text_projection", "attn_mask", "visual.")),
+    *(
+        _TEXTS["open_clip"] + name
+        for name in ("logit_scale", "text_projection", "attn_mask", "visual.")
+    ),
+    _TEXTS["clip"] + "text_model.embeddings.position_ids",
     _PICTURES + "loss.",
 )
 """Beginnings of names within the parts that count, of what is not needed to paint."""
@@ -74,15 +78,17 @@ def config_of(entry: Entry) -> MVDreamConfig:
     """The configuration of a published text model.
 
     `arguments` of the registry: view_steps, view_guidance and suffix, where they differ from ours;
-    side of the pictures; spacing of the steps; beta_end, where a file without a schedule was
-    trained with another; and, for views that have no numbers, their ring: its elevation and where
-    it starts, in degrees.
+    base, a key of BASES, where the networks are not those of Stable Diffusion 2.1; side of the
+    pictures; spacing of the steps; beta_end, where a file without a schedule was trained with
+    another; and, for views that have no numbers, their ring: its elevation and where it starts, in
+    degrees.
     """
     given = {name: entry.arguments[name] for name in entry.arguments if name not in _OF_THE_RING}
+    base = BASES[given.pop("base", "sd-2.1")]
     last = given.pop("beta_end", None)
     known = {"view_steps": "steps", "view_guidance": "guidance"}
     chosen = {known.get(name, name): value for name, value in given.items()}
-    config = dataclasses.replace(MVDreamConfig(own_cameras(entry)), **chosen)
+    config = dataclasses.replace(MVDreamConfig(own_cameras(entry)), **base, **chosen)
     if last is None:
         return config
     return dataclasses.replace(config, diffusion=dataclasses.replace(config.diffusion, last=last))
@@ -113,9 +119,10 @@ def published_names(names: Iterable[str], config: MVDreamConfig) -> dict[str, st
 
 def _counts(name: str, config: MVDreamConfig) -> bool:
     """Whether a weight belongs to the model; beside it lie schedules, averages and other models."""
-    # The text is read off before the last layer.
-    last = f"{_TEXT}transformer.resblocks.{config.text.depth}."
-    return name.startswith((DENOISER, _TEXT, _PICTURES)) and not name.startswith((*_LEFT_OUT, last))
+    text = _TEXTS[config.text.tower]
+    # OpenCLIP's text is read off before its last layer.
+    last = f"{_TEXTS['open_clip']}transformer.resblocks.{config.text.depth}."
+    return name.startswith((DENOISER, text, _PICTURES)) and not name.startswith((*_LEFT_OUT, last))
 
 
 def check(shapes: Mapping[str, tuple[int, ...]], config: MVDreamConfig) -> None:

@@ -1,8 +1,8 @@
 """What the sizes of an MVDream model are: one frozen dataclass per network.
 
 Shi et al. 2023, "MVDream: Multi-view Diffusion for 3D Generation". The defaults are the networks of
-Stable Diffusion 2.1 that the published models were trained from, and the views and the schedule of
-those that come with WaLa.
+Stable Diffusion 2.1 that most published models were trained from, and the views and the schedule of
+those that come with WaLa. BASES has those of the one that was trained from Stable Diffusion 1.5.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ class UNetConfig:
     """The denoiser. channels: at full resolution; multipliers: of it, per level, finest first.
 
     attention: which levels have transformer blocks. blocks: residual blocks per level on the way
-    down. context: channels of the text. cameras: whether views have cameras; without, every
-    picture is on its own.
+    down. heads: of attention on every level; 0: as many as have head_channels each. linear:
+    whether pictures become tokens by linear layers, else by 1 x 1 convolutions. context: channels
+    of the text. cameras: whether views have cameras; without, every picture is on its own.
     """
 
     channels: int = 320
@@ -34,6 +35,8 @@ class UNetConfig:
     head_channels: int = 64
     context: int = 1024
     cameras: bool = True
+    heads: int = 0
+    linear: bool = True
 
     def __post_init__(self) -> None:
         if len(self.attention) != len(self.multipliers):
@@ -44,16 +47,30 @@ class UNetConfig:
         """Channels of each level."""
         return tuple(self.channels * multiplier for multiplier in self.multipliers)
 
+    @property
+    def heads_of_levels(self) -> tuple[int, ...]:
+        """Heads of attention of each level."""
+        return tuple(self.heads or width // self.head_channels for width in self.widths)
+
+
+TOWERS = ("open_clip", "clip")
+
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The text tower of OpenCLIP ViT-H/14. depth: the published one has one more, left out."""
+    """The text tower, one of TOWERS: that of OpenCLIP ViT-H/14, of whose published layers the last
+    is not among `depth`, or that of OpenAI's CLIP ViT-L/14, all of it."""
 
     vocabulary: int = 49408
     length: int = 77
     width: int = 1024
     depth: int = 23
     heads: int = 16
+    tower: str = "open_clip"
+
+    def __post_init__(self) -> None:
+        if self.tower not in TOWERS:
+            raise ValueError(f"the tower {self.tower!r} is not one of {', '.join(TOWERS)}")
 
 
 @dataclass(frozen=True)
@@ -119,6 +136,16 @@ class MVDreamConfig:
             "diffusion": Diffusion(**diffusion),
         }
         return MVDreamConfig(**{**record, **parts})
+
+
+BASES: dict[str, dict[str, Any]] = {
+    "sd-2.1": {"unet": UNetConfig(), "text": TextConfig()},
+    "sd-1.5": {
+        "unet": UNetConfig(context=768, heads=8, linear=False),
+        "text": TextConfig(width=768, depth=12, heads=12, tower="clip"),
+    },
+}
+"""What a published model was trained from -> the fields of its configuration that are of that."""
 
 
 def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,8 +36,8 @@ class MVDream(nn.Module):
 
     def encode(self, text: str) -> torch.Tensor:
         """Words -> (1, 77, C) of the model's dtype."""
-        length = self.config.text.length
-        numbers = tokenizer.tokens(text, length)[None].to(self.device)
+        length, ends = self.config.text.length, self.config.text.tower == "clip"
+        numbers = tokenizer.tokens(text, length, padded_with_end=ends)[None].to(self.device)
         # Given, since the table that the network keeps of them is no weight and not loaded.
         positions = torch.arange(length, device=self.device)[None]
         return self.text_encoder(input_ids=numbers, position_ids=positions).last_hidden_state

@@ -1,7 +1,8 @@
 """Where every weight lies in a published state dict: that of latent diffusion, not of diffusers.
 
     unet           model.diffusion_model.*
-    text_encoder   cond_stage_model.model.*    (OpenCLIP)
+    text_encoder   cond_stage_model.model.*    (OpenCLIP), cond_stage_model.transformer.text_model.*
+                   (OpenAI's CLIP, under the names of transformers)
     autoencoder    first_stage_model.*
 
 The tables map beginnings of names, ours to theirs. They hold for networks of any size.
@@ -172,6 +173,8 @@ _THIRDS = {"q_proj": 0, "k_proj": 1, "v_proj": 2}
 
 def text_places(config: TextConfig, names: Iterable[str]) -> dict[str, Place]:
     """names: of our tensors. Ours are those of transformers' CLIPTextModel."""
+    if config.tower == "clip":
+        return {name: Place("cond_stage_model.transformer.text_model." + name) for name in names}
     table = {
         "embeddings.token_embedding": "token_embedding",
         "final_layer_norm": "ln_final",

@@ -1,4 +1,4 @@
-"""The networks: those of diffusers and transformers, set up as Stable Diffusion 2.1 is.
+"""The networks: those of diffusers and transformers, set up as Stable Diffusion is.
 
 Two things are MVDream's own. Self-attention is over all pictures of a shape at once
 (`JointAttention`), and what is known of a camera is added to the embedding of the timestep, for
@@ -55,8 +55,8 @@ def unet(config: UNetConfig) -> UNet2DConditionModel:
         layers_per_block=config.blocks,
         cross_attention_dim=config.context,
         # Their name for the number of heads.
-        attention_head_dim=tuple(width // config.head_channels for width in config.widths),
-        use_linear_projection=True,
+        attention_head_dim=config.heads_of_levels,
+        use_linear_projection=config.linear,
         class_embed_type="projection" if config.cameras else None,
         projection_class_embeddings_input_dim=CAMERA_CHANNELS if config.cameras else None,
     )
@@ -74,7 +74,7 @@ def text_encoder(config: TextConfig) -> CLIPTextModel:
             num_hidden_layers=config.depth,
             num_attention_heads=config.heads,
             max_position_embeddings=config.length,
-            hidden_act="gelu",
+            hidden_act="quick_gelu" if config.tower == "clip" else "gelu",
             bos_token_id=config.vocabulary - 2,
             eos_token_id=config.vocabulary - 1,
         )

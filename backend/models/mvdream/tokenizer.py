@@ -13,17 +13,20 @@ import torch
 MERGES = Path(__file__).with_name("clip_merges.txt.gz")
 START, END = "<|startoftext|>", "<|endoftext|>"
 PADDING = 0
+"""What OpenCLIP fills up with; OpenAI's CLIP fills up with the number of the end."""
 _STRAIGHT = str.maketrans("‘’“”", "''\"\"")
 
 
-def tokens(text: str, length: int) -> torch.Tensor:
-    """(length,) int64: start, the words, end, zeros. What does not fit is cut off before the end.
+def tokens(text: str, length: int, *, padded_with_end: bool = False) -> torch.Tensor:
+    """(length,) int64: start, the words, end, and zeros, or as many ends. What does not fit is cut
+    off before the end.
 
     Of the mending that CLIP does to its texts (ftfy), only quotation marks are straightened.
     """
     ids = _numbers(text)
     kept = [*ids[: length - 1], ids[-1]] if len(ids) > length else ids
-    return torch.tensor(kept + [PADDING] * (length - len(kept)))
+    padding = ids[-1] if padded_with_end else PADDING
+    return torch.tensor(kept + [padding] * (length - len(kept)))
 
 
 def fits(text: str, length: int) -> bool:

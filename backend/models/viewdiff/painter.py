@@ -23,6 +23,8 @@ from .model import ViewDiff
 from .pixels import PixelLatents
 from .sampling import Denoiser, first_noise
 
+WHITE = (255, 255, 255)
+
 
 @dataclass(frozen=True)
 class PainterConfig:
@@ -32,7 +34,8 @@ class PainterConfig:
     are made where nobody says; batch: in one go along a path; most: at once at all.
     elevation, field (degrees), radius (the thing being in [-1, 1]^3): of cameras where nobody says.
     fill: share of the picture that a thing takes up there. ground: sRGB of 0 to 255 behind things
-    whose background is removed, of models with an autoencoder; None keeps backgrounds.
+    whose background is removed, of models with an autoencoder; None keeps backgrounds, and what is
+    clear in a picture is white, as in training.
     intensity: mean and variance that are told of views that are not there yet.
     temperature: the share of the noise that views begin with. Less than 1 leaves less to chance:
     what is made is likelier and plainer, and other seeds differ less.
@@ -96,7 +99,7 @@ class PainterConfig:
     @property
     def behind(self) -> tuple[int, int, int] | None:
         """What is behind things that are cut out, of models without alpha; None: they are not."""
-        return (255, 255, 255) if self.pixels is not None else self.ground
+        return WHITE if self.pixels is not None else self.ground
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it; `from_dict` is its inverse."""
@@ -196,10 +199,11 @@ class ViewPainter:
 
     def _on_ground(self, given: torch.Tensor) -> torch.Tensor:
         colours = given[..., :3].float()
-        if given.shape[-1] == 3 or self.config.ground is None:
+        if given.shape[-1] == 3:
             return colours
         alpha = given[..., 3:].float() / 255
-        return alpha * colours + (1 - alpha) * torch.tensor(self.config.ground, device=self.device)
+        ground = torch.tensor(self.config.ground or WHITE, device=self.device)
+        return alpha * colours + (1 - alpha) * ground
 
     def pictures(
         self, latents: torch.Tensor, distances: torch.Tensor | None = None

@@ -44,6 +44,11 @@ _TOLD_BY_SETTINGS = {
 }
 """Ends of names in config.json -> fields of ProjectionConfig that no shape tells."""
 
+SAYABLE = ("reference", "own_frame", "image_size", "combine")
+"""Fields of ViewDiffConfig that are assumed, and that a person may know better."""
+_LEARNED = {"zero": ".combination.linear.weight", "gated": ".combination.alpha"}
+"""Ways to combine that have weights -> ends of their names."""
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -63,11 +68,11 @@ def install(
 ) -> Installed:
     """Write the run in `folder` into the store as `model_id`.
 
-    changes: fields of ViewDiffConfig that the files do not tell. Nothing of the files is run, and
-    only tensors and texts are taken. Raises NotFound, BadInput, StorageFailed.
+    changes: of SAYABLE, fields of ViewDiffConfig that the files do not tell. Nothing of the files
+    is run, and only tensors and texts are taken. Raises NotFound, BadInput, StorageFailed.
     """
     config, assumed = read(folder)
-    config = dataclasses.replace(config, **changes)
+    config = _changed(config, assumed, changes)
     target = (store or weights.store()) / weights.check_id(model_id)
     assumed = [name for name in assumed if name not in changes]
     return weights.write_snapshot(
@@ -83,6 +88,25 @@ def install(
         source={"run": folder.name, "assumed": {name: _value(config, name) for name in assumed}},
         report=report,
     )
+
+
+def _changed(
+    config: ViewDiffConfig, assumed: list[str], changes: Mapping[str, Any]
+) -> ViewDiffConfig:
+    if "combine" in changes and changes["combine"] != config.combine:
+        wanted = changes["combine"]
+        if "combine" not in assumed or wanted in _LEARNED:
+            raise BadInput(
+                f"The weights of the run are of combine = {config.combine}, not {wanted}.",
+                "Leave --combine out: the weights tell it.",
+            )
+    try:
+        return dataclasses.replace(config, **changes)
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            f"The run cannot be taken so: {error}.",
+            "Give the settings that it was trained with, or leave them out.",
+        ) from None
 
 
 def _value(config: ViewDiffConfig, name: str) -> Any:
@@ -144,6 +168,7 @@ def config_of(
         raise ValueError(f"{told} values are told of each view, not {least} or {least + 2}")
     places = _places(shapes)
     projection, assumed = _projection(shapes, training) if places else (ProjectionConfig(), [])
+    combine = next((way for way, end in _LEARNED.items() if any(_named(shapes, end))), None)
     config = ViewDiffConfig(
         unet=_known(settings),
         base="",
@@ -155,10 +180,13 @@ def config_of(
         projection_mid=("mid", 0) in places,
         projection_up=sum(kind == "up" for kind, _ in places),
         projection=projection,
+        combine=combine or "replace",
         up="-z",
         as_published=True,
     )
-    return config, [*assumed, "combine", "image_size", "own_frame", "reference", "up"]
+    if combine is None:
+        assumed.append("combine")
+    return config, [*assumed, "image_size", "own_frame", "reference", "up"]
 
 
 def _projection(shapes: Shapes, training: Mapping[str, Any]) -> tuple[ProjectionConfig, list[str]]:

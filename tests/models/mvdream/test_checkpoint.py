@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.loaders import single_file_utils
+from diffusers.models.attention_processor import Attention
 
 from backend import conversion, weights
 from backend.checkpoints import Checkpoint
 from backend.errors import BadInput
 from backend.models.mvdream import checkpoint, loading
+from backend.models.mvdream.config import TextConfig
 from backend.models.mvdream.model import MVDream
 from backend.sampling import Diffusion, scaled_linear_betas
 from tests import mvdream_models
@@ -182,3 +185,91 @@ def test_the_first_mvdream_becomes_a_model(
     model = loading.load(installed, torch.device("cpu"), torch.float32)
     for name, tensor in small.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
+
+
+# ---------------------------------------------------------------- on Stable Diffusion 1.5
+
+
+@pytest.fixture(scope="module")
+def small_sd15() -> MVDream:
+    config = mvdream_models.config_for()
+    return mvdream_models.make_model(
+        dataclasses.replace(
+            config,
+            unet=dataclasses.replace(config.unet, heads=4, linear=False),
+            text=TextConfig(width=32, depth=2, heads=2, tower="clip"),
+        )
+    )
+
+
+def _published_sd15(small_sd15: MVDream) -> Tensors:
+    """As latent diffusion names it: CLIP with the names of transformers, places counted."""
+    places = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+    return {**small_sd15.published_state_dict(), places: torch.arange(77)[None]}
+
+
+def test_mvdream_on_stable_diffusion_1_becomes_a_model(
+    tmp_path: Path, small_sd15: MVDream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = _file(tmp_path, _published_sd15(small_sd15), lightning=False)
+    monkeypatch.setattr(checkpoint, "config_of", lambda _entry: small_sd15.config)
+    installed = conversion.convert(opened.path, model_id="mvdream-sd15", store=tmp_path)
+    assert (installed.family, installed.views, installed.tasks) == (
+        "mvdream",
+        4,
+        ("text-to-views",),
+    )
+    model = loading.load(installed, torch.device("cpu"), torch.float32)
+    assert model.config == small_sd15.config
+    for name, tensor in small_sd15.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def test_networks_of_stable_diffusion_1_are_those_that_diffusers_reads(
+    small_sd15: MVDream,
+) -> None:
+    weights_of = _published_sd15(small_sd15)
+    config = {"layers_per_block": small_sd15.config.unet.blocks}
+    unet = single_file_utils.convert_ldm_unet_checkpoint(dict(weights_of), config)
+    own = small_sd15.unet.state_dict()
+    assert {name for name in own if "class_embedding" not in name} == unet.keys()
+    assert all(torch.equal(own[name], tensor) for name, tensor in unet.items())
+    assert own["down_blocks.0.attentions.0.proj_in.weight"].shape == (32, 32, 1, 1)
+    heads = {m.heads for m in small_sd15.unet.modules() if isinstance(m, Attention)}
+    assert heads == {4}
+    text = single_file_utils.convert_ldm_clip_checkpoint(dict(weights_of))
+    found = {name.removeprefix("text_model."): tensor for name, tensor in text.items()}
+    found.pop("embeddings.position_ids", None)
+    own = small_sd15.text_encoder.state_dict()
+    assert own.keys() == found.keys()
+    assert all(torch.equal(own[name], tensor) for name, tensor in found.items())
+
+
+def test_the_registry_says_that_a_model_is_of_stable_diffusion_1() -> None:
+    config = checkpoint.config_of(weights.entries()["mvdream-sd15"])
+    with torch.device("meta"):
+        published = MVDream(config).published_state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in published.items()}
+    unet = "model.diffusion_model."
+    assert shapes[unet + "input_blocks.8.1.transformer_blocks.0.attn2.to_k.weight"] == (1280, 768)
+    assert shapes[unet + "input_blocks.1.1.proj_in.weight"] == (320, 320, 1, 1)
+    assert shapes[unet + "camera_embed.0.weight"] == (1280, 16)
+    text = "cond_stage_model.transformer.text_model."
+    assert shapes[text + "encoder.layers.11.self_attn.q_proj.weight"] == (768, 768)
+    assert text + "encoder.layers.12.self_attn.q_proj.weight" not in shapes
+    assert config.unet.heads_of_levels == (8, 8, 8, 8)
+    count = sum(tensor.numel() for name, tensor in published.items() if name.startswith(text))
+    assert count / 1e6 == pytest.approx(123.06, abs=0.01)  # CLIP ViT-L/14's, without its head
+    assert config.views == checkpoint.config_of(weights.entries()["mvdream-sd21"]).views
+    assert checkpoint.MVDreamConfig.from_dict(config.to_dict()) == config
+
+
+def test_texts_of_stable_diffusion_1_are_filled_up_with_ends(small_sd15: MVDream) -> None:
+    seen = []
+    small_sd15.text_encoder.register_forward_pre_hook(
+        lambda _, __, given: seen.append(given["input_ids"][0].tolist()), with_kwargs=True
+    )
+    assert small_sd15.encode("a chair").shape == (1, 77, 32)
+    assert seen[0] == [49406, 320, 4269] + [49407] * 74
+    activation = small_sd15.text_encoder.config.hidden_act
+    assert activation == "quick_gelu"

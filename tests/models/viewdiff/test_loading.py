@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from backend import conversion, weights
+from backend import __main__, conversion, weights
 from backend.errors import BadInput, NotFound
 from backend.models.viewdiff import loading, runs
 from backend.models.viewdiff.config import ProjectionConfig, ViewDiffConfig
@@ -285,6 +285,42 @@ def test_what_no_file_tells_can_be_said(tmp_path: Path) -> None:
     assert (settings.reference, settings.image_size) == ("first", 512)
     assert "reference" not in installed.source["assumed"]
     assert "own_frame" in installed.source["assumed"]
+
+
+def test_the_command_line_says_what_no_file_tells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    _run(run)
+    convert = ["models", "convert", str(run), "--id", "mine", "-o", str(tmp_path / "store")]
+    said = ["--reference", "first", "--no-own-frame", "--image-size", "512", "--combine", "add"]
+    assert __main__.main([*convert, *said, "--json"]) == 0
+    record = json.loads((tmp_path / "store" / "mine" / "model.json").read_text())
+    settings = PainterConfig.from_dict(record["config"]).denoiser
+    found = (settings.reference, settings.own_frame, settings.image_size, settings.combine)
+    assert found == ("first", False, 512, "add")
+    assert not {*runs.SAYABLE} & {*record["source"]["assumed"]}
+    for wrong, told in ((["--combine", "gated"], "combine"), (["--image-size", "0"], "image_size")):
+        assert __main__.main([*convert, *wrong]) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_settings_of_runs_are_not_for_files(tmp_path: Path) -> None:
+    path = tmp_path / "some.ckpt"
+    path.write_bytes(b"")
+    with pytest.raises(BadInput, match="--own-frame is said of a folder"):
+        conversion.convert(path, store=tmp_path, settings_of_run={"own_frame": False})
+
+
+@pytest.mark.parametrize("combine", ["zero", "gated"])
+def test_weights_tell_how_layers_through_space_combine(tmp_path: Path, combine: str) -> None:
+    _run(tmp_path, combine=combine)
+    found, assumed = runs.read(tmp_path)
+    assert found.combine == combine
+    assert "combine" not in assumed
+    with pytest.raises(BadInput, match=f"combine = {combine}, not replace"):
+        runs.install(tmp_path, "mine", store=tmp_path / "store", combine="replace")
 
 
 @pytest.mark.parametrize("missing", ["config.json", "unet/pytorch_lora_weights.safetensors"])

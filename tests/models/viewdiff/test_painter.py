@@ -138,11 +138,14 @@ def test_pictures_go_through_the_autoencoder(latent_model: Installed) -> None:
     assert depths is None
 
 
-def test_what_is_cut_out_lies_on_the_models_ground(latent_model: Installed) -> None:
+@pytest.mark.parametrize("ground", [(255, 128, 0), None])
+def test_what_is_clear_is_the_models_ground_or_white(
+    latent_model: Installed, ground: tuple[int, int, int] | None
+) -> None:
     model = load(latent_model)
-    model.config = dataclasses.replace(model.config, ground=(255, 128, 0))
+    model.config = dataclasses.replace(model.config, ground=ground)
     clear = np.zeros((1, 64, 64, 4), np.uint8)
-    solid = np.broadcast_to(np.uint8([255, 128, 0]), (1, 64, 64, 3)).copy()
+    solid = np.broadcast_to(np.uint8(ground or (255, 255, 255)), (1, 64, 64, 3)).copy()
     torch.testing.assert_close(model.latents(clear), model.latents(solid))
 
 

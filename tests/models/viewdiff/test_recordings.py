@@ -149,6 +149,27 @@ def test_rays() -> None:
         assert (found - expected[name]).abs().max() <= 1e-4 * expected["far_radius"].max(), name
 
 
+def test_pixels_are_counted_from_the_middle_of_the_first() -> None:
+    recording = read("rays")
+    size = tuple(recording.inputs["latent_hw"].tolist())
+    untouched = torch.tensor([[[1.0, 1.0, 0.0, 0.0]]])
+    _, directions = unprojection.rays(
+        torch.eye(4)[None, None], untouched, size, recording.inputs["bbox"]
+    )
+    assert_near(directions[0, 0].mT, recording.outputs["pixel_grid"])
+
+
+def test_the_grid_spans_the_box() -> None:
+    recording = read("rays")
+    to_world = recording.outputs["grid_to_world"][0]
+    points, reached = unprojection.voxel_centres(4, recording.inputs["bbox"])
+    middles = torch.tensor([-0.75, -0.25, 0.25, 0.75])
+    y, x, z = torch.meshgrid(middles, middles, middles, indexing="ij")
+    in_grid = torch.stack([x, y, z, torch.ones_like(x)], dim=-1).flatten(0, 2)
+    assert_near(points[0], (in_grid @ to_world.mT)[:, :3])
+    assert reached.all()
+
+
 @pytest.mark.parametrize("name", ["unproject_plain", "unproject_contracted"])
 def test_unprojection_as_published(name: str) -> None:
     recording = read(name)
@@ -241,20 +262,15 @@ def _projection_config(config: dict[str, Any]) -> ProjectionConfig:
     )
 
 
-@pytest.mark.parametrize("published", [True, False])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "projection_background_temb",
-        "projection_foreground_only",
-        "projection_mean_single",
-        "projection_training_one_novel_view",
-    ],
+PROJECTIONS = (
+    *("projection_background_temb", "projection_foreground_only"),
+    *("projection_mean_single", "projection_training_one_novel_view"),
 )
-def test_layer_through_space(name: str, published: bool) -> None:
-    recording = read(name)
-    config, arrays = recording.config, recording.inputs
-    network = recording.load(
+
+
+def _projection(recording: Recording, published: bool) -> Projection:
+    config = recording.config
+    network: Projection = recording.load(
         Projection(
             config["latent_channels"],
             config["dim_3d_grid"],
@@ -263,7 +279,46 @@ def test_layer_through_space(name: str, published: bool) -> None:
             published,
         )
     )
-    novel = config["n_novel_images"]
+    return network
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_what_is_on_its_way_through_space(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours has features last where the published code has them second."""
+    recording = read(name)
+    arrays, expected = recording.inputs, recording.outputs
+    network, grid = _projection(recording, published=True), (recording.config["dim_3d_grid"],) * 3
+    seen: dict[str, torch.Tensor] = {}
+    together = network._together
+
+    def watched(found: torch.Tensor, valid: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen["unprojected"], seen["unprojected_weight"] = found, valid
+        seen["aggregated"] = together(found, valid, *rest)
+        return seen["aggregated"]
+
+    def rendered(_: Any, given: tuple[torch.Tensor, ...], made: tuple[torch.Tensor, ...]) -> None:
+        seen["volume_to_render"], seen["rendered_flat"] = given[0], made[0]
+
+    monkeypatch.setattr(network, "_together", watched)
+    network.volume_renderer.register_forward_hook(rendered)
+    novel = recording.config["n_novel_images"]
+    network.carry(
+        arrays["latents"], _cameras(recording), arrays["timestep"], arrays.get("temb"), novel
+    )
+    for output in ("unprojected", "unprojected_weight", "aggregated"):
+        if output in expected:
+            assert_near(seen[output].mT.unflatten(-1, grid), expected[output])
+    for output in ("volume_to_render", "rendered_flat"):
+        assert_near(seen[output], expected[output])
+
+
+@pytest.mark.parametrize("published", [True, False])
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_layer_through_space(name: str, published: bool) -> None:
+    recording = read(name)
+    arrays = recording.inputs
+    network = _projection(recording, published)
+    novel = recording.config["n_novel_images"]
     found = network.carry(
         arrays["latents"], _cameras(recording), arrays["timestep"], arrays.get("temb"), novel
     )
@@ -280,7 +335,7 @@ def test_published_geometry_is_not_the_right_one() -> None:
     assert difference > 0.01 * outputs["latents"].abs().max()
 
 
-def test_transformer_block() -> None:
+def test_transformer_block(monkeypatch: pytest.MonkeyPatch) -> None:
     recording = read("transformer_block_with_projection")
     config, arrays = recording.config, recording.inputs
     context = ViewContext()
@@ -311,8 +366,14 @@ def test_transformer_block() -> None:
     )
     network = recording.load(ViewBlock(block, context, projection=projection))
     network.size = (4, 4)
+    told: list[tuple[torch.Tensor, ...]] = []
+    carry = projection.carry
+    monkeypatch.setattr(projection, "carry", lambda *given: told.append(carry(*given)) or told[-1])
     found = network(arrays["hidden_states"], encoder_hidden_states=arrays["encoder_hidden_states"])
     assert_near(found, recording.outputs["hidden_states"])
+    ((_, mask, depth),) = told
+    assert_near(mask, recording.outputs["mask"])
+    assert_near(depth, recording.outputs["depth"])
 
 
 @pytest.mark.parametrize("mode", ["all_noisy", "known_first", "known_first_cfg_batch"])
