@@ -84,7 +84,7 @@ class ParallelAttention(nn.Module):
         """All pixels of all views look at all of the picture of their scene."""
         if self.told.reference is None:
             # The published network is shown zeros, of which nothing but the last bias is left.
-            return self.get_submodule("to_out_ref.0").bias.expand_as(x)
+            return self._layer("to_out_ref.0").bias.expand_as(x)
         reference = self.told.reference[self.name].to(x.dtype)
         together = x.unflatten(0, (-1, self.told.views)).flatten(1, 2)
         return self._attend("ref", together, reference, heads).reshape(x.shape)
@@ -92,15 +92,18 @@ class ParallelAttention(nn.Module):
     def _attend(self, suffix: str, x: torch.Tensor, seen: torch.Tensor, heads: int) -> torch.Tensor:
         """x: (B, L, C); seen: (B, M, C). Returns (B, L, C)."""
 
-        def layer(part: str, of: torch.Tensor) -> torch.Tensor:
-            made = self.get_submodule(f"to_{part}_{suffix}")(of)
+        def by_head(part: str, of: torch.Tensor) -> torch.Tensor:
+            made = self._layer(f"to_{part}_{suffix}")(of)
             return made.unflatten(-1, (heads, -1)).transpose(1, 2)
 
-        found = F.scaled_dot_product_attention(layer("q", x), layer("k", seen), layer("v", seen))
-        made: torch.Tensor = self.get_submodule(f"to_out_{suffix}.0")(
-            found.transpose(1, 2).flatten(2)
+        found = F.scaled_dot_product_attention(
+            by_head("q", x), by_head("k", seen), by_head("v", seen)
         )
-        return made
+        return self._layer(f"to_out_{suffix}.0")(found.transpose(1, 2).flatten(2))
+
+    def _layer(self, name: str) -> Any:
+        """One of the linear layers."""
+        return self.get_submodule(name)
 
 
 def add_to(unet: Any, reads_pictures: bool) -> Told:
