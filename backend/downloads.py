@@ -155,7 +155,11 @@ def _snapshot(entry: Entry, files: list[HubFile], folder: Path, report: Report) 
         config=entry.arguments,
         steps=entry.steps,
         guidance=entry.guidance,
+        views=entry.views,
+        view_kind=entry.view_kind,
+        cameras=entry.cameras,
         license=entry.license,
+        needs=entry.needs,
         source={
             "repository": entry.repository,
             "commit": files[0].commit,

@@ -13,7 +13,7 @@ from ..backend.protocol import (
 )
 from . import bundled, session
 from .sources import TASKS
-from .views.source import is_views, kind_of
+from .views.source import asks_for_cameras, is_views, kind_of
 
 BUILT_IN = {  # what needs no weights, and is there before the backend was asked
     PointsToMesh.kind: PointsToMesh.model,
@@ -22,6 +22,8 @@ BUILT_IN = {  # what needs no weights, and is there before the backend was asked
     PanoramaToStereo.kind: PanoramaToStereo.model,
     ViewsToScene.kind: "view-fusion",
 }
+FIXED_CAMERAS = ("mv-adapter",)
+"""Families whose cameras cannot be chosen."""
 AUTOMATIC = "AUTOMATIC"
 
 # Blender keeps no copy of what an items callback returns, so that somebody else has to.
@@ -137,6 +139,11 @@ def disabled_reason(settings, model: dict) -> tuple[str, str] | None:
         if connection.models:
             return "The model does not say from where its views are", "Choose another model."
         return "Which views are needed is not known yet", "Click Show the Models first."
+    if model.get("family") in FIXED_CAMERAS and asks_for_cameras(settings):
+        return (
+            f"{model.get('title') or model['id']} makes views from its own cameras alone",
+            "Choose a ring without a lens of its own, and of pictures an image; or another model.",
+        )
     return None
 
 

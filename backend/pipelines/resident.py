@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from .. import device as devices
-from .. import environment, sampling
+from .. import environment, sampling, weights
 from ..errors import BadInput
 from ..geometry import wavelets
 from ..models.wala import acceleration, loading
@@ -36,6 +36,7 @@ from . import Context, memory
 if TYPE_CHECKING:
     from ..models.hyperdiffusion.model import FieldModel
     from ..models.ldm3d.model import Ldm3d
+    from ..models.mvadapter.model import MVAdapter
     from ..models.mvdream.model import MVDream
     from ..models.viewdiff.painter import ViewPainter
 
@@ -164,6 +165,18 @@ class LoadedViews:
 
 
 @dataclass(eq=False)
+class LoadedAdapter:
+    """A Stable Diffusion with what makes it paint views, in memory. dtype: of its denoiser."""
+
+    model: MVAdapter
+    installed: Installed
+    device: torch.device
+    dtype: torch.dtype
+    nbytes: int
+    used_at: float = 0.0
+
+
+@dataclass(eq=False)
 class LoadedFields:
     """A model that makes neural fields, in memory. It computes in float32."""
 
@@ -175,7 +188,7 @@ class LoadedFields:
     used_at: float = 0.0
 
 
-Kept = TypeVar("Kept", Loaded, LoadedText, LoadedPanorama, LoadedViews, LoadedFields)
+Kept = TypeVar("Kept", Loaded, LoadedText, LoadedPanorama, LoadedViews, LoadedAdapter, LoadedFields)
 _models: dict[Key, Any] = {}
 
 
@@ -224,6 +237,13 @@ def load_views_model(installed: Installed, device: torch.device, working_bytes: 
     return _kept(installed, device, precision(device, _TEXT), working_bytes, _read_views_model)
 
 
+def load_views_adapter(
+    installed: Installed, device: torch.device, working_bytes: int
+) -> LoadedAdapter:
+    """As `load`, of a Stable Diffusion with what makes it paint views."""
+    return _kept(installed, device, precision(device, _TEXT), working_bytes, _read_adapter)
+
+
 def load_field_model(
     installed: Installed, device: torch.device, working_bytes: int
 ) -> LoadedFields:
@@ -264,6 +284,14 @@ def _read_views_model(
     from ..models.viewdiff.painter_files import load as read  # here: its libraries take seconds
 
     return LoadedViews(read(installed, device, dtype), installed, device, dtype, nbytes)
+
+
+def _read_adapter(
+    installed: Installed, device: torch.device, dtype: torch.dtype, nbytes: int
+) -> LoadedAdapter:
+    from ..models.mvadapter.loading import load as read  # here: its libraries take seconds
+
+    return LoadedAdapter(read(installed, device, dtype), installed, device, dtype, nbytes)
 
 
 def _read_field_model(
@@ -363,10 +391,13 @@ def _previews_file(installed: Installed) -> Path:
 
 
 def _weight_bytes(installed: Installed, dtype: torch.dtype) -> int:
+    """Of all that is loaded: what is added to another model is loaded with it."""
     size = dtype.itemsize
+    added_to = installed.needs if installed.family == "mv-adapter" else ()
+    paths = [path for name in added_to for path in weights.require(name).files]
     return sum(
         info.nbytes // SIZES[info.dtype] * size
-        for path in installed.files
+        for path in (*installed.files, *paths)
         for info in read_header(path).values()
     )
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..history import Job
 
 CAMERA_SIZE = 0.08  # as it is drawn, of its distance to the middle
+LONG_LENS = 500.0  # millimetres; cameras that stand in for ones without perspective have 3000
 RIG_SIZE = 0.15  # as it is drawn, of the cube around the thing
 
 
@@ -89,7 +90,9 @@ def _camera(
     show_behind(data, image_from(arrived.textures[index], name), place)
     pose = arrived.poses[index]
     distance = float(np.linalg.norm(pose[:3, 3]))
-    data.display_size = CAMERA_SIZE * distance or 1.0
+    # Of a long lens less: it is drawn as deep as it is long.
+    data.display_size = CAMERA_SIZE * distance * min(1.0, LONG_LENS / data.lens) or 1.0
+    data.clip_end = max(data.clip_end, 2 * distance)
     data.clip_start = min(data.clip_start, 0.01 * distance) or data.clip_start
     camera = bpy.data.objects.new(name, data)
     camera.matrix_basis = Matrix(pose.tolist())

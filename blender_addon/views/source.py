@@ -82,6 +82,14 @@ def uses_image(settings) -> bool:
     return settings.source == "IMAGE_VIEWS" and settings.views_picture == "IMAGE"
 
 
+def asks_for_cameras(settings) -> bool:
+    """Whether views are to be made from cameras that are given, instead of a model's ring."""
+    if settings.source not in MAKE_VIEWS:
+        return False
+    ring = settings.cameras_from == "RING" and not settings.own_ring
+    return not ring or (settings.source == "IMAGE_VIEWS" and not uses_image(settings))
+
+
 # ------------------------------------------------------------------------------------------- facts
 
 

@@ -89,6 +89,17 @@ def test_views_become_cameras_with_their_pictures(settings, running, fake):
     assert (kept.steps, kept.guidance, kept.prompt) == (10, 7.5, "a wooden chair")
 
 
+def test_far_cameras_with_long_lenses_see_as_far_and_are_drawn_small(settings, running, fake):
+    """As those that stand in for cameras without perspective."""
+    made = make(running, own_ring=True, ring_distance=2000.0, views_field=np.radians(1.0))
+    for camera in views_of(made):
+        data, distance = camera.data, camera.matrix_world.translation.length
+        assert distance > 1000
+        assert data.clip_end > 1.5 * distance
+        assert data.display_size * data.lens / data.sensor_width < 2 * distance
+        assert data.lens > 1000
+
+
 @pytest.mark.parametrize("frame", [(640, 360), (360, 640), (512, 512)])
 @pytest.mark.parametrize("place", [(0, 0, 0), (12.5, -7.25, 3)])
 def test_a_point_is_on_the_pixel_that_the_backend_says(settings, running, fake, frame, place):

@@ -68,6 +68,26 @@ def chosen(settings) -> dict:
     return model_choice.chosen_model(settings)
 
 
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({"views_picture": "IMAGE"}, True),
+        ({"source": "TEXT_VIEWS"}, True),
+        ({"views_picture": "IMAGE", "own_ring": True}, False),
+        ({"source": "TEXT_VIEWS", "cameras_from": "SCENE"}, False),
+        ({"views_picture": "VIEWPORT"}, False),
+        ({"views_picture": "OBJECTS"}, False),
+    ],
+)
+def test_a_model_with_its_own_cameras_says_where_others_are_asked_for(settings, changes, fits):
+    for name, value in changes.items():
+        setattr(settings, name, value)
+    six = {"id": "a", "title": "Adapter", "family": "mv-adapter", "ready": True}
+    found = model_choice.disabled_reason(settings, six)
+    assert (found is None) == fits
+    assert fits or ("Adapter" in found[0] and "another model" in found[1])
+
+
 def facts(settings):
     return sources.facts(bpy.context, chosen(settings))
 

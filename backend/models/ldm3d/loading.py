@@ -90,7 +90,7 @@ def load(installed: Installed, device: torch.device, dtype: torch.dtype) -> Ldm3
     layouts = None
     if (installed.folder / LAYOUTS / "config.json").is_file():
         layouts = network(installed, LAYOUTS, device, torch.float32)
-    model = Ldm3d(config, unet, vae, text_encoder, tokenizer, _schedule(installed), layouts)
+    model = Ldm3d(config, unet, vae, text_encoder, tokenizer, schedule_of(installed), layouts)
     _check(installed, model)
     try:
         go_around(unet)
@@ -258,7 +258,8 @@ def tokenizer_of(installed: Installed) -> Any:
         raise unfit(installed, f"tokenizer: {type(error).__name__}: {error}") from None
 
 
-def _schedule(installed: Installed) -> Callable[[], Any]:
+def schedule_of(installed: Installed) -> Callable[[], Any]:
+    """What makes a new scheduler, by the settings of the model. Raises BadInput."""
     import diffusers
 
     settings = _settings(installed, "scheduler/scheduler_config.json")

@@ -110,14 +110,14 @@ class Ldm3d:
         if self.layouts is not None:
             times = _last(scheduler, self.layouts.config.start)
             latents = self._laid_out(prompt, noise, scheduler, times[0], seed)
-        extra = _extra(scheduler, seed)
+        extra = step_arguments(scheduler, seed)
         count = len(times)
         for number, time in enumerate(times):
             given = scheduler.scale_model_input(latents, time)
             predicted = self._predict(given, time, context, guidance)
             before = latents
             latents = scheduler.step(predicted, time, latents, return_dict=False, **extra)[0]
-            start = _start(scheduler, given, predicted, time)
+            start = start_of(scheduler, given, predicted, time)
             yield Step(number, count, int(time), before, start, latents)
 
     def _laid_out(
@@ -196,7 +196,7 @@ def first_noise(model: Ldm3d, width: int, height: int, seed: int) -> torch.Tenso
     return torch.randn(model.latent_shape(width, height), generator=generator)
 
 
-def _extra(scheduler: Any, seed: int) -> dict[str, Any]:
+def step_arguments(scheduler: Any, seed: int) -> dict[str, Any]:
     """What else this scheduler's step takes. The noise of its steps is the same on every device."""
     takes = inspect.signature(scheduler.step).parameters
     if "generator" not in takes:
@@ -214,7 +214,7 @@ def _last(scheduler: Any, start: float) -> torch.Tensor:
     return left
 
 
-def _start(
+def start_of(
     scheduler: Any, given: torch.Tensor, predicted: torch.Tensor, time: torch.Tensor
 ) -> torch.Tensor:
     """The x_0 that the network sees; given: what it was given, of variance about 1."""
