@@ -88,7 +88,7 @@ def way_between(
         return mixing.DISTANCES, [_OTHER_LAYOUTS]
     config = field_surfaces.config_of(first)
     begin, end = (field_surfaces.vector_of(field, device) for field in fields)
-    if float((begin - end).norm()) > FAR * max(float(begin.norm()), float(end.norm())):
+    if not alike_enough(begin, end):
         return mixing.DISTANCES, [_OTHER_STARTS]
     looked_at = [None] if not first.moves else sorted({frames[0], frames[len(frames) // 2]})
     look = mixing.look(config, begin, end, first.level, looked_at)
@@ -98,6 +98,11 @@ def way_between(
         f"Between the two the shape {look.reason} when their networks are mixed, so their surfaces"
         " were mixed instead."
     ]
+
+
+def alike_enough(first: torch.Tensor, last: torch.Tensor) -> bool:
+    """Whether weights (W,) lie so near to one another that what is between is worth a look."""
+    return float((first - last).norm()) <= FAR * max(float(first.norm()), float(last.norm()))
 
 
 _OTHER_LAYOUTS = (

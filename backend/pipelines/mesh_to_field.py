@@ -164,6 +164,8 @@ def _fitted(task: MeshToField, report: Report) -> _Fit:
         fitting.EFFORTS[task.effort],
         task.seed,
         lambda done, _: report("Fitting the field", _SAMPLED + done * (_FITTED - _SAMPLED)),
+        # Sequences have many points already.
+        (lambda: occupancy.sample_more(framed.frames, task.seed)) if len(frames) == 1 else None,
     )
     if not np.isfinite(fitted.vector).all():
         raise BadInput("No field could be fitted to this shape.", "Try another seed or effort.")

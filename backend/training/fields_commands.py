@@ -415,15 +415,16 @@ def _evaluate(options: argparse.Namespace) -> int:
         )
         made = evaluate.of_fields(model, count, options.seed, options.steps, place, bar.report)
         assert made.vectors is not None  # noqa: S101 - fields have them
-        sets = evaluate.Sets(held, known, judge)
-        rows = [*sets.rows(), sets.row(installed.id, made.clouds(options.points))]
+        sets = evaluate.Sets(held, known, judge, [item.kind for item in training])
+        named = [kinds[number % len(kinds)] for number in range(count)]
+        told = named if model.config.names else ()
+        rows = [*sets.rows(), sets.row(installed.id, made.clouds(options.points), told)]
         if (folder / voxels.CHECKPOINT).exists():
             network = voxels.trained(folder / voxels.CHECKPOINT)
             baseline = read_checkpoint(folder / voxels.CHECKPOINT)["numbers"]["seconds"]
             others = evaluate.of_voxels(network, count, options.seed, torch.device(place))
             rows.append(sets.row("voxels", others.clouds(options.points)))
             evaluate.sheet(others.surfaces[: options.samples], folder / "voxels.png")
-        named = [kinds[number % len(kinds)] for number in range(count)]
         between = evaluate.interpolation(model, made.vectors, named, options.pairs, bar.report)
     measured = {
         **json.loads(fitted.read_text("utf-8")),

@@ -1,11 +1,11 @@
 """Fitting fields to points: the published loop, and one that takes a fraction of its time.
 
 Published: 97 batches of 2048 points are an epoch; Adam at a rate that falls when the loss has not
-for ten epochs; at an end after 50 epochs without a better one. Ours: the same network, loss and
-optimizer, at a rate that falls along a cosine over few epochs; smaller batches; products of
-matrices in bfloat16 where the processor has it; and gradients only of points that still have one.
-Rounds of it follow one another, each twice as long, until points that are kept for measuring agree
-well enough. On a card, many fields at once.
+for ten epochs; at an end after 50 epochs without a better one. Ours: the same network and loss;
+matrices go by Muon, whose steps are as long in all directions; a rate that falls along a cosine
+over some hundred steps; products of matrices in bfloat16 where the processor has it; and gradients
+only of points that still have one. Rounds of it follow one another, each twice as long, until
+points that are kept for measuring agree well enough. On a card, many fields at once.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ _KEPT = (1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
 """Shares of a batch that gradients are taken of: few, since products of every new size are prepared
 anew."""
 
+_MOMENTUM = 0.95  # of Muon
+_ITERATIONS = 5
+
 _MEASURED_AT_ONCE = 1 << 13
 _REPORTED = 64  # steps
 _TOGETHER = 64  # fields on a card
@@ -57,31 +60,30 @@ _TOGETHER = 64  # fields on a card
 class Effort:
     """How long is fitted, and how exactly.
 
-    epochs: of the first round, each of which draws as many points as a still shape has; those of
-    an animation are `moving` times as many. rounds: at most so many, each with twice the epochs of
-    the one before. enough: no further round once the intersection over union of measured points is
-    this. rate: Adam's at the start of a round from random weights; start_rate: from a start vector,
-    and of later rounds. batch: points of a step; near: the share of them near the surface, where
-    most is to be learned.
+    steps: of the first round, of a still shape; those of an animation are `moving` times as many.
+    rounds: at most so many, each with twice the steps of the one before. enough: no further round
+    once the intersection over union of measured points is this. rate: at the start of a round from
+    random weights; start_rate: from a start vector, and of later rounds. batch: points of a step;
+    near: the share of them near the surface, where most is to be learned.
     """
 
-    epochs: int = 10
+    steps: int = 800
     rounds: int = 3
     enough: float = 0.98
-    rate: float = 1e-2
-    start_rate: float = 4e-3
-    batch: int = 512
-    near: float = 0.7
-    moving: int = 3
+    rate: float = 3e-2
+    start_rate: float = 1.5e-2
+    batch: int = 2048
+    near: float = 0.75
+    moving: int = 4
 
-    def round_epochs(self, number: int, frames: int) -> int:
-        return self.epochs * 2**number * (self.moving if frames > 1 else 1)
+    def round_steps(self, number: int, frames: int) -> int:
+        return self.steps * 2**number * (self.moving if frames > 1 else 1)
 
 
 EFFORTS = {
-    "fast": Effort(epochs=6, rounds=1),
-    "good": Effort(epochs=10, rounds=3, enough=0.975),
-    "best": Effort(epochs=24, rounds=4, enough=0.995),
+    "fast": Effort(steps=400, rounds=1),
+    "good": Effort(steps=800, rounds=3, enough=0.975),
+    "best": Effort(steps=1600, rounds=4, enough=0.995),
 }
 
 
@@ -109,12 +111,14 @@ def fit(
     effort: Effort = EFFORTS["good"],
     seed: int = 0,
     report: Report | None = None,
+    more: Callable[[], Samples] | None = None,
 ) -> Fitted:
     """A field of the samples, on one thread of the processor.
 
     config: by default of as many dimensions as the samples have, and as large as published fields.
-    start: the vector (W,) to begin with, by default random weights. The same seed gives the same
-    field on the same machine. Raises ValueError where start, config and samples do not belong
+    start: the vector (W,) to begin with, by default random weights. more: draws further points,
+    which is done where one round was not enough. The same seed gives the same field on the same
+    machine. Raises ValueError where start, config and samples do not belong
     together.
     """
     config = config or FieldConfig(dimensions=samples.dimensions)
@@ -124,17 +128,18 @@ def fit(
         descent = _Descent(config, random_start(config, seed) if start is None else start)
         points, inside = _all_points(samples, config)
         draws = torch.Generator().manual_seed(seed)
-        planned = [effort.round_epochs(number, samples.frames) for number in range(effort.rounds)]
-        loss, iou, epochs = math.nan, 0.0, 0
+        planned = [effort.round_steps(number, samples.frames) for number in range(effort.rounds)]
+        loss, iou = math.nan, 0.0
         best = descent.vector.clone()
-        for number, count in enumerate(planned):
+        for number, steps in enumerate(planned):
+            if number == 1 and more is not None:
+                samples = samples.with_more(more())
+                points, inside = _all_points(samples, config)
             rate = effort.rate if start is None and not number else effort.start_rate
-            steps = max(1, count * samples.points.shape[1] // effort.batch)
             batches = (_drawn(samples, effort, draws) for _ in range(steps))
-            for loss, done in _descend(descent, points, inside, batches, rate, steps):
+            for loss in _descend(descent, points, inside, batches, rate, steps):
                 if report is not None:
-                    report((epochs + done * count) / sum(planned), loss)
-            epochs += count
+                    report(descent.steps / sum(planned), loss)
             found = _measured(config, descent.vector.numpy(), samples)
             if found >= iou:
                 iou = found
@@ -152,9 +157,9 @@ def _descend(
     batches: Iterable[torch.Tensor],
     rate: float,
     steps: int,
-) -> Iterator[tuple[float, float]]:
-    """One round: the rate falls from `rate` along half a cosine. Yields (loss per point of the last
-    steps, share of the round) now and then."""
+) -> Iterator[float]:
+    """One round: the rate falls from `rate` along half a cosine. Yields the loss per point of the
+    last steps now and then."""
     losses = []
     for step, chosen in enumerate(batches):
         falling = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -162,7 +167,7 @@ def _descend(
             descent.step(points.index_select(0, chosen), inside.index_select(0, chosen), falling)
         )
         if len(losses) == _REPORTED or step == steps - 1:
-            yield float(torch.stack(losses).mean()), (step + 1) / steps
+            yield float(torch.stack(losses).mean())
             losses.clear()
 
 
@@ -186,10 +191,10 @@ def _drawn(samples: Samples, effort: Effort, draws: torch.Generator) -> torch.Te
 
 
 class _Descent:
-    """Steps of Adam on one field, forwards and backwards by hand.
+    """Steps on one field, forwards and backwards by hand.
 
     What automatic differentiation would do besides: keep all of it for every point, though after a
-    few epochs most points are on their side of the surface for good and change no weight.
+    few hundred steps most points are on their side of the surface for good and change no weight.
     """
 
     def __init__(self, config: FieldConfig, start: np.ndarray) -> None:
@@ -202,7 +207,7 @@ class _Descent:
         self._weights = _views(config, self._working)
         self._first = _views(config, self.vector)[:2]
         self._gradients = _views(config, self.vector.grad)
-        self._adam = torch.optim.Adam([self.vector], fused=True)
+        self._optimizer = _Optimizer(config, self.vector)
 
     def step(self, points: torch.Tensor, inside: torch.Tensor, rate: float) -> torch.Tensor:
         """Points (B, D) and 1.0 for those inside (B,) -> loss per point, before the step."""
@@ -211,8 +216,7 @@ class _Descent:
         residuals = logits.sigmoid_().sub_(inside)
         layers, residuals = _unsettled(layers, residuals)
         self._backwards(layers, residuals / len(points))
-        self._adam.param_groups[0]["lr"] = rate
-        self._adam.step()
+        self._optimizer.step(rate)
         self.steps += 1
         return loss
 
@@ -246,6 +250,50 @@ class _Descent:
             self._gradients[2 * number + 1].copy_(change.sum(0))
             if number:
                 change = torch.mm(change, self._weights[2 * number])
+
+
+class _Optimizer:
+    """Muon for the matrices of hidden layers, Adam for the rest.
+
+    Muon (Jordan et al. 2024) takes of the running mean of a matrix's gradients the orthogonal part
+    of its polar form: a step as long in every direction of the layer. Adam goes quickly along the
+    few that its points have in common and hardly moves the others, which thin parts need.
+    """
+
+    def __init__(self, config: FieldConfig, vector: torch.Tensor) -> None:
+        """vector (..., W), of one field or of many, with a gradient."""
+        assert vector.grad is not None  # noqa: S101 - who calls makes it
+        self._matrices, others = [], []
+        gradients = _views(config, vector.grad)
+        for weight, gradient in zip(_views(config, vector.detach()), gradients, strict=True):
+            if weight.dim() > vector.dim() and min(weight.shape[-2:]) > 1:
+                self._matrices.append((weight, gradient, torch.zeros_like(gradient)))
+            else:
+                weight.grad = gradient
+                others.append(weight)
+        # The fused one takes pieces of many vectors, which have gaps, for whole ones.
+        self._adam = torch.optim.Adam(others, fused=vector.dim() == 1)
+
+    def step(self, rate: float) -> None:
+        for weight, gradient, mean in self._matrices:
+            mean.lerp_(gradient, 1 - _MOMENTUM)
+            longer = max(1.0, weight.shape[-2] / weight.shape[-1]) ** 0.5
+            weight.sub_(_orthogonal(gradient.lerp(mean, _MOMENTUM)), alpha=rate * longer)
+        self._adam.param_groups[0]["lr"] = rate
+        self._adam.step()
+
+
+def _orthogonal(matrices: torch.Tensor) -> torch.Tensor:
+    """Of matrices (..., A, B) those whose singular values are all near 1: a Newton-Schulz iteration
+    with the coefficients of Jordan et al., after which they lie between 0.7 and 1.2."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    turned = matrices.shape[-2] > matrices.shape[-1]
+    found = matrices.mT if turned else matrices
+    found = found / (found.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(_ITERATIONS):
+        square = found @ found.mT
+        found = a * found + (b * square + c * (square @ square)) @ found
+    return found.mT if turned else found
 
 
 def _unsettled(
@@ -405,7 +453,7 @@ def fit_many(
     processes: int | None = None,
 ) -> Iterator[Fitted]:
     """Fields of many samples from one start, in order, as they are done: on the processor one
-    process per core, each what `fit` gives; on a card many at once, for all rounds' epochs in one.
+    process per core, each what `fit` gives; on a card many at once, for all rounds' steps in one.
 
     samples: taken one by one, not long before they are needed.
     """
@@ -453,7 +501,7 @@ def fit_together(
     device: str,
 ) -> list[Fitted]:
     """Fields of samples of one size, each layer of all of them in one product: for a card, which
-    one field alone does not fill. All rounds' epochs, in one round."""
+    one field alone does not fill. All rounds' steps, in one round."""
     for samples in group:
         _check(samples, config, start)
     begun = time.perf_counter()
@@ -461,11 +509,11 @@ def fit_together(
     vectors = torch.from_numpy(first).to(device).repeat(len(group), 1).requires_grad_()
     points = torch.stack([_all_points(samples, config)[0] for samples in group]).to(device)
     inside = torch.stack([_all_points(samples, config)[1] for samples in group]).to(device)
-    adam = torch.optim.Adam([vectors], fused=True)
+    vectors.grad = torch.zeros_like(vectors)
+    optimizer = _Optimizer(config, vectors)
     draws = torch.Generator(device).manual_seed(seed)
-    frames, count = group[0].points.shape[:2]
-    epochs = sum(effort.round_epochs(number, frames) for number in range(effort.rounds))
-    steps = max(1, epochs * count // effort.batch)
+    frames = group[0].frames
+    steps = sum(effort.round_steps(number, frames) for number in range(effort.rounds))
     rate = effort.rate if start is None else effort.start_rate
     low = device != "cpu" or has_fast_bfloat16()
     losses = torch.zeros(len(group), device=device)
@@ -476,10 +524,9 @@ def fit_together(
         each = F.binary_cross_entropy_with_logits(
             logits.float(), inside[:, chosen], reduction="none"
         ).mean(dim=1)
-        adam.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-        adam.zero_grad()
+        vectors.grad.zero_()
         each.sum().backward()  # fields do not touch one another
-        adam.step()
+        optimizer.step(rate * 0.5 * (1 + math.cos(math.pi * step / steps)))
         losses = each.detach() if not step else losses.lerp(each.detach(), 0.02)
     found = vectors.detach().cpu().numpy()
     means = losses.cpu().tolist()
@@ -556,9 +603,11 @@ def _all_points(samples: Samples, config: FieldConfig) -> tuple[torch.Tensor, to
 
 
 def _views(config: FieldConfig, vector: torch.Tensor) -> list[torch.Tensor]:
-    """The weights and biases that the vector (W,) holds, in its order."""
-    pieces = vector.split(token_sizes(config))
-    return [piece.view(shape) for piece, (_, shape) in zip(pieces, layout(config), strict=True)]
+    """The weights and biases that vectors (..., W) hold, in their order."""
+    pieces = vector.split(token_sizes(config), dim=-1)
+    return [
+        piece.unflatten(-1, shape) for piece, (_, shape) in zip(pieces, layout(config), strict=True)
+    ]
 
 
 def _check(samples: Samples, config: FieldConfig, start: np.ndarray | None) -> None:

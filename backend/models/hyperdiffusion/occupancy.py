@@ -11,7 +11,7 @@ skin over it would be. What has to be right is which way faces look, and that is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import igl
 import numpy as np
@@ -28,6 +28,9 @@ NOISE = 0.01
 
 POINTS = 100_000
 """Points near the surface that published fields are fitted to, and as many anywhere, per frame."""
+
+MORE_NEAR, MORE_ANYWHERE = 500_000, 100_000
+"""Further ones of a still shape whose field is fitted for long: fewer are learned by heart."""
 
 MAX_FRAMES = 64
 MAX_FACES = 1_000_000
@@ -77,6 +80,19 @@ class Samples:
     def dimensions(self) -> int:
         """Of the field: three for one frame, four for several."""
         return 3 if self.frames == 1 else 4
+
+    def with_more(self, other: Samples) -> Samples:
+        """These and the points of another of the same frames; what is for measuring stays."""
+        return replace(
+            self,
+            points=self._with(self.points, other.points, other.near),
+            inside=self._with(self.inside, other.inside, other.near),
+            near=self.near + other.near,
+        )
+
+    def _with(self, own: np.ndarray, others: np.ndarray, near: int) -> np.ndarray:
+        parts = [own[:, : self.near], others[:, :near], own[:, self.near :], others[:, near:]]
+        return np.concatenate(parts, axis=1)
 
 
 # ------------------------------------------------------------------------------------------ frames
@@ -317,6 +333,11 @@ def sample(
         if report is not None:
             report((number + 1) / len(frames))
     return _joined(found, near)
+
+
+def sample_more(frames: Sequence[Frame], seed: int) -> Samples:
+    """Further points than `sample` gives for this seed, as many as a long fit takes."""
+    return sample(frames, seed + 1, MORE_NEAR, MORE_ANYWHERE)
 
 
 def sample_analytic(

@@ -17,8 +17,10 @@ import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from ...models.hyperdiffusion import mixing
 from ...models.hyperdiffusion import surface as field_surface
 from ...models.hyperdiffusion.model import FieldModel
+from ...pipelines.field_to_mesh import alike_enough
 from .. import contact_sheets
 from ..metrics import Surface, chamfer_distances, sample_surface, set_scores
 from ..set_metrics import (
@@ -35,6 +37,9 @@ from .features import Features, of_sequences
 POINTS = 2048
 SIDE = {"still": 96, "moving": 64}
 """Nodes along a side that surfaces are made of."""
+KEPT_AS_FIELDS = "kept as fields"
+_ROUGH_POINTS = 256
+_FINALISTS = 8
 _AMOUNTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SHOWN_FRAMES = (0, 4, 8, 12)
 
@@ -83,6 +88,24 @@ def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     if first.shape[1] == 1:
         return chamfer_distances(first[:, 0], second[:, 0])
     return moving_chamfer_distances(first, second)
+
+
+def nearest_distances(
+    clouds: np.ndarray, candidates: np.ndarray, skip: Sequence[int] | None = None
+) -> np.ndarray:
+    """(A,) float64: of comparable clouds, to the nearest candidate.
+
+    Looked for among a few, which the first points of all tell: points are in any order. skip: for
+    each cloud the number of a candidate that does not count.
+    """
+    rough = distances(clouds[:, :, :_ROUGH_POINTS], candidates[:, :, :_ROUGH_POINTS])
+    if skip is not None:
+        rough[np.arange(len(clouds)), list(skip)] = np.inf
+    found = []
+    for cloud, row in zip(clouds, rough, strict=True):
+        last = np.argsort(row)[: min(_FINALISTS, int(np.isfinite(row).sum()))]
+        found.append(distances(cloud[None], candidates[last]).min())
+    return np.array(found)
 
 
 # -------------------------------------------------------------------------------------------- made
@@ -142,41 +165,53 @@ def of_voxels(network: voxels.VoxelDenoiser, count: int, seed: int, device: torc
 class Sets:
     """The test set and the training set, to compare others with."""
 
-    def __init__(self, test: np.ndarray, training: np.ndarray, features: Features | None) -> None:
-        """Clouds (N, F, P, 3) in the field's domain."""
+    def __init__(
+        self,
+        test: np.ndarray,
+        training: np.ndarray,
+        features: Features | None,
+        kinds: Sequence[str] = (),
+    ) -> None:
+        """Clouds (N, F, P, 3) in the field's domain. kinds: of the training set."""
         self.test, self.training = comparable(test), comparable(training)
-        self.jumps = float(np.mean([jumpiness(frames) for frames in training]))
+        self.jumps = np.array([jumpiness(frames) for frames in training])
+        self.kinds = np.array(kinds or [""] * len(training))
         self._features, self._known = features, training
         self._real = of_sequences(features, test) if features else None
         self._within = distances(self.test, self.test)
-        self._near = distances(self.test, self.training).min(axis=1)
+        self._near = nearest_distances(self.test, self.training)
 
     def rows(self) -> list[dict[str, Any]]:
         """What the test set, and as many training shapes, reach."""
         draws = np.random.default_rng(0)
         chosen = draws.permutation(len(self.training))[: len(self.test)]
-        own = distances(self.training[chosen], self.training)
-        own[np.arange(len(chosen)), chosen] = np.inf
+        own = nearest_distances(self.training[chosen], self.training, list(chosen))
         scores = {**self._scores(self.training[chosen]), **self._frechet(self._known[chosen])}
         return [
             self._near_row("test", len(self.test), self._near, {}),
-            self._near_row("training", len(chosen), own.min(axis=1), scores),
+            self._near_row("training", len(chosen), own, scores),
         ]
 
-    def row(self, name: str, clouds: np.ndarray) -> dict[str, Any]:
-        """Of clouds (S, F, P, 3) that something made."""
+    def row(self, name: str, clouds: np.ndarray, kinds: Sequence[str] = ()) -> dict[str, Any]:
+        """Of clouds (S, F, P, 3) that something made, things of these kinds, if it was told any."""
         empty = (np.ptp(clouds.reshape(len(clouds), -1, 3), axis=1) == 0).all(axis=1)
         made = comparable(clouds)
         row = self._near_row(
-            name, len(made), distances(made, self.training).min(axis=1), self._scores(made)
+            name, len(made), nearest_distances(made, self.training), self._scores(made)
         )
         row |= self._frechet(clouds)
         row["empty"] = int(empty.sum())
         if clouds.shape[1] > 1:
-            row["jumps / training's"] = (
-                float(np.mean([jumpiness(frames) for frames in clouds])) / self.jumps
-            )
+            row["jumps / training's"] = self._jumps_of(clouds, kinds)
         return row
+
+    def _jumps_of(self, clouds: np.ndarray, kinds: Sequence[str]) -> float:
+        """The mean jumpiness of clouds, in that of training things of the same kinds: a bird moves
+        further from frame to frame than a snake."""
+        known = [kind for kind in kinds if kind in self.kinds]
+        alike = [self.jumps[self.kinds == kind] for kind in known] or [self.jumps]
+        usual = np.mean([np.mean(jumps) for jumps in alike])
+        return float(np.mean([jumpiness(frames) for frames in clouds]) / usual)
 
     def _frechet(self, clouds: np.ndarray) -> dict[str, float]:
         """Of clouds as they are, in the field's domain."""
@@ -263,21 +298,34 @@ def _volume_and_pieces(surface: Surface) -> tuple[float, int]:
 def interpolation(
     model: FieldModel, vectors: torch.Tensor, kinds: Sequence[str], pairs: int, report: Report
 ) -> dict[str, float]:
-    """Shares of valid shapes in between pairs of one kind, and of any two."""
+    """Shares of valid shapes in between pairs of any two, and of one kind where there are several;
+    "kept as fields": of all pairs those whose weights the product mixes, and not their surfaces.
+    """
     draws = np.random.default_rng(0)
-    found: dict[str, list[bool]] = {"of one kind": [], "of any two": []}
+    found: dict[str, list[bool]] = {"of one kind": [], "of any two": [], KEPT_AS_FIELDS: []}
     for number in range(pairs):
         report("Shapes in between", number / pairs)
         first = int(draws.integers(len(vectors)))
         same = [k for k, kind in enumerate(kinds) if kind == kinds[first] and k != first]
         others = [k for k in range(len(vectors)) if k != first]
-        for name, pool in (("of one kind", same), ("of any two", others)):
+        pools = {"of any two": others} | ({"of one kind": same} if len(set(kinds)) > 1 else {})
+        for name, pool in pools.items():
             if pool:
-                second = int(draws.choice(pool))
-                steps = between(model, vectors[first], vectors[second])
-                ends = (steps[0], steps[-1])
-                found[name] += [valid(frames, ends) for frames in steps[1:-1]]
+                ends = vectors[first], vectors[int(draws.choice(pool))]
+                steps = between(model, *ends)
+                found[name] += [valid(frames, (steps[0], steps[-1])) for frames in steps[1:-1]]
+                found[KEPT_AS_FIELDS].append(stay_fields(model, *ends))
     return {name: float(np.mean(said)) for name, said in found.items() if said}
+
+
+def stay_fields(model: FieldModel, first: torch.Tensor, last: torch.Tensor) -> bool:
+    """Whether the product mixes two (W,) by their weights."""
+    config = model.config
+    frames = [0, config.frames // 2] if config.moving else [None]
+    return (
+        alike_enough(first, last)
+        and mixing.look(config.field, first, last, config.level, frames).holds
+    )
 
 
 # ------------------------------------------------------------------------------------------ sheets

@@ -169,10 +169,11 @@ def fit(
         "shapes": len(cells),
         "seed": plan.seed,
         "processes": members.size,
-        "steps": plan.steps,
     }
     run = Run(network, plan, folder / CHECKPOINT, settings)
     run.resume()
+    # Its length may be changed as it goes on, so that it can be given as long as what it is beside.
+    run.steps = plan.steps or run.steps
     cells = cells.to(members.device)
 
     def work(run: Run) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from backend.models.hyperdiffusion.weights_vector import flatten, token_sizes, u
 from tests.hyperdiffusion_golden import arrays, field, tensors
 
 SMALL = FieldConfig(3, 2, (32, 32))
-QUICK = Effort(epochs=12, rounds=1, batch=256)
+QUICK = Effort(steps=375, rounds=1, batch=256)
 
 
 def _ball(points: np.ndarray) -> np.ndarray:
@@ -185,12 +185,45 @@ def test_settled_points_are_left_out_and_weigh_nothing(monkeypatch: pytest.Monke
     assert (gradients[0] - gradients[1]).norm() < 0.01 * gradients[0].norm()
 
 
+def test_steps_of_matrices_are_as_long_in_every_direction() -> None:
+    draws = torch.Generator().manual_seed(0)
+    for shape in ((128, 39), (3, 40, 40), (16, 96)):
+        matrices = torch.randn(*shape, generator=draws) * 1e-3
+        found = fitting._orthogonal(matrices)
+        values = torch.linalg.svdvals(found)
+        assert values.max() < 1.3
+        assert values.median() > 0.6
+        # Its directions are those of the matrix.
+        left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+        turned = left.mT @ found @ right.mT
+        off = turned - torch.diag_embed(torch.diagonal(turned, dim1=-2, dim2=-1))
+        assert off.abs().max() < 1e-2
+
+
+def test_a_start_of_many_fields_goes_as_each_alone() -> None:
+    start = torch.from_numpy(fitting.random_start(SMALL, 2))
+    points = torch.rand(300, 3, generator=torch.Generator().manual_seed(1)) - 0.5
+    ends = []
+    for vectors in (start[None].clone(), start.repeat(3, 1)):
+        vectors.requires_grad_()
+        vectors.grad = torch.zeros_like(vectors)
+        optimizer = fitting._Optimizer(SMALL, vectors)
+        for _ in range(5):
+            vectors.grad.zero_()
+            evaluate(SMALL, vectors, points).square().sum().backward()
+            optimizer.step(0.01)
+        ends.append(vectors.detach())
+    assert (ends[0] - start).abs().max() > 0.02
+    for vector in ends[1]:
+        torch.testing.assert_close(vector, ends[0][0], atol=2e-4, rtol=0)
+
+
 def test_lean_fit(ball: Samples) -> None:
     told: list[tuple[float, float]] = []
     fitted = fitting.fit(ball, SMALL, effort=QUICK, report=lambda *now: told.append(now))
     assert fitted.iou > 0.95
     assert fitted.vector.dtype == np.float32
-    assert fitted.steps == 12 * 8000 // 256
+    assert fitted.steps == 375
     assert fitted.seconds > 0
     shares = [share for share, _ in told]
     assert shares == sorted(shares)
@@ -209,24 +242,51 @@ def test_lean_beats_published_at_the_same_number_of_points(ball: Samples) -> Non
 
 
 def test_rounds_end_when_it_is_good_enough(ball: Samples) -> None:
-    effort = replace(QUICK, epochs=4, rounds=2)
+    effort = replace(QUICK, steps=125, rounds=2)
     shares: list[float] = []
 
     def told(share: float, loss: float) -> None:
         shares.append(share)
 
     one = fitting.fit(ball, SMALL, effort=replace(effort, enough=0.3), report=told)
-    assert one.steps == 4 * 8000 // 256
-    assert shares[-1] == pytest.approx(1 / 3)  # of 4 + 8 epochs
+    assert one.steps == 125
+    assert shares[-1] == pytest.approx(1 / 3)  # of 125 + 250 steps
     all_of_them = fitting.fit(ball, SMALL, effort=replace(effort, enough=1.1))
     assert all_of_them.steps == 125 + 250
     assert all_of_them.iou > one.iou
 
 
-def test_a_start_vector_saves_epochs(ball: Samples) -> None:
+def test_more_points_are_drawn_where_one_round_is_not_enough(ball: Samples) -> None:
+    effort, drawn = replace(QUICK, steps=125, rounds=2), []
+
+    def more() -> Samples:
+        drawn.append(_samples(_ball, count=3000, check=0))
+        return drawn[-1]
+
+    fitting.fit(ball, SMALL, effort=replace(effort, enough=0.3), more=more)
+    assert not drawn
+    both = fitting.fit(ball, SMALL, effort=replace(effort, enough=1.1), more=more)
+    assert len(drawn) == 1
+    assert both.iou > 0.95
+    alone = fitting.fit(ball, SMALL, effort=replace(effort, enough=1.1))
+    assert not np.array_equal(alone.vector, both.vector)
+
+
+def test_further_points_stay_near_or_anywhere() -> None:
+    first, other = (_samples(_ball, count=count, check=0) for count in (50, 70))
+    joined = first.with_more(other)
+    assert joined.near == 120
+    assert joined.points.shape == (1, 240, 3)
+    assert joined.inside.shape == (1, 240)
+    np.testing.assert_array_equal(joined.points[:, 50:120], other.points[:, :70])
+    np.testing.assert_array_equal(joined.inside[:, 120:170], first.inside[:, 50:])
+    np.testing.assert_array_equal(joined.points[:, 170:], other.points[:, 70:])
+
+
+def test_a_start_vector_saves_steps(ball: Samples) -> None:
     start = fitting.fit(ball, SMALL, effort=QUICK).vector
     other = _samples(_moved(0.06))
-    short = replace(QUICK, epochs=2)
+    short = replace(QUICK, steps=62)
     from_start = fitting.fit(other, SMALL, start, short)
     assert from_start.iou > fitting.fit(other, SMALL, None, short).iou + 0.02
     assert np.linalg.norm(from_start.vector - start) < np.linalg.norm(start)
@@ -236,9 +296,9 @@ def test_moving_shapes() -> None:
     config = FieldConfig(4, 2, (48, 48))
     places = (-0.12, 0.0, 0.12)
     samples = _samples(*[_moved(along) for along in places], count=2000)
-    fitted = fitting.fit(samples, config, effort=replace(QUICK, epochs=16))
+    fitted = fitting.fit(samples, config, effort=replace(QUICK, steps=250))
     assert fitted.iou > 0.9
-    assert fitted.steps == 3 * 16 * 4000 // 256
+    assert fitted.steps == 4 * 250
     for frame, along in enumerate(places):
         vertices, _ = surface.mesh(config, torch.from_numpy(fitted.vector), 32, frame=frame)
         middle = (vertices.max(axis=0) + vertices.min(axis=0)) / 2
@@ -254,7 +314,7 @@ def test_stopping(ball: Samples) -> None:
 
 
 def test_fields_by_themselves_are_of_the_samples_dimensions() -> None:
-    effort = Effort(epochs=1, rounds=1)
+    effort = Effort(steps=3, rounds=1, batch=256)
     for insides, dimensions in (((_ball,), 3), ((_ball, _ball), 4)):
         fitted = fitting.fit(_samples(*insides, count=300, check=0), effort=effort)
         assert len(fitted.vector) == sum(token_sizes(FieldConfig(dimensions)))
@@ -287,7 +347,7 @@ def test_draws_are_shared_between_near_and_anywhere() -> None:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_many(processes: int) -> None:
-    effort = replace(QUICK, epochs=2)
+    effort = replace(QUICK, steps=8)
     start = fitting.random_start(SMALL, 4)
     kept = [_samples(_moved(along), count=500, check=500) for along in (0, 0.1, 0.2, 0.3)]
     taken: list[int] = []
@@ -311,7 +371,7 @@ def test_together_as_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     places = (0.0, 0.1, 0.2)
     many = (_samples(_moved(along)) for along in places)
     found = list(fitting._fit_on_card(many, SMALL, None, QUICK, 0, "cpu"))
-    assert [fitted.steps for fitted in found] == [12 * 8000 // 256] * 3
+    assert [fitted.steps for fitted in found] == [375] * 3
     for fitted, along in zip(found, places, strict=True):
         assert fitted.iou > 0.93
         vertices, _ = surface.mesh(SMALL, torch.from_numpy(fitted.vector), 32)

@@ -86,6 +86,25 @@ def test_what_jumps_is_told() -> None:
     assert "FPD" not in row
 
 
+def test_what_jumps_is_measured_beside_things_of_the_same_kinds() -> None:
+    slow, fast = _moving(0.1), _moving(0.4)
+    kinds = ["snake"] * 3 + ["bird"] * 3
+    sets = evaluate.Sets(slow, np.concatenate([slow, fast]), None, kinds)
+    birds = sets.row("birds", fast, ["bird"] * 3)["jumps / training's"]
+    assert birds == pytest.approx(1)
+    assert sets.row("birds", fast)["jumps / training's"] > 1.2
+    assert sets.row("snakes", fast, ["snake"] * 3)["jumps / training's"] > 1.5
+
+
+def test_the_nearest_of_many_are_found() -> None:
+    clouds, candidates = _still(0, 3), _still(1, 30)
+    found = evaluate.nearest_distances(clouds, candidates)
+    np.testing.assert_allclose(found, evaluate.distances(clouds, candidates).min(axis=1))
+    own = evaluate.nearest_distances(candidates[4:6], candidates, [4, 5])
+    assert own.min() > 0
+    assert evaluate.nearest_distances(candidates[4:6], candidates).max() < 1e-6
+
+
 def test_valid_shapes_in_between() -> None:
     ends = [[_ball(0.2)], [_ball(0.3)]]
     assert evaluate.valid([_ball(0.25)], ends)

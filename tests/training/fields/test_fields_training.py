@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +155,7 @@ def test_fields_one_by_one_begin_with_the_first_and_are_made_once(
 def test_fields_one_by_one_are_the_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fits, "_NEAR", 2048)
     monkeypatch.setattr(fits, "_ANYWHERE", 2048)
-    quick = Effort(epochs=40, rounds=1, batch=512)
+    quick = Effort(steps=320, rounds=1, batch=512)
     monkeypatch.setitem(fits.EFFORTS, "best", quick)
     both = [ball_item("small", 0.2), ball_item("large", 0.35)]
     said: list[str] = []
@@ -323,6 +324,10 @@ def test_the_baseline_learns_to_take_noise_away(
     assert _overlap(noised > 0, start > 0) < 0.6
     with pytest.raises(BadInput, match="holds no fields"):
         together.trained(tmp_path / voxels.CHECKPOINT)
+    longer = voxels.fit(
+        cells, voxels.Recipe(batch=2), replace(plan, steps=24), ALONE, _quiet, tmp_path
+    )
+    assert (longer.step, longer.steps) == (24, 24)
 
 
 def _overlap(first: torch.Tensor, second: torch.Tensor) -> float:
