@@ -13,7 +13,7 @@ from ..compose import Choices
 from ..importing import Destination, select_only
 from . import kept, mixing, motion, recording
 from .captures import CompressRequest, Frame, MeshRequest
-from .source import fps_of, sampled_frames, topology_of
+from .source import fps_of, sampled_frames, spacing_of, topology_of
 
 
 class _Button:
@@ -73,12 +73,13 @@ class FIELDFORGE_OT_compress_field(_Button, bpy.types.Operator):
         if settings.field_from == "FRAMES":
             frames = sampled_frames(scene, settings.field_samples, settings.field_loop)
             order["fields"] |= {"fps": fps_of(scene, frames), "loop": settings.field_loop}
-            order["options"]["start"] = frames[0]
+            order["options"] |= {"start": frames[0], "speed": spacing_of(frames)}
             recording.record(context, item, frames, lambda read: compress(order, read))
             return {"FINISHED"}
         order["fields"]["fps"] = fps_of(scene, [])
         try:
             read = [recording.read(context, item)]
+            recording.check_faces(item.name, read, f"frame {scene.frame_current}")
         except FieldforgeError as error:
             session.jobs().tell(f"{item.name} cannot be compressed", error)
             self.report({"WARNING"}, error.cause)

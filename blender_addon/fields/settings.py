@@ -167,7 +167,7 @@ class FieldforgeMotion(bpy.types.PropertyGroup):
         default=1.0,
         min=0.05,
         soft_max=24.0,
-        max=1000.0,
+        max=100_000.0,  # a long range that is read in few frames
         step=25,
         precision=2,
         update=_retime,
