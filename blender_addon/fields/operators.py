@@ -13,6 +13,7 @@ from ..compose import Choices
 from ..importing import Destination, select_only
 from . import kept, mixing, motion, recording
 from .captures import CompressRequest, Frame, MeshRequest
+from .scene import handle_of, hide_original, show_original
 from .source import fps_of, sampled_frames, spacing_of, topology_of
 
 
@@ -254,7 +255,8 @@ class FIELDFORGE_OT_show_original(_Button, bpy.types.Operator):
 
     def execute(self, context):
         item = original_of(context, motion.root_of(context.view_layer.objects.active))
-        item.hide_set(not item.hide_get())
+        change = show_original if item.hide_get() else hide_original
+        change(item, context.view_layer)
         return {"FINISHED"}
 
 
@@ -351,8 +353,7 @@ class FIELDFORGE_OT_copy_mix(_Button, bpy.types.Operator):
         except BadInput as error:
             self.report({"WARNING"}, f"{error.cause} {error.remedy}")
             return {"CANCELLED"}
-        parts = [part for part in motion.parts_of(copy) if not part.hide_viewport]
-        select_only(context.view_layer, parts[0] if parts else copy)
+        select_only(context.view_layer, handle_of(copy))
         return {"FINISHED"}
 
 
