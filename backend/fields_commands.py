@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from . import field_files, moving_meshes
-from .errors import BadInput, NotFound
-from .neural_fields import NeuralField
+from .errors import BadInput, NotFound, TooLarge
+from .neural_fields import NeuralField, check_fps, playable_fps
 from .protocol import (
     MAX_NAME_LENGTH,
     MAX_VARIATIONS,
@@ -48,6 +48,8 @@ _SUFFIXES = {
 def read_mesh_to_field(options: argparse.Namespace, fields: Fields) -> MeshToField:
     """One mesh; the file or the folder of a sequence; or several files, one for each frame."""
     paths = _files_of(options)
+    if options.fps is not None:
+        check_fps(options.fps)  # before all of them are read
     frames, total, name = _frames(paths, options.frames)
     return MeshToField(
         name=name,
@@ -55,7 +57,7 @@ def read_mesh_to_field(options: argparse.Namespace, fields: Fields) -> MeshToFie
         seed=fields["seed"],
         **moving_meshes.joined(frames),
         # Some of all frames take the time of all.
-        fps=24.0 * len(frames) / total if options.fps is None else options.fps,
+        fps=playable_fps(24.0 * len(frames) / total) if options.fps is None else options.fps,
         loop=options.loop,
         effort=options.effort,
         half=options.half,
@@ -94,14 +96,17 @@ def _in_order(path: Path) -> list[Any]:
 
 
 def _frames(paths: Sequence[Path], wanted: int) -> tuple[list[moving_meshes.Mesh], int, str]:
-    """The frames that are wanted, of how many, and a name."""
+    """The frames that are wanted, of how many, and a name. Raises TooLarge before frames are read
+    that do not fit into a field."""
     name = paths[0].stem[:MAX_NAME_LENGTH] or "Mesh"
     if len(paths) == 1 and paths[0].suffix.lower() == ".anime":
         from .geometry import anime
         from .models.hyperdiffusion.occupancy import frame_numbers
 
         total = anime.frame_count(paths[0])
-        found = anime.read(paths[0], frame_numbers(total, wanted or 16))
+        numbers = frame_numbers(total, wanted or 16)
+        _check_frame_count(len(numbers))
+        found = anime.read(paths[0], numbers)
         return [(vertices, found.faces) for vertices in found.vertices], total, name
     from .geometry import mesh_files
 
@@ -109,6 +114,7 @@ def _frames(paths: Sequence[Path], wanted: int) -> tuple[list[moving_meshes.Mesh
     if wanted and wanted < total:
         chosen = np.linspace(0, len(paths), wanted, endpoint=False).astype(int)
         paths = [paths[number] for number in chosen]
+    _check_frame_count(len(paths))
     frames = []
     for path in paths:
         mesh = mesh_files.read_mesh(path)
@@ -118,7 +124,18 @@ def _frames(paths: Sequence[Path], wanted: int) -> tuple[list[moving_meshes.Mesh
                 "Make a mesh of them first: run points-to-mesh.",
             )
         frames.append((mesh.points.astype(np.float32), mesh.faces))
+        moving_meshes.check_together(
+            sum(len(vertices) for vertices, _ in frames), sum(len(faces) for _, faces in frames)
+        )
     return frames, total, name
+
+
+def _check_frame_count(count: int) -> None:
+    if count > moving_meshes.MAX_FRAMES:
+        raise TooLarge(
+            f"{count} frames are more than the {moving_meshes.MAX_FRAMES} that one field holds.",
+            "Take some of them, spread evenly over all: --frames 16",
+        )
 
 
 def read_field_to_mesh(options: argparse.Namespace, fields: Fields) -> FieldToMesh:
@@ -240,6 +257,18 @@ def check_output(options: argparse.Namespace) -> None:
         )
     if options.preview is not None:
         raise BadInput(f"{options.task} has no previews.", "Leave --preview out.")
+    if options.task == FieldToMesh.kind and output.suffix.lower() == field_files.SUFFIX:
+        _check_one_shape(options)
+
+
+def _check_one_shape(options: argparse.Namespace) -> None:
+    """A .ffield file has room for one of the shapes between two."""
+    count = len(_amounts(options, len(options.input)))
+    if len(options.input) == 2 and count != 1:
+        raise BadInput(
+            f"A {field_files.SUFFIX} file holds one field, not {count} shapes between two.",
+            "Choose one of them: --amounts 0.5",
+        )
 
 
 def outputs_of(output: Path, task: Task) -> list[Path]:

@@ -128,13 +128,19 @@ def _check_limits(frames: int, vertices: int, faces: int, most: int) -> None:
             f"{frames:,} frames are more than the {most} that are accepted.",
             "Choose a shorter frame range, or every second frame.",
         )
+    check_together(vertices, faces)
+
+
+def check_together(vertices: int, faces: int) -> None:
+    """Raise TooLarge where frames have more vertices or faces together than are accepted. To be
+    asked while they are read, too: so many frames of a large object fill the memory."""
     for count, limit, what in (
         (vertices, MAX_FRAME_VERTICES, "vertices"),
         (faces, MAX_FRAME_FACES, "faces"),
     ):
         if count > limit:
             raise TooLarge(
-                f"All frames together have {count:,} {what}; {limit:,} are accepted.",
+                f"All frames together have at least {count:,} {what}; {limit:,} are accepted.",
                 "Decimate the object, or choose fewer frames.",
             )
 

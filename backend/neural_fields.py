@@ -19,6 +19,8 @@ MAX_FIELD_WEIGHTS = 4_000_000
 MAX_FREQUENCIES = 12
 MAX_LAYERS = 16
 MAX_START_LENGTH = 80
+MIN_FPS = 0.01
+MAX_FPS = 1000.0
 
 _REMEDY = "Use a field that was made by Fieldforge or HyperDiffusion, whole and unchanged."
 
@@ -204,10 +206,16 @@ def check_level(level: object) -> None:
 
 def check_fps(fps: object) -> None:
     """Raise BadInput unless `fps` is a number of frames a second."""
-    if type(fps) not in (int, float) or not 0.01 <= fps <= 1000:  # type: ignore[operator]
+    if type(fps) not in (int, float) or not MIN_FPS <= fps <= MAX_FPS:  # type: ignore[operator]
         raise BadInput(
-            f"{fps!r} frames a second cannot be played.", "Use 0.01 to 1000; 24 is usual."
+            f"{fps!r} frames a second cannot be played.",
+            f"Use {MIN_FPS:g} to {MAX_FPS:g}; 24 is usual.",
         )
+
+
+def playable_fps(fps: float) -> float:
+    """The nearest number of frames a second that `check_fps` lets through."""
+    return float(min(max(fps, MIN_FPS), MAX_FPS))
 
 
 def check_frame(matrix: object) -> None:

@@ -26,7 +26,9 @@ from .depth_meanings import DEPTH_MEANINGS as DEPTH_MEANINGS
 from .depth_meanings import METRIC, DepthMeaning
 from .depth_meanings import radii as radii
 from .errors import BadInput, TooLarge, VersionMismatch
+from .moving_meshes import check_together as check_together
 from .neural_fields import NeuralField as NeuralField
+from .neural_fields import playable_fps as playable_fps
 from .neural_fields import why_not_mixed as why_not_mixed
 from .posed_views import (
     check_around,

@@ -152,7 +152,7 @@ def add_meshes(
         created.append(Created(item, _put_at(item, Matrix(matrix.tolist()))))
     view_layer = view_layer_of(scene)
     if together:
-        _hide([each.item for each in created[1:]], view_layer)
+        hide([each.item for each in created[1:]], view_layer)
     select_only(view_layer, created[0].item)
     for name in destination.hide:
         source = view_layer.objects.get(name)
@@ -201,9 +201,7 @@ def replace_mesh(item: bpy.types.Object, placed: PlacedMesh) -> None:
     old = item.data
     new = mesh_from_arrays(old.name, placed)
     if len(old.materials):
-        new.materials.clear()
-        for material in old.materials:
-            new.materials.append(material)
+        take_materials(new, old)
     item.data = new
     name = old.name
     if old.users == 0:
@@ -211,7 +209,16 @@ def replace_mesh(item: bpy.types.Object, placed: PlacedMesh) -> None:
         new.name = name
 
 
-def _hide(items: list[bpy.types.Object], view_layer: bpy.types.ViewLayer) -> None:
+def take_materials(mesh: bpy.types.Mesh, other: bpy.types.Mesh) -> None:
+    """Give a mesh the material slots of another one. Before an object shows it: what the object
+    itself has in slots that its mesh lacks is lost."""
+    mesh.materials.clear()
+    for material in other.materials:
+        mesh.materials.append(material)
+
+
+def hide(items: list[bpy.types.Object], view_layer: bpy.types.ViewLayer) -> None:
+    """In the viewport, by the eye in the Outliner, and in renders."""
     for item in items:
         item.hide_render = True
         with contextlib.suppress(RuntimeError):  # in an excluded collection there is no eye

@@ -11,7 +11,7 @@ import torch
 from .. import device as devices
 from ..models.hyperdiffusion import mixing
 from ..moving_meshes import Mesh
-from ..neural_fields import NeuralField
+from ..neural_fields import NeuralField, playable_fps
 from ..protocol import AnimationResult, FieldToMesh, Progress, Result, Task
 from ..work_steps import part
 from . import Context, field_surfaces, memory
@@ -165,4 +165,4 @@ def mixed_field(fields: Sequence[NeuralField], amounts: np.ndarray, way: str) ->
 
 def fps_of(task: FieldToMesh, frames: Sequence[int]) -> float:
     """Of some of the frames, so that the motion takes its own time."""
-    return max(task.fps * len(frames) / task.frame_count, 0.01)
+    return playable_fps(task.fps * len(frames) / task.frame_count)

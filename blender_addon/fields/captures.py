@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...backend.errors import BadInput
 from ...backend.protocol import Animation, FieldToMesh, MeshToField, NeuralField, Task
 from ..compose import Choices, PictureCapture, Placement, usable_linear
 
@@ -26,7 +27,7 @@ class CompressRequest(PictureCapture):
     """An object, or what it does over some frames, as a field. fields: of the task.
 
     What moves the object as a whole is a part of the motion: all frames are sent in world axes, and
-    come back in the object's own space in the first of them.
+    come back in the object's own space in the first of them in which it has one.
     """
 
     name: str
@@ -34,9 +35,8 @@ class CompressRequest(PictureCapture):
     fields: dict[str, Any] = field(default_factory=dict)
 
     def task(self, choices: Choices) -> tuple[Task, Placement]:
-        first = self.frames[0].matrix_world
-        linear = usable_linear(first, self.name)
-        centre = _middle(self.frames[0])
+        first, linear = _placing(self.frames, self.name)
+        centre = _middle(first)
         meshes = [_in_task_frame(frame, centre) for frame in self.frames]
         task = MeshToField(
             name=self.name,
@@ -49,7 +49,24 @@ class CompressRequest(PictureCapture):
             resolution=choices.resolution,
             **self.fields,
         )
-        return task, Placement(first, linear, centre - first[:3, 3])
+        return task, Placement(first.matrix_world, linear, centre - first.matrix_world[:3, 3])
+
+
+def _placing(frames: list[Frame], name: str) -> tuple[Frame, np.ndarray]:
+    """The first frame that shows the object in a size, with the (3, 3) part of its matrix: what
+    grows out of nothing has none before. Raises BadInput where no frame does."""
+    shown = [frame for frame in frames if len(frame.triangles)] or frames
+    for frame in shown:
+        try:
+            return frame, usable_linear(frame.matrix_world, name)
+        except BadInput:
+            if len(frames) == 1:
+                raise
+    raise BadInput(
+        f"{name} is flattened in each of the {len(frames)} frames that were read: its scale is zero"
+        " along an axis.",
+        "Choose a frame range in which its scale, and that of its parents, is above zero.",
+    )
 
 
 def _middle(frame: Frame) -> np.ndarray:

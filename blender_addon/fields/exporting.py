@@ -19,9 +19,9 @@ from bpy.props import EnumProperty, StringProperty
 from bpy_extras.io_utils import ExportHelper
 
 from ...backend.errors import FieldforgeError
-from ...backend.field_files import SUFFIX
+from ...backend.field_files import SUFFIX, to_bytes
 from ..keyframes import curves_of, fill, new_curves
-from . import kept, motion
+from . import kept, mixing, motion
 from .arrival import MESHES
 
 FORMATS = {
@@ -272,6 +272,23 @@ def _switch_without_a_way_between(path: Path) -> None:
     )
 
 
+def why_no_field_saved(context) -> str:
+    """Why there is no field to write, or ""."""
+    owner = _owner(context)
+    if not kept.has_field(owner):
+        return "Select an object that keeps a neural field"
+    if mixing.is_mix(owner) and not mixing.is_field_here(owner):
+        return "Surfaces were mixed here instead of fields: move the slider to an end"
+    return ""
+
+
+def _field_file(owner: bpy.types.Object) -> bytes:
+    """The field of what shows, with the name of its object. Raises BadInput."""
+    if mixing.is_mix(owner):
+        return to_bytes(mixing.field_here(owner), mixing.name_here(owner))
+    return kept.file_of(owner)
+
+
 class FIELDFORGE_OT_export_field(bpy.types.Operator, ExportHelper):
     """Write the field itself into a .ffield file, for the command line and other Blender files"""
 
@@ -283,10 +300,10 @@ class FIELDFORGE_OT_export_field(bpy.types.Operator, ExportHelper):
 
     @classmethod
     def poll(cls, context) -> bool:
-        found = kept.has_field(_owner(context))
-        if not found:
-            cls.poll_message_set("Select an object that keeps a neural field")
-        return found
+        reason = why_no_field_saved(context)
+        if reason:
+            cls.poll_message_set(reason)
+        return not reason
 
     def invoke(self, context, event):
         name = bpy.path.clean_name(_owner(context).name)
@@ -298,7 +315,7 @@ class FIELDFORGE_OT_export_field(bpy.types.Operator, ExportHelper):
     def execute(self, context):
         path = _with_suffix(self.filepath, SUFFIX)
         try:
-            path.write_bytes(kept.file_of(_owner(context)))
+            path.write_bytes(_field_file(_owner(context)))
         except OSError as error:
             self.report({"ERROR"}, f"The field was not written: {error.strerror or error}")
             return {"CANCELLED"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bpy
 
 from ...backend.protocol import NeuralField
+from ..importing import take_materials
 from . import motion
 from .kept import has_field, keep, kept, second
 from .weights import between
@@ -42,7 +43,8 @@ def why_not_shown(root: bpy.types.Object) -> str:
 
 
 def show(root: bpy.types.Object) -> None:
-    """Have every part show its mesh of the step that the slider is at."""
+    """Have every part show its mesh of the step that the slider is at, with the materials that the
+    artist has given it meanwhile."""
     if not is_mix(root) or why_not_shown(root):
         return
     mix, frames = root.fieldforge_mix, root.fieldforge_motion.frames
@@ -50,7 +52,19 @@ def show(root: bpy.types.Object) -> None:
     for part in motion.parts_of(root):
         mesh = mix.meshes[first + part.fieldforge_motion.number - 1].mesh
         if part.data != mesh:
+            take_materials(mesh, part.data)
             part.data = mesh
+
+
+def name_here(root: bpy.types.Object) -> str:
+    """What is between the two shapes where the slider is."""
+    mix = root.fieldforge_mix
+    return f"{mix.first} to {mix.second}, {amount_of(root):.0%}"
+
+
+def is_field_here(root: bpy.types.Object) -> bool:
+    """Whether what the slider shows is of a field; not where surfaces were mixed instead."""
+    return has_field(root) and (root.fieldforge_mix.by_weights or amount_of(root) in (0, 1))
 
 
 def field_here(root: bpy.types.Object) -> NeuralField | None:
@@ -58,37 +72,41 @@ def field_here(root: bpy.types.Object) -> NeuralField | None:
 
     Raises BadInput where a field cannot be read.
     """
-    amount = amount_of(root)
-    if not has_field(root) or (not root.fieldforge_mix.by_weights and 0 < amount < 1):
+    if not is_field_here(root):
         return None
-    return between(kept(root), second(root), amount)
+    return between(kept(root), second(root), amount_of(root))
 
 
 def copy_here(root: bpy.types.Object) -> bpy.types.Object:
     """What the slider shows as a result of its own in the same place, with its field where it has
-    one. Raises BadInput."""
-    mix, motion_kept = root.fieldforge_mix, root.fieldforge_motion
-    amount = amount_of(root)
-    name = f"{mix.first} to {mix.second}, {amount:.0%}"
+    one, and with all that the artist did with its parts. Raises BadInput."""
+    motion_kept, name = root.fieldforge_motion, name_here(root)
     copy = bpy.data.objects.new(name, None)
     copy.empty_display_size = root.empty_display_size
-    collections = list(root.users_collection)
-    for collection in collections:
+    for collection in root.users_collection:
         collection.objects.link(copy)
     copy.matrix_world = root.matrix_world
     neural = field_here(root)
     if neural is not None:
         keep(copy, neural)
     for part in motion.parts_of(root):
-        own = bpy.data.objects.new(f"{name} {part.fieldforge_motion.number}", part.data.copy())
-        own.data.name = own.name
-        own.parent = copy
-        own.fieldforge_motion.number = part.fieldforge_motion.number
-        for collection in collections:
-            collection.objects.link(own)
+        _copy_part(part, copy, f"{name} {part.fieldforge_motion.number}")
     target = copy.fieldforge_motion
     for prop in ("frames", "start", "speed", "loop"):
         setattr(target, prop, getattr(motion_kept, prop))
     target.way = motion_kept.way  # last: from now on changes move the curves
     motion.retime(copy)
     return copy
+
+
+def _copy_part(part: bpy.types.Object, root: bpy.types.Object, name: str) -> None:
+    """Another part that looks and stands as `part` does, of another root and with a mesh of its
+    own."""
+    own, inverse = part.copy(), part.matrix_parent_inverse.copy()
+    own.data = part.data.copy()
+    own.name = own.data.name = name
+    own.parent = root  # which forgets the inverse
+    own.matrix_parent_inverse = inverse
+    for collection in part.users_collection:
+        collection.objects.link(own)
+    motion.own_action(own)

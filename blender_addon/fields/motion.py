@@ -265,6 +265,13 @@ def drop_mesh(mesh: bpy.types.Mesh) -> None:
     bpy.data.meshes.remove(mesh)
 
 
+def own_action(part: bpy.types.Object) -> None:
+    """Give a copy of a part an action that it shares with nothing."""
+    animated = part.animation_data
+    if animated is not None and animated.action is not None:
+        animated.action = animated.action.copy()
+
+
 def _drop_action(owner: bpy.types.ID) -> None:
     action = owner.animation_data.action if owner.animation_data else None
     owner.animation_data_clear()

@@ -13,7 +13,8 @@ from ..compose import Choices
 from ..importing import Destination, select_only
 from . import kept, mixing, motion, recording
 from .captures import CompressRequest, Frame, MeshRequest
-from .source import fps_of, sampled_frames, topology_of
+from .scene import handle_of, hide_original, show_original
+from .source import fps_of, sampled_frames, spacing_of, topology_of
 
 
 class _Button:
@@ -73,12 +74,13 @@ class FIELDFORGE_OT_compress_field(_Button, bpy.types.Operator):
         if settings.field_from == "FRAMES":
             frames = sampled_frames(scene, settings.field_samples, settings.field_loop)
             order["fields"] |= {"fps": fps_of(scene, frames), "loop": settings.field_loop}
-            order["options"]["start"] = frames[0]
+            order["options"] |= {"start": frames[0], "speed": spacing_of(frames)}
             recording.record(context, item, frames, lambda read: compress(order, read))
             return {"FINISHED"}
         order["fields"]["fps"] = fps_of(scene, [])
         try:
             read = [recording.read(context, item)]
+            recording.check_faces(item.name, read, f"frame {scene.frame_current}")
         except FieldforgeError as error:
             session.jobs().tell(f"{item.name} cannot be compressed", error)
             self.report({"WARNING"}, error.cause)
@@ -253,7 +255,8 @@ class FIELDFORGE_OT_show_original(_Button, bpy.types.Operator):
 
     def execute(self, context):
         item = original_of(context, motion.root_of(context.view_layer.objects.active))
-        item.hide_set(not item.hide_get())
+        change = show_original if item.hide_get() else hide_original
+        change(item, context.view_layer)
         return {"FINISHED"}
 
 
@@ -350,8 +353,7 @@ class FIELDFORGE_OT_copy_mix(_Button, bpy.types.Operator):
         except BadInput as error:
             self.report({"WARNING"}, f"{error.cause} {error.remedy}")
             return {"CANCELLED"}
-        parts = [part for part in motion.parts_of(copy) if not part.hide_viewport]
-        select_only(context.view_layer, parts[0] if parts else copy)
+        select_only(context.view_layer, handle_of(copy))
         return {"FINISHED"}
 
 

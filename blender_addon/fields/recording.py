@@ -15,6 +15,7 @@ import bpy
 import numpy as np
 
 from ...backend.errors import BadInput, FieldforgeError
+from ...backend.protocol import check_together
 from .. import session
 from .captures import Frame
 
@@ -70,6 +71,7 @@ class Recording:
             return PAUSE
         self.stop()
         try:
+            check_faces(self.name, self.read, _words(self.frames))
             self._done(self.read)
         except Exception as error:
             _tell(self.name, error)
@@ -104,6 +106,10 @@ class Recording:
         scene.frame_set(whole, subframe=self.frames[len(self.read)] - whole)
         self._set = _place_of(scene)
         self.read.append(read(bpy.context, item))
+        check_together(
+            sum(len(frame.vertices) for frame in self.read),
+            sum(len(frame.triangles) for frame in self.read),
+        )
 
     @staticmethod
     def _find(collection, name: str, uid: int):
@@ -150,22 +156,30 @@ def _tell(name: str, error: Exception) -> None:
 
 
 def read(context, item: bpy.types.Object) -> Frame:
-    """The object as it is evaluated now. Raises BadInput where it has no faces."""
+    """The object as it is evaluated now; it may have no faces."""
     depsgraph = context.evaluated_depsgraph_get()
     evaluated = item.evaluated_get(depsgraph)
     mesh = evaluated.to_mesh(preserve_all_data_layers=False, depsgraph=depsgraph)
     try:
-        frame = _frame_of(mesh, np.array(evaluated.matrix_world, np.float64))
+        return _frame_of(mesh, np.array(evaluated.matrix_world, np.float64))
     finally:
         evaluated.to_mesh_clear()
-    if not len(frame.triangles):
-        where = context.scene.frame_current
-        raise BadInput(
-            f"{item.name} has no faces in frame {where}.",
-            "Choose a frame range in which it is there. Instances count once they are made real "
-            "(Object > Apply > Make Instances Real, or a Realize Instances node).",
-        )
-    return frame
+
+
+def check_faces(name: str, frames: list[Frame], where: str) -> None:
+    """Raise BadInput where an object has no faces in any frame that was read; `where`: which these
+    are. In some of them it may have none: what grows begins with nothing."""
+    if any(len(frame.triangles) for frame in frames):
+        return
+    raise BadInput(
+        f"{name} has no faces in {where}.",
+        "Choose a frame range in which it is there. Instances count once they are made real "
+        "(Object > Apply > Make Instances Real, or a Realize Instances node).",
+    )
+
+
+def _words(frames: list[float]) -> str:
+    return f"frames {frames[0]:g} to {frames[-1]:g}" if len(frames) > 1 else f"frame {frames[0]:g}"
 
 
 def _frame_of(mesh: bpy.types.Mesh, matrix_world: np.ndarray) -> Frame:

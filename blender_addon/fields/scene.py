@@ -13,10 +13,12 @@ from ..arrival import extent_along_x, row_offsets
 from ..compose import PlacedMesh
 from ..importing import (
     Destination,
+    hide,
     home_of,
     mesh_from_arrays,
     replace_mesh,
     select_only,
+    take_materials,
     view_layer_of,
 )
 from . import motion
@@ -40,9 +42,10 @@ def add(
     created = _add_row(arrived, destination, matrix_world, beside)
     scene, _ = home_of(destination)
     view_layer = view_layer_of(scene)
-    _hide(destination.hide, view_layer)
-    shown = motion.parts_of(created[0])
-    select_only(view_layer, _first_shown(shown, scene) or created[0])
+    for name in destination.hide:
+        if view_layer.objects.get(name) is not None:
+            hide_original(view_layer.objects[name], view_layer)
+    select_only(view_layer, handle_of(created[0]))
     return [item for root in created for item in motion.with_parts(root)]
 
 
@@ -55,16 +58,25 @@ def _replaced(destination: Destination) -> bpy.types.Object | None:
     return next(filter(has_field, (renamed, bpy.data.objects.get(name))), None)
 
 
-def _hide(names: list[str], view_layer: bpy.types.ViewLayer) -> None:
-    for name in names:
-        item = view_layer.objects.get(name)
-        if item is not None:
-            item.hide_set(True, view_layer=view_layer)
+def handle_of(root: bpy.types.Object) -> bpy.types.Object:
+    """What is selected of a result, so that moving it moves all of it: its only part, or the root
+    where there is one for each frame."""
+    parts = motion.parts_of(root)
+    return parts[0] if len(parts) == 1 else root
 
 
-def _first_shown(parts: list[bpy.types.Object], scene) -> bpy.types.Object | None:
-    """One that can be selected: others are hidden in this frame."""
-    return next((part for part in parts if not part.hide_viewport), next(iter(parts), None))
+def hide_original(item: bpy.types.Object, view_layer: bpy.types.ViewLayer) -> None:
+    """In the viewport and in renders. It is written down whether it was to be rendered."""
+    if not item.hide_render:
+        item.fieldforge_motion.rendered_when_shown = True
+    hide([item], view_layer)
+
+
+def show_original(item: bpy.types.Object, view_layer: bpy.types.ViewLayer) -> None:
+    """As it was before `hide_original`: what the artist had hidden in renders stays so there."""
+    item.hide_set(False, view_layer=view_layer)
+    if item.fieldforge_motion.rendered_when_shown:
+        item.hide_render = item.fieldforge_motion.rendered_when_shown = False
 
 
 # -------------------------------------------------------------------------------------------- roots
@@ -172,7 +184,8 @@ def _add_parts(root: bpy.types.Object, shape: MovingShape, way: str) -> None:
         own.way = KEYS if moves_vertices else motion.STILL
     else:
         names = (f"{root.name} {number:02}" for number in range(1, own.frames + 1))
-        _set_parts(root, list(zip(names, shape.frames, strict=True)))
+        parts = _set_parts(root, list(zip(names, shape.frames, strict=True)))
+        _share_material(root.name, [part.data for part in parts])
         own.way = MESHES  # last: from now on changes move the curves
     motion.retime(root)
 
@@ -199,14 +212,24 @@ def _show_instead(part: bpy.types.Object, mesh: bpy.types.Mesh, name: str) -> No
     called, and the part, where that is called like its mesh."""
     old = part.data
     if len(old.materials):
-        mesh.materials.clear()
-        for material in old.materials:
-            mesh.materials.append(material)
+        take_materials(mesh, old)
     part.data, alike = mesh, part.name == old.name
     motion.drop_mesh(old)
     mesh.name = name
     if alike:
         part.name = name
+
+
+def _share_material(name: str, meshes: list[bpy.types.Mesh]) -> None:
+    """Where no frame has a material, give all of them one: what the artist makes of it in one frame
+    is then seen in every one."""
+    if any(len(mesh.materials) for mesh in meshes):
+        return
+    material = bpy.data.materials.new(name)
+    if material.node_tree is None:  # before Blender 5.0
+        material.use_nodes = True
+    for mesh in meshes:
+        mesh.materials.append(material)
 
 
 def _add_like(model: bpy.types.Object, number: int) -> bpy.types.Object:
@@ -216,9 +239,7 @@ def _add_like(model: bpy.types.Object, number: int) -> bpy.types.Object:
     part.fieldforge_motion.number = number + 1
     for collection in model.users_collection:
         collection.objects.link(part)
-    animated = part.animation_data
-    if animated is not None and animated.action is not None:
-        animated.action = animated.action.copy()  # when it shows is its own
+    motion.own_action(part)  # when it shows is its own
     return part
 
 
@@ -246,6 +267,8 @@ def _add_steps(root: bpy.types.Object, shape: MovingShape, steps: int, options: 
         mix.meshes.add().mesh = made
         if step == 0:  # whatever mesh it shows later
             _add_part(root, made, number).name = f"{root.name} shape{suffix}"
+    if own.frames > 1:
+        _share_material(root.name, [each.mesh for each in mix.meshes])
     if len(shape.ends) == 2:
         keep(root, shape.ends[0])
         keep_second(root, shape.ends[1])
@@ -278,5 +301,5 @@ def _bring_back(
     own.frames = len(shape.frames)
     _add_parts(root, shape, destination.fields.get("way", KEYS))
     scene, _ = home_of(destination)
-    select_only(view_layer_of(scene), _first_shown(motion.parts_of(root), scene) or root)
+    select_only(view_layer_of(scene), handle_of(root))
     return motion.with_parts(root)

@@ -81,7 +81,8 @@ class FieldSettings:
         description="Keep the field in numbers of 16 bits: half the kilobytes, hardly any loss",
     )
     field_hide: BoolProperty(
-        name="Hide Original", description="Hide the original once its field is there"
+        name="Hide Original",
+        description="Hide the original, in renders too, once its field is there",
     )
     field_resolution: EnumProperty(
         name="Resolution",
@@ -140,7 +141,8 @@ class FieldforgeMotion(bpy.types.PropertyGroup):
     compressed. iou: of the field and the original, -1 where nobody knows. nearest,
     nearest_distance: the training shape that a model's result is most like, and how far it is from
     it, 1: as far as these are from one another. span: first and last frame of the timeline, as the
-    curves are."""
+    curves are. rendered_when_shown: of an original that was hidden, whether showing it again lets
+    it be rendered."""
 
     number: IntProperty()
     field: StringProperty()
@@ -152,6 +154,7 @@ class FieldforgeMotion(bpy.types.PropertyGroup):
     nearest: StringProperty()
     nearest_distance: FloatProperty()
     span: IntVectorProperty(size=2)
+    rendered_when_shown: BoolProperty()
     start: FloatProperty(
         name="Start",
         description="The frame of the timeline in which the motion begins",
@@ -167,7 +170,7 @@ class FieldforgeMotion(bpy.types.PropertyGroup):
         default=1.0,
         min=0.05,
         soft_max=24.0,
-        max=1000.0,
+        max=100_000.0,  # a long range that is read in few frames
         step=25,
         precision=2,
         update=_retime,

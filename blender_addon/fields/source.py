@@ -5,7 +5,7 @@ from __future__ import annotations
 import bpy
 import numpy as np
 
-from ...backend.protocol import Animation
+from ...backend.protocol import Animation, playable_fps
 from ..capture import Facts, counted
 from ..sources import cameras
 from .arrival import KEYS
@@ -63,8 +63,11 @@ def sampled_frames(scene: bpy.types.Scene, samples: int, loop: bool) -> list[flo
 
 
 def fps_of(scene: bpy.types.Scene, frames: list[float]) -> float:
-    """Frames a second of a motion that was read in these frames of the timeline."""
-    rate = scene.render.fps / scene.render.fps_base
-    if len(frames) < 2:
-        return float(rate)
-    return float(rate * (len(frames) - 1) / (frames[-1] - frames[0]))
+    """Frames a second of a motion that was read in these frames of the timeline, as far as so many
+    or few can be told; in Blender it plays as `spacing_of` says."""
+    return playable_fps(scene.render.fps / scene.render.fps_base / spacing_of(frames))
+
+
+def spacing_of(frames: list[float]) -> float:
+    """How many frames of the timeline lie between two that are read."""
+    return 1.0 if len(frames) < 2 else (frames[-1] - frames[0]) / (len(frames) - 1)

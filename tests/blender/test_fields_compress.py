@@ -291,18 +291,94 @@ def test_another_file_ends_the_reading(settings, running):
     assert other.name == "Box"
 
 
-def test_a_frame_without_faces_is_named(settings, running):
-    item = growing()
+def without_faces(item, *hidden: tuple[int, bool]) -> None:
+    """Take all faces of an object away from a frame on, or show them again."""
     mask = item.modifiers.new("Mask", "MASK")
     mask.vertex_group = item.vertex_groups.new(name="None").name
-    for frame, shows in ((1, False), (5, True)):
+    for frame, shows in hidden:
         mask.show_viewport = shows
         mask.keyframe_insert("show_viewport", frame=frame)
+
+
+def test_what_has_faces_in_no_frame_is_told(settings, running):
+    item = growing()
+    without_faces(item, (1, True))
     settings.field_from, settings.field_samples = "FRAMES", 9
     select(item)
     bpy.ops.fieldforge.compress_field()
     read_all()
-    assert running.notices[0].cause == "Box has no faces in frame 5."
+    assert running.notices[0].cause == "Box has no faces in frames 1 to 9."
+    assert bpy.context.scene.frame_current == 1
+    settings.field_from = "OBJECT"
+    assert bpy.ops.fieldforge.compress_field() == {"CANCELLED"}
+    assert running.notices[0].cause == "Box has no faces in frame 1."
+
+
+def test_what_grows_may_begin_without_faces(settings, running, fake):
+    item = growing()
+    without_faces(item, (1, True), (3, False))
+    item.location = (5, 6, 7)
+    compress(running, item, field_from="FRAMES", field_samples=5)
+    (vertices, faces), second, *_ = frames_of(last_task(fake))
+    assert (len(vertices), len(faces)) == (0, 0)
+    assert np.allclose(second[0].mean(axis=0), 0, atol=1e-5)  # around where it is seen first
+
+
+def growing_from_nothing(last: float = 1.0) -> bpy.types.Object:
+    """A cube that is 0 in size in frame 1 and `last` in frame 5."""
+    item = cube("Box", location=(5, 0, 0))
+    for frame, size in ((1, 0.0), (5, last)):
+        item.scale = (size,) * 3
+        item.keyframe_insert("scale", frame=frame)
+    for curve in _curves(item):
+        for point in curve.keyframe_points:
+            point.interpolation = "LINEAR"
+    scene = bpy.context.scene
+    scene.frame_start, scene.frame_end = 1, 5
+    scene.frame_set(5)
+    return item
+
+
+def test_what_grows_out_of_nothing_is_placed_by_its_first_frame_with_a_size(
+    settings, running, fake
+):
+    item = growing_from_nothing()
+    root = compress(running, item, field_from="FRAMES", field_samples=5)
+    sizes = [np.ptp(vertices, axis=0).max() for vertices, _ in frames_of(last_task(fake))]
+    assert np.allclose(sizes, [0, 0.25, 0.5, 0.75, 1])
+    assert np.allclose(root.matrix_world.translation, (5, 0, 0))
+    assert np.allclose(root.scale, 0.25)
+
+
+def test_what_has_no_size_in_any_frame_is_told(settings, running, fake):
+    settings.field_from, settings.field_samples = "FRAMES", 5
+    select(growing_from_nothing(last=0.0))
+    bpy.ops.fieldforge.compress_field()
+    read_all()
+    finish(running, running.jobs[0], "failed")
+    assert "flattened in each of the 5 frames" in running.notices[0].cause
+    assert "frame range" in running.notices[0].remedy
+
+
+def test_a_few_frames_of_a_long_range_play_in_its_time(settings, running, fake):
+    item, scene = growing(), bpy.context.scene
+    scene.frame_end, scene.render.fps = 40_001, 24
+    root = compress(running, item, field_from="FRAMES", field_samples=5)
+    task = last_task(fake)
+    task.validate()
+    assert task.fps == 0.01  # slower is not told
+    assert root.fieldforge_motion.speed == 10_000
+
+
+def test_reading_ends_where_frames_are_too_large_together(settings, running, monkeypatch):
+    monkeypatch.setattr(moving_meshes, "MAX_FRAME_VERTICES", 20)  # a cube has 8
+    settings.field_from, settings.field_samples = "FRAMES", 9
+    select(growing())
+    bpy.ops.fieldforge.compress_field()
+    reading = recording.current()
+    read_all()
+    assert len(reading.read) == 3
+    assert "24 vertices; 20" in running.notices[0].cause
     assert bpy.context.scene.frame_current == 1
 
 
@@ -389,7 +465,7 @@ def test_the_original_is_untouched_and_one_click_hides_it(settings, running):
     assert page.has("operator", "fieldforge.show_original")
     for hidden in (True, False, True):
         bpy.ops.fieldforge.show_original()
-        assert item.hide_get() == hidden
+        assert (item.hide_get(), item.hide_render) == (hidden, hidden)
     bpy.data.objects.remove(item)
     assert not bpy.ops.fieldforge.show_original.poll()
     assert "Box is not there" in draw(fields_panel.FIELDFORGE_PT_field, 600).words()
@@ -398,7 +474,33 @@ def test_the_original_is_untouched_and_one_click_hides_it(settings, running):
 def test_it_is_hidden_when_that_was_asked(settings, running):
     item = cube("Chest")
     compress(running, item, field_hide=True)
-    assert item.hide_get()
+    assert (item.hide_get(), item.hide_render) == (True, True)
+    bpy.ops.fieldforge.show_original()
+    assert (item.hide_get(), item.hide_render) == (False, False)
+
+
+def test_an_original_that_was_not_rendered_is_not_when_it_is_shown_again(settings, running):
+    item = cube("Chest")
+    item.hide_render = True
+    compress(running, item, field_hide=True)
+    for hidden in (False, True, False):
+        bpy.ops.fieldforge.show_original()
+        assert (item.hide_get(), item.hide_render) == (hidden, True)
+
+
+def test_two_fields_of_one_original_show_it_as_it_was(settings, running):
+    """Whichever of them hid it."""
+    item = cube("Chest")
+    first = compress(running, item)
+    second = compress(running, item, field_hide=True)
+    select(first)
+    bpy.ops.fieldforge.show_original()
+    assert (item.hide_get(), item.hide_render) == (False, False)
+    item.hide_render = True  # by the artist
+    for root, hidden in ((second, True), (first, False)):
+        select(root)
+        bpy.ops.fieldforge.show_original()
+        assert (item.hide_get(), item.hide_render) == (hidden, True)
 
 
 @pytest.mark.parametrize("way", ["KEYS", "MESHES"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from driving import finish, know_models
 from fake_backend import MODELS
-from fieldforge.backend import protocol
+from fieldforge.backend import field_files, protocol
 from fieldforge.blender_addon.fields import kept, mixing, motion
 from fieldforge.blender_addon.fields import panel as fields_panel
 from fieldforge.blender_addon.fields.operators import why_not_mixed
@@ -95,6 +95,35 @@ def test_the_slider_shows_the_step_that_is_nearest(settings, running, fake):
         assert np.abs(shown(root) - steps[0][0][0]).max() < 1e-6
 
 
+def test_materials_stay_wherever_the_slider_goes(settings, running):
+    root = mix(running, *stills(running))
+    (part,) = motion.parts_of(root)
+    wood, paint = (bpy.data.materials.new(name) for name in ("Wood", "Paint"))
+    part.data.materials.append(wood)
+    part.data.materials.append(None)
+    part.material_slots[1].link = "OBJECT"
+    part.material_slots[1].material = paint
+    for amount in (0.5, 1.0, 0.0, 0.25):
+        root.fieldforge_mix.amount = amount
+        assert [slot.material for slot in part.material_slots] == [wood, paint]
+        assert [slot.link for slot in part.material_slots] == ["DATA", "OBJECT"]
+    part.data.materials.clear()
+    root.fieldforge_mix.amount = 0.5
+    assert not part.material_slots
+
+
+def test_all_steps_of_a_sequence_share_a_material(settings, running):
+    root = mix(running, *moving(running))
+    assert bpy.context.selected_objects == [root]  # so that moving it moves all frames
+    (material,) = {each.mesh.materials[0] for each in root.fieldforge_mix.meshes}
+    other = bpy.data.materials.new("Scales")
+    for part in motion.parts_of(root):
+        part.material_slots[0].material = other
+    root.fieldforge_mix.amount = 0.5
+    assert {part.material_slots[0].material for part in motion.parts_of(root)} == {other}
+    assert material.name == root.name
+
+
 def test_sequences_go_on_playing_at_every_step(settings, running, fake):
     one, other = moving(running)
     one.fieldforge_motion.speed, one.fieldforge_motion.start = 3.0, 5.0
@@ -178,12 +207,28 @@ def test_a_copy_of_mixed_surfaces_keeps_no_field_but_at_the_ends(settings, runni
         assert not has or kept.kept(copy).weights[0] == 10 + 20 * amount
 
 
+def test_the_field_of_what_the_slider_shows_is_saved(settings, running, tmp_path):
+    root = mix(running, *stills(running))
+    path = tmp_path / "half.ffield"
+    for amount in (0.0, 0.5, 1.0):
+        root.fieldforge_mix.amount = amount
+        assert bpy.ops.fieldforge.export_field(filepath=str(path)) == {"FINISHED"}
+        neural, name = field_files.from_bytes(path.read_bytes())
+        assert neural.weights[0] == pytest.approx(3 + 5 * amount)
+        assert name == f"Chest field to Crate field, {amount:.0%}"
+    root.fieldforge_mix.by_weights = False  # surfaces were mixed: fields at the ends only
+    for amount, has in ((0.0, True), (0.5, False), (1.0, True)):
+        root.fieldforge_mix.amount = amount
+        assert bpy.ops.fieldforge.export_field.poll() == has
+
+
 def test_a_copy_of_a_sequence_moves_by_itself(settings, running, fake):
     root = mix(running, *moving(running))
     root.fieldforge_mix.amount = 0.5
     known = roots()
     bpy.ops.fieldforge.copy_mix()
     copy = new_root(*known)
+    assert bpy.context.selected_objects == [copy]
     steps = last_result(fake).steps()
     copy.fieldforge_motion.speed = 5.0
     root.fieldforge_mix.amount = 1.0

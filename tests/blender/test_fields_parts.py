@@ -12,8 +12,8 @@ from fieldforge.blender_addon.fields.operators import field_root
 from fieldforge.blender_addon.keyframes import curves_of, new_curves
 from mathutils import Matrix, Vector
 from moving_shapes import FRAMES
-from played import shown
-from scenes import cube, select
+from played import new_root, roots, shown
+from scenes import cube, select, world_points
 from test_fields_compress import bring_back, compress
 from test_fields_mix import mix, stills
 from test_fields_source import make
@@ -131,6 +131,7 @@ def test_what_became_a_curve_is_no_part(settings, running):
 def worked_on(part) -> tuple:
     """A part that the artist has worked on: (material, collection, child), the child beside it."""
     material = bpy.data.materials.new("Scales")
+    part.data.materials.clear()  # what all frames share
     part.data.materials.append(material)
     part.material_slots[0].link = "OBJECT"
     part.material_slots[0].material = bpy.data.materials.new("Of the object")
@@ -260,3 +261,23 @@ def test_what_hung_on_a_part_stands_when_only_the_field_is_kept(settings, runnin
     bpy.context.view_layer.update()
     assert child.parent == root
     assert np.allclose(child.matrix_world, before)
+
+
+# ------------------------------------------------------------------------------------------- copied
+
+
+def test_a_copy_stands_and_looks_as_what_was_worked_on(settings, running):
+    root = mix(running, *stills(running))
+    (part,) = motion.parts_of(root)
+    material, collection, _ = worked_on(part)
+    part.matrix_parent_inverse = Matrix.Translation((0, 1, 0))
+    root.fieldforge_mix.amount = 0.5
+    select(part)
+    known = roots()
+    bpy.ops.fieldforge.copy_mix()
+    (own,) = motion.parts_of(new_root(*known))
+    assert bpy.context.selected_objects == [own]
+    assert kept_work(own, material, collection)
+    assert np.allclose(world_points(own), world_points(part))
+    assert own.data != part.data
+    assert own.animation_data.action != part.animation_data.action

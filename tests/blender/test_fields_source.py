@@ -71,8 +71,39 @@ def test_each_frame_shows_what_the_backend_sent(settings, running, fake, way):
         assert np.abs(shown(root, 1 + 2 * number) - vertices).max() < 1e-6
     parts = motion.parts_of(root)
     assert len(parts) == (1 if way == "KEYS" else FRAMES)
-    assert bpy.context.view_layer.objects.active == parts[0]
+    assert bpy.context.view_layer.objects.active == (parts[0] if way == "KEYS" else root)
     assert last_task(fake).topology == ("one" if way == "KEYS" else "frames")
+
+
+def test_what_is_selected_of_a_mesh_per_frame_moves_all_of_it(settings, running):
+    root = make(running, motion_way="MESHES", result_size=1.8)
+    assert bpy.context.selected_objects == [root]
+    bpy.ops.transform.translate(value=(0, 5, 0))
+    for number, part in enumerate(motion.parts_of(root)):
+        bpy.context.scene.frame_set(1 + 2 * number)  # where what is hidden stands is not known
+        assert np.allclose(world_points(part), corners(number, 7) + np.array([0, 5, 0]), atol=1e-5)
+    bpy.ops.fieldforge.bring_back()
+    finish(running, running.jobs[0])
+    assert bpy.context.selected_objects == [root]
+    settings.motion_way = "KEYS"
+    bpy.ops.fieldforge.bring_back()
+    finish(running, running.jobs[0])
+    assert bpy.context.selected_objects == motion.parts_of(root)
+
+
+def test_a_mesh_per_frame_shares_a_material(settings, running):
+    """Else one that the artist makes shows in a single frame."""
+    root = make(running, motion_way="MESHES")
+    (material,) = {slot.material for part in motion.parts_of(root) for slot in part.material_slots}
+    assert material.name == root.name
+    assert all(len(part.material_slots) == 1 for part in motion.parts_of(root))
+    assert material.node_tree.nodes["Principled BSDF"]
+    bring = bpy.data.materials.new("Scales")
+    for part in motion.parts_of(root):
+        part.material_slots[0].material = bring
+    bpy.ops.fieldforge.bring_back()
+    finish(running, running.jobs[0])
+    assert {part.material_slots[0].material for part in motion.parts_of(root)} == {bring}
 
 
 def test_between_frames_shape_keys_are_halfway_and_meshes_stay(settings, running):

@@ -240,6 +240,18 @@ def test_the_other_rings(
     assert variable in steps[0]
 
 
+def test_what_is_opt_in_is_in_its_ring_and_else_skipped_with_a_reason() -> None:
+    folder = "tests/models/hyperdiffusion"
+    names = [f"{folder}/{name}.py" for name in ("test_full_size", "test_large_meshes")]
+    found = python("-m", "pytest", "--collect-only", "-m", "large", *names)
+    assert "test_large_meshes.py" in found.stdout
+    assert "test_full_size.py" not in found.stdout
+    off = {"FIELDFORGE_LARGE": "", "FIELDFORGE_FIXTURES": ""}
+    skipped = python("-m", "pytest", *names, **off).stdout
+    for variable in off:
+        assert re.search(rf"SKIPPED.*set {variable}", skipped), skipped
+
+
 # -------------------------------------------------------------------------------------------- bench
 
 

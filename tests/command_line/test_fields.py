@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import pytest
 import torch
 import trimesh
 
-from backend import field_files, weights
-from backend.geometry import anime
+from backend import field_files, fields_commands, moving_meshes, weights
+from backend.geometry import anime, mesh_files
 from backend.geometry.mesh_files import read_mesh, write_mesh
 from backend.models.hyperdiffusion import occupancy
 from backend.pipelines import mesh_to_field, resident
@@ -96,6 +97,68 @@ def test_a_sequence_is_read_frame_by_frame(
     np.testing.assert_allclose(starts, [-0.5 + 0.3 * k for k in (9, 10, 11)], atol=1e-5)
     command("run", "mesh-to-field", *given, "-o", tmp_path / "w.ffield", "--frames", 2)
     assert (seen[1].frame_count, seen[1].fps) == (2, 16)  # two of three, in the same time
+
+
+@pytest.fixture
+def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the meshes that are read, as far as it comes."""
+    read: list[str] = []
+
+    def noted(path: Path) -> Any:
+        read.append(path.name)
+        return read_mesh(path)
+
+    monkeypatch.setattr(mesh_files, "read_mesh", noted)
+    return read
+
+
+def test_more_frames_than_a_field_holds_are_refused_before_any_is_read(
+    command: Command, tmp_path: Path, read_files: list[str]
+) -> None:
+    folder = tmp_path / "walk"
+    folder.mkdir()
+    for number in range(65):
+        (folder / f"walk-{number}.obj").touch()
+    frames = np.zeros((70, 8, 3), np.float32)
+    anime.write(tmp_path / "walk.anime", frames, BOX.faces.astype(np.int32))
+    output = ("-o", tmp_path / "w.ffield", "--json")
+    for given in ([folder], [tmp_path / "walk.anime", "--frames", 65]):
+        done = command("run", "mesh-to-field", *given, *output)
+        assert "65 frames are more than the 64" in done.record["error"]["cause"]
+        assert "--frames 16" in done.record["error"]["remedy"]
+    assert not read_files
+
+
+def test_frames_are_read_until_they_are_too_large_together(
+    command: Command, tmp_path: Path, read_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moving_meshes, "MAX_FRAME_FACES", 20)  # a box has 12
+    files = [mesh_file(tmp_path / f"{k}.obj") for k in range(5)]
+    done = command("run", "mesh-to-field", *files, "-o", tmp_path / "w.ffield", "--json")
+    assert "24 faces; 20" in done.record["error"]["cause"]
+    assert read_files == ["0.obj", "1.obj"]
+
+
+def test_a_speed_that_cannot_be_played_is_told_before_files_are_read(
+    command: Command, tmp_path: Path, read_files: list[str]
+) -> None:
+    box, output = mesh_file(tmp_path / "box.obj"), tmp_path / "w.ffield"
+    done = command("run", "mesh-to-field", box, "-o", output, "--fps", 0, "--json")
+    assert "0.0 frames a second" in done.record["error"]["cause"]
+    assert not read_files
+
+
+def test_few_frames_of_a_very_long_sequence_are_played_as_slowly_as_can_be(tmp_path: Path) -> None:
+    frames = np.tile(BOX.vertices.astype(np.float32), (5000, 1, 1))
+    anime.write(tmp_path / "long.anime", frames, BOX.faces.astype(np.int32))
+    options = argparse.Namespace(
+        **{"input": [str(tmp_path / "long.anime")], "frames": 2, "fps": None, "loop": False},
+        **{"effort": "fast", "half": False, "topology": None, "resolution": None},
+        output=tmp_path / "long.glb",
+    )
+    task = fields_commands.read_mesh_to_field(options, {"model": "", "seed": 0, "up_axis": "z"})
+    assert (task.frame_count, task.fps) == (2, 0.01)
+    task.validate()
 
 
 def test_an_animation_becomes_a_glb_that_moves(command: Command, tmp_path: Path) -> None:
@@ -221,7 +284,12 @@ def test_a_shape_keeps_its_field_in_a_file(
         ),
         (
             ["field-to-mesh", *["still.ffield"] * 2, "-o", "a.ffield", "--between", "2"],
-            "no field",
+            "holds one field, not 4",
+        ),
+        (["field-to-mesh", *["fish.ffield"] * 2, "-o", "a.ffield"], "holds one field, not 11"),
+        (
+            ["field-to-mesh", "still.ffield", "far.ffield", "-o", "a.ffield", "--amounts", "0.5"],
+            "by their surfaces is no field",
         ),
         (["animation", "fish", "-o", "a.glb"], "takes no input"),
         (["animation", "-o", "a.glb", "--frames", "99"], "frames, 99"),
@@ -238,6 +306,7 @@ def test_mistakes_are_told(
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.ffield").write_bytes(b"nothing of the kind")
     field_file(tmp_path / "still.ffield", octahedron(0.3))
+    field_file(tmp_path / "far.ffield", octahedron(0.3, order=(3, 5, 0, 1, 2, 4)))
     field_file(tmp_path / "fish.ffield", moving(0.3))
     done = command("run", *words, "--json")
     assert done.code != 0

@@ -47,6 +47,7 @@ from tests import exact_fields
 from tests.exact_fields import PLACE, octahedron
 
 SHUFFLED = (4, 2, 0, 5, 3, 1)
+LAYOUT_FOR = fitting.layout_for  # before any test puts another in its place
 
 
 def drained(task: Task, context: Context | None = None) -> tuple[list[Progress], Result]:
@@ -390,6 +391,33 @@ def test_an_animation_becomes_one_field(few_points: None, no_models: Path) -> No
     assert result.report["source_bytes"] == 3 * 8 * 12 + 12 * 12  # the faces once
     centres = [solid(mesh).center_mass[0] for mesh in result.animation.meshes()]
     np.testing.assert_allclose(centres, [10, 10.5, 11], atol=0.1)
+
+
+def test_one_frame_that_repeats_in_one_topology_is_a_still(
+    few_points: None, no_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the panel asks for an animation whose range is one frame."""
+    monkeypatch.setattr(fitting, "layout_for", LAYOUT_FOR)
+    result = drained(source(BOX_MESH, loop=True, topology="one"))[1]
+    assert isinstance(result, FieldResult)
+    result.neural.check()
+    assert (result.neural.dimensions, result.neural.frame_count) == (3, 1)
+    (mesh,) = result.animation.meshes()
+    np.testing.assert_allclose(solid(mesh).bounds, BOX.bounds, atol=0.15)
+    back = animation_of(FieldToMesh.of(result.neural, resolution=64, topology="one"))
+    assert solid(back.meshes()[0]).volume == pytest.approx(solid(mesh).volume, rel=0.01)
+
+
+def test_what_grows_out_of_nothing_becomes_a_field(few_points: None, no_models: Path) -> None:
+    """A frame in which all vertices lie at one place, and one without faces."""
+    vertices, faces = BOX_MESH
+    nothing = np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32)
+    point = np.broadcast_to(vertices.mean(axis=0), vertices.shape), faces
+    result = drained(source(nothing, point, BOX_MESH))[1]
+    assert isinstance(result, FieldResult)
+    *_, (_, last) = result.animation.meshes()
+    assert len(last)
+    np.testing.assert_allclose(solid(result.animation.meshes()[2]).bounds, BOX.bounds, atol=0.2)
 
 
 def test_what_was_mended_is_told(few_points: None, no_models: Path) -> None:

@@ -291,7 +291,8 @@ def load(folder: Path) -> FieldModel:
     config = config_of(installed.config, folder.name)
     tensors = _read(installed.files)
     known = tensors.get("known", torch.zeros(0, 0))
-    model = FieldModel(config, len(known), installed.config.get("known_names", ()))
+    names = _known_names(installed.config, len(known), folder.name)
+    model = FieldModel(config, len(known), names)
     expected = model.state_dict()
     odd = sorted(tensors.keys() ^ expected.keys())
     odd += [k for k in expected if k in tensors and tensors[k].shape != expected[k].shape]
@@ -299,6 +300,17 @@ def load(folder: Path) -> FieldModel:
         raise BadInput(f"{folder.name} is not whole ({', '.join(odd[:3])}).", _REMEDY)
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     return model.eval().requires_grad_(False)
+
+
+def _known_names(record: Mapping[str, Any], count: int, what: str) -> tuple[str, ...]:
+    """What each of `count` known fields is called; none where that is not told. Raises BadInput."""
+    names = record.get("known_names", ())
+    told = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    if told and len(names) in (0, count):
+        return tuple(names)
+    raise BadInput(
+        f"{what} does not name each of the {count} fields that it was trained on.", _REMEDY
+    )
 
 
 def _read(files: Sequence[Path]) -> dict[str, torch.Tensor]:
@@ -332,6 +344,7 @@ def published_config(denoiser: DenoiserConfig) -> FieldModelConfig:
         space="none",
         level=0.0 if moving else PUBLISHED_LEVEL,
         frames=FRAMES if moving else 1,
+        loop=False,  # of animals that walk, fall and turn, which end elsewhere than they began
         steps=PUBLISHED_STEPS,
     )
 

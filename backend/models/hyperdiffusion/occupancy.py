@@ -266,7 +266,8 @@ def _moving_far(frames: Sequence[Frame]) -> list[str]:
         return []
     return [
         f"The shape moves so far that it fills only {largest / (2 * REACH):.0%} of the field's "
-        "length: for more detail move the object, not its mesh, and make a field of the mesh."
+        "length: for more detail make a field of fewer frames, or have the shape move on the spot, "
+        "make a field of that, and move what comes back."
     ]
 
 

@@ -1,7 +1,11 @@
-"""Ten million faces: 20 seconds and some gigabytes, so only where FIELDFORGE_LARGE is set."""
+"""Ten million faces: 20 seconds and some gigabytes.
+
+Runs with FIELDFORGE_LARGE=1, or `python3 -m backend test --ring large`.
+"""
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -10,6 +14,11 @@ import numpy as np
 import pytest
 
 from backend.models.hyperdiffusion import occupancy
+
+pytestmark = [
+    pytest.mark.large,
+    pytest.mark.skipif(not os.environ.get("FIELDFORGE_LARGE"), reason="set FIELDFORGE_LARGE=1"),
+]
 
 
 def test_ten_million_faces() -> None:

@@ -222,6 +222,28 @@ def test_models_that_are_not_whole_are_refused(tmp_path: Path) -> None:
         load(folder)
 
 
+@pytest.mark.parametrize("names", [5, None, "abcd", ["a"], ["a", "b", "c", 4], list("abcde")])
+def test_names_of_what_a_model_knows_are_checked_before_it_is_used(
+    tmp_path: Path, names: Any
+) -> None:
+    folder = _write(tmp_path / "odd", _model(known=4))
+    record = json.loads((folder / weights.DESCRIPTION).read_text("utf-8"))
+    record["config"]["known_names"] = names
+    (folder / weights.DESCRIPTION).write_text(json.dumps(record), "utf-8")
+    with pytest.raises(BadInput, match="odd does not name each of the 4 fields"):
+        load(folder)
+
+
+def test_a_model_may_leave_out_what_its_known_fields_are_called(tmp_path: Path) -> None:
+    folder = _write(tmp_path / "plain", _model(known=4))
+    record = json.loads((folder / weights.DESCRIPTION).read_text("utf-8"))
+    del record["config"]["known_names"]
+    (folder / weights.DESCRIPTION).write_text(json.dumps(record), "utf-8")
+    model = load(folder)
+    (name, _), *_ = model.nearest(_vectors(model, 1, 0, steps=2))
+    assert name in {"0", "1", "2", "3"}
+
+
 @pytest.mark.parametrize(
     ("field", "level", "frames"), [(FieldConfig(3, 2, (8, 4)), 1.386, 1), (FIELD, 0.0, 16)]
 )
@@ -240,7 +262,7 @@ def test_published_checkpoints_work_on_weights_as_they_are(
     state = {"betas": betas, **{f"model.{k}": v for k, v in own.denoiser.state_dict().items()}}
     torch.save({"state_dict": state}, tmp_path / "plane.ckpt")
     found = published(tmp_path / "plane.ckpt", heads=4)
-    assert found.config == replace(config, level=level, steps=500)
+    assert found.config == replace(config, level=level, loop=False, steps=500)
     assert len(found.diffusion.betas()) == 500
     torch.testing.assert_close(_vectors(found, 1, 2, steps=4), _vectors(own, 1, 2, steps=4))
 

@@ -124,7 +124,7 @@ def test_movement_that_takes_the_room_is_told() -> None:
     far = occupancy.framed([(vertices, faces), (vertices + np.array([9, 0, 0]), faces)])
     assert not near.notes
     assert "10%" in far.notes[0]
-    assert "move the object" in far.notes[0]
+    assert "move on the spot" in far.notes[0]
 
 
 # --------------------------------------------------------------------------------------- bad input
