@@ -272,6 +272,15 @@ def test_more_points_are_drawn_where_one_round_is_not_enough(ball: Samples) -> N
     assert not np.array_equal(alone.vector, both.vector)
 
 
+def test_what_measuring_says_little_of_is_fitted_to_the_end(ball: Samples) -> None:
+    effort = replace(QUICK, steps=20, rounds=2, enough=0.0)
+    assert fitting.fit(ball, SMALL, effort=effort).steps == 20
+    thin = (ball.check_inside & (ball.check_points[..., 0] > 0.27)).astype(bool)
+    assert 0 < thin.mean() < 0.01
+    few = replace(ball, check_inside=thin)
+    assert fitting.fit(few, SMALL, effort=effort).steps == 60
+
+
 def test_further_points_stay_near_or_anywhere() -> None:
     first, other = (_samples(_ball, count=count, check=0) for count in (50, 70))
     joined = first.with_more(other)
