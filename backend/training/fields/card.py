@@ -26,10 +26,13 @@ _LIMITS = """\
 _SETS = (
     "As sets beside the test shapes, which training never saw, as HyperDiffusion measures them:"
     " MMD, COV, 1-NNA by the chamfer distance of {points} points on the surface, of moving things"
-    " the mean over frames{frechet}. Jumps: the mean distance from frame to frame, in that of the"
-    " training set, of things of the same names where a model was told names."
+    " the mean over frames{frechet}.{jumps}"
     " Of 1-NNA (0.5 is best) both halves are given. To training: mean distance to the nearest"
     " training shape; copies: share of those nearer to one than 95 of 100 test shapes are."
+)
+_JUMPS = (
+    " Jumps: the mean distance from frame to frame, in that of the training set, of things of the"
+    " same names where a model was told names."
 )
 _BASELINE = (
     " Voxels: the paper's baseline, diffusion of 24^3 cells by a 3D U-Net, which is told no names,"
@@ -163,6 +166,7 @@ def _quality(measured: Mapping[str, Any], seconds: float) -> str:
         frechet=_FRECHET.format(features=measured.get("features", "a network"))
         if any("FPD" in row for row in rows)
         else "",
+        jumps=_JUMPS if any("jumps / training's" in row for row in rows) else "",
     )
     if any(row["set"] == "voxels" for row in rows):
         own = (seconds + measured.get("fitting seconds", 0)) / 3600

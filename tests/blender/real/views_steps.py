@@ -91,7 +91,7 @@ def show_the_ring():
     """Cameras are shown where they are going to stand; nothing is made yet."""
     settings().source, settings().views_picture = "IMAGE_VIEWS", "OBJECTS"
     yield from gui.wait_until(lambda: jobs_know_models(), 120, "the models")
-    settings().ring_count, settings().ring_caps, settings().views_pixels = 6, True, 64
+    settings().ring_count, settings().ring_caps, settings().views_pixels = 6, True, 32
     settings().own_ring, settings().ring_elevation = True, math.radians(20)
     before = len(bpy.data.objects)
     yield from gui.redraw(0.5)
@@ -119,7 +119,7 @@ def choose_by_hand():
 def views_of_the_viewport():
     """From where the viewport looks, and on around the chair."""
     settings().views_picture, settings().ring_count = "VIEWPORT", 8
-    settings().result_size, settings().views_pixels = 1.2, 256 if TRUE_PAINTER else 64
+    settings().result_size, settings().views_pixels = 1.2, 256 if TRUE_PAINTER else 32
     see_chair(35, 22, 2.2)
     yield from gui.redraw(0.5)
     yield from gui.shot("viewport-panel")
