@@ -92,7 +92,7 @@ def compress_the_motion():
     yield from gui.shot("field-before")
     yield from gui.click_operator(place["area"], place["region"], "fieldforge.compress_field")
     yield from gui.wait_until(lambda: stage.jobs().jobs, 60, "a job")
-    assert bpy.context.scene.frame_current == 5
+    assert bpy.context.scene.frame_current == 5, bpy.context.scene.frame_current
     yield 3
     yield from gui.shot("field-during")
     yield from stage.finish(900)
