@@ -231,7 +231,8 @@ class SceneRequest(PictureCapture):
             if self.depth_views:
                 shown = {"depths": images[..., 0], "encoding": "near-bright"}
             else:
-                shown = {"images": images, "background": self.background}
+                texture = self.fields.get("texture", True)
+                shown = {"images": images, "background": self.background, "texture": texture}
             task: Task = ViewsToMesh(**shared, cameras=self.numbers, **shown)
             return task, Placement(self.cube)
         poses = np.stack([view.pose for view in self.views])

@@ -107,7 +107,7 @@ def draw_choices(layout, settings, context) -> None:
             column.prop(settings, "views_pixels")
         if not by_model(settings):
             column.row().prop(settings, "scene_resolution", expand=True)
-            column.prop(settings, "scene_texture")
+        column.prop(settings, "scene_texture")
         return
     column.prop(settings, "views_pixels")
     column.prop(settings, "views_one_by_one")

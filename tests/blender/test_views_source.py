@@ -533,6 +533,9 @@ def test_a_model_takes_views_of_its_cameras_only(settings):
     task, placement = task_of(settings)
     assert isinstance(task, protocol.ViewsToMesh)
     assert task.cameras == (26, 3, 10, 6)
+    assert task.texture
+    settings.scene_texture = False
+    assert not task_of(settings)[0].texture
     assert task.images.shape == (4, 32, 32, 4)
     assert np.allclose(placement.matrix_world[:3, 3], (1, 2, 3), atol=1e-5)
     assert np.allclose(np.diag(placement.matrix_world)[:3], 4 / 3.75, rtol=1e-4)
