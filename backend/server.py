@@ -799,7 +799,8 @@ def serve(
     with address.listener:
         settings = Settings(
             data=Path(data).expanduser().absolute(),
-            token=token or secrets.token_urlsafe(32),
+            # No other alphabet: what begins with a hyphen is an option on a command line.
+            token=token or secrets.token_hex(32),
             hosts=address.hosts,
             workers=workers,
             device=device,

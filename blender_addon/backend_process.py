@@ -156,7 +156,7 @@ class BackendProcess:
         threading.Thread(target=_see_off, args=(process,), name="fieldforge-end").start()
 
     def _launch(self, python: Path, device: str) -> None:
-        token = secrets.token_urlsafe(32)
+        token = secrets.token_hex(32)
         command = [str(python), "-m", "backend", "serve", "--host", "127.0.0.1", "--port", "0"]
         command += ["--data", str(data_folder()), "--device", device]
         command += ["--exit-with-stdin", "--parent-pid", str(os.getpid())]

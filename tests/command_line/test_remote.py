@@ -295,6 +295,7 @@ def test_the_whole_road_over_http_gives_what_the_same_machine_gives(
     outputs = [tmp_path / "here.npz", tmp_path / "there.npz"]
     wanted = ["run", "points-to-mesh", source, "--resolution", 128, "--json"]
     assert command(*wanted, "-o", outputs[0], "--device", "cpu").code == 0
+    assert set(served["token"]) <= set("0123456789abcdef")  # never an option, as "-x" is
     server = ["--server", served["url"], "--token", served["token"]]
     done = command(*wanted, "-o", outputs[1], *server)
     assert (done.code, done.err) == (0, "")

@@ -83,7 +83,7 @@ class Effort:
 
 EFFORTS = {
     "fast": Effort(steps=400, rounds=1),
-    "good": Effort(steps=800, rounds=3, enough=0.975),
+    "good": Effort(steps=800, rounds=3, enough=0.98),
     "best": Effort(steps=1600, rounds=4, enough=0.995),
 }
 

@@ -379,7 +379,8 @@ def test_together_as_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "_TOGETHER", 2)
     places = (0.0, 0.1, 0.2)
     many = (_samples(_moved(along)) for along in places)
-    found = list(fitting._fit_on_card(many, SMALL, None, QUICK, 0, "cpu"))
+    with fitting.one_thread():
+        found = list(fitting._fit_on_card(many, SMALL, None, QUICK, 0, "cpu"))
     assert [fitted.steps for fitted in found] == [375] * 3
     for fitted, along in zip(found, places, strict=True):
         assert fitted.iou > 0.93
