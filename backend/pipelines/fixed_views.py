@@ -35,8 +35,8 @@ from ..weights import Installed
 from . import Context, resident
 from .generate import is_out_of_memory
 from .stages import Stages
-from .text_to_panorama import Previewer, check_numbers, in_words
-from .view_painting import LOADED, PAINTED, in_rows, timed
+from .text_to_panorama import Previewer
+from .view_painting import LOADED, PAINTED, in_rows, painted_at_once, timed
 
 NO_PERSPECTIVE = (
     "The model paints without perspective. Its cameras stand in for that from far away, with long"
@@ -140,20 +140,10 @@ def _views(
         reference = model.latents(picture)
     previewer = Previewer(_Rows(model)) if task.preview else None
     noise = first_noise(model, task.seed)
-    began = time.perf_counter()
-    for step in model.sample(prompt, noise, steps, guidance, reference, task.seed):
-        check_numbers(step.sample)
-        forming = previewer.after(step) if previewer else None
-        done = step.number + 1
-        left = (time.perf_counter() - began) / done * (step.count - done)
-        stage = stages.at("Painting the views", 0.0).stage
-        yield Progress(
-            f"{stage}, step {done} of {step.count}{in_words(left)}",
-            LOADED + (PAINTED - LOADED) * done / step.count,
-            picture=forming,
-        )
+    forming = model.sample(prompt, noise, steps, guidance, reference, task.seed)
+    latents = yield from painted_at_once(forming, stages, previewer)
     yield stages.at("Developing the pictures", PAINTED)
-    images = model.pictures(step.sample)
+    images = model.pictures(latents)
     turned = [azimuth + task.start for azimuth in config.azimuths]
     poses, intrinsics = stand_ins(turned, config.frame, config.side, task.center, task.extent)
     return ViewsResult(

@@ -34,8 +34,16 @@ from . import Context, resident
 from .generate import is_out_of_memory
 from .stages import Stages
 from .text_to_mesh import painting_layers, working_bytes
-from .text_to_panorama import Previewer, check_numbers, in_words
-from .view_painting import LOADED, PAINTED, Wishes, habits_of, in_rows, painted, timed
+from .text_to_panorama import Previewer
+from .view_painting import (
+    PAINTED,
+    Wishes,
+    habits_of,
+    in_rows,
+    painted,
+    painted_at_once,
+    timed,
+)
 from .view_rig import Habits, Rig, rig_of, squared
 
 _NOT_ITS_OWN = "The model was trained on its own {count} cameras; views from others may agree less."
@@ -135,22 +143,12 @@ def _views(
     guidance = config.guidance if task.guidance is None else float(task.guidance)
     steps = task.steps or config.steps
     previewer = Previewer(_Rows(model)) if task.preview else None
-    began = time.perf_counter()
     noise = first_noise(model, task.seed, rig.count)
     poses = None if own else rig.inner
-    for step in model.sample(prompt, noise, steps, guidance, poses):
-        check_numbers(step.sample)
-        picture = previewer.after(step) if previewer else None
-        done = step.number + 1
-        left = (time.perf_counter() - began) / done * (step.count - done)
-        stage = stages.at("Painting the views", 0.0).stage
-        yield Progress(
-            f"{stage}, step {done} of {step.count}{in_words(left)}",
-            LOADED + (PAINTED - LOADED) * done / step.count,
-            picture=picture,
-        )
+    forming = model.sample(prompt, noise, steps, guidance, poses)
+    latents = yield from painted_at_once(forming, stages, previewer)
     yield stages.at("Developing the pictures", PAINTED)
-    images = model.pictures(step.sample)
+    images = model.pictures(latents)
     if installed.view_kind == "depth":
         images = np.repeat(grey(images)[..., None], 3, axis=-1)
     notes = [] if own else [_NOT_ITS_OWN.format(count=len(config.views))]

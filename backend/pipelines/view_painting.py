@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -216,13 +216,7 @@ class _Painting:
         if self.previewer is not None:
             self.forming.now(batch)
             picture = self.previewer.after(step)
-        stage = self.stages.at("Painting the views", 0.0).stage
-        left = in_words(seconds / done * (total - done))
-        return Progress(
-            f"{stage}, step {done} of {total}{left}",
-            LOADED + (PAINTED - LOADED) * done / total,
-            picture=picture,
-        )
+        return painting(self.stages, done, total, seconds, picture)
 
     def developed(self, latents: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
         """Pictures (V, S, S, 3 or 4), and depth in units of the task's world. What was given comes
@@ -360,6 +354,31 @@ def needed_of(config: PainterConfig, side: int, device: torch.device) -> Needed:
         once += 4 * 30 * max(made.channels, made.deep) * made.grid**3
     developing = 0 if config.pixels else 4 * 4 * side**2 * 256
     return Needed(halves * (network + space), max(once * halves, developing))
+
+
+def painted_at_once(
+    steps: Iterable[Step], stages: Stages, previewer: Previewer | None
+) -> Generator[Progress, None, torch.Tensor]:
+    """Yields progress of steps that paint all views together; returns the last one's latents."""
+    began = time.perf_counter()
+    for step in steps:
+        check_numbers(step.sample)
+        picture = previewer.after(step) if previewer else None
+        yield painting(stages, step.number + 1, step.count, time.perf_counter() - began, picture)
+    return step.sample
+
+
+def painting(
+    stages: Stages, done: int, total: int, seconds: float, picture: np.ndarray | None
+) -> Progress:
+    """What is told after so many steps, which took so long."""
+    stage = stages.at("Painting the views", 0.0).stage
+    left = in_words(seconds / done * (total - done))
+    return Progress(
+        f"{stage}, step {done} of {total}{left}",
+        LOADED + (PAINTED - LOADED) * done / total,
+        picture=picture,
+    )
 
 
 def timed(result: ViewsResult, stages: Stages, began: float) -> ViewsResult:
