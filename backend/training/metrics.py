@@ -7,7 +7,7 @@ clouds, as in generation: minimum matching distance, coverage, 1-nearest-neighbo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -188,18 +188,20 @@ def nearest(
     skip: Sequence[int] | None = None,
     coarse: int = 256,
     finalists: int = 8,
+    measure: Callable[[np.ndarray, np.ndarray], np.ndarray] = chamfer_distances,
 ) -> list[tuple[int, float]]:
-    """For each cloud (G, N, 3) the nearest of (T, M, 3), its number and its distance.
+    """For each cloud (G, .., N, 3) the nearest of (T, .., M, 3), its number and its distance.
 
     Looked for among a few finalists, which the first `coarse` points of each tell: points are in
     any order. skip: for each cloud the number of a candidate that does not count, such as itself.
+    measure: distances between clouds, (A, .., N, 3) and (B, .., M, 3) -> (A, B).
     """
-    rough = chamfer_distances(clouds[:, :coarse], candidates[:, :coarse])
+    rough = measure(clouds[..., :coarse, :], candidates[..., :coarse, :])
     if skip is not None:
         rough[np.arange(len(clouds)), list(skip)] = np.inf
     found = []
     for cloud, row in zip(clouds, rough, strict=True):
         last = np.argsort(row)[: min(finalists, int(np.isfinite(row).sum()))]
-        distances = chamfer_distances(cloud[None], candidates[last])[0]
+        distances = measure(cloud[None], candidates[last])[0]
         found.append((int(last[distances.argmin()]), float(distances.min())))
     return found

@@ -22,7 +22,7 @@ from ...models.hyperdiffusion import surface as field_surface
 from ...models.hyperdiffusion.model import FieldModel
 from ...pipelines.field_to_mesh import alike_enough
 from .. import contact_sheets
-from ..metrics import Surface, chamfer_distances, sample_surface, set_scores
+from ..metrics import Surface, chamfer_distances, nearest, sample_surface, set_scores
 from ..set_metrics import (
     framed_sequence,
     frechet_distance,
@@ -38,8 +38,6 @@ POINTS = 2048
 SIDE = {"still": 96, "moving": 64}
 """Nodes along a side that surfaces are made of."""
 KEPT_AS_FIELDS = "kept as fields"
-_ROUGH_POINTS = 256
-_FINALISTS = 8
 _AMOUNTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SHOWN_FRAMES = (0, 4, 8, 12)
 
@@ -93,19 +91,8 @@ def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def nearest_distances(
     clouds: np.ndarray, candidates: np.ndarray, skip: Sequence[int] | None = None
 ) -> np.ndarray:
-    """(A,) float64: of comparable clouds, to the nearest candidate.
-
-    Looked for among a few, which the first points of all tell: points are in any order. skip: for
-    each cloud the number of a candidate that does not count.
-    """
-    rough = distances(clouds[:, :, :_ROUGH_POINTS], candidates[:, :, :_ROUGH_POINTS])
-    if skip is not None:
-        rough[np.arange(len(clouds)), list(skip)] = np.inf
-    found = []
-    for cloud, row in zip(clouds, rough, strict=True):
-        last = np.argsort(row)[: min(_FINALISTS, int(np.isfinite(row).sum()))]
-        found.append(distances(cloud[None], candidates[last]).min())
-    return np.array(found)
+    """(A,) float64: of comparable clouds, to the nearest candidate. skip: see metrics.nearest."""
+    return np.array([far for _, far in nearest(clouds, candidates, skip, measure=distances)])
 
 
 # -------------------------------------------------------------------------------------------- made
