@@ -88,8 +88,10 @@ def _add_trainings(actions: Any) -> None:
         action.add_argument("--most", type=int, help="so many scenes only")
         if name == "train":
             action.add_argument(
-                "--without-projection", action="store_true", help="attention alone, to compare"
+                "--without-projection", action="store_true", help="no layers in space, to compare"
             )
+            action.add_argument("--without-guess", action="store_true", help="no first guess; with"
+                                " --without-projection, attention alone is left")  # fmt: skip
         elif name == "fine-tune":
             action.add_argument("--model", required=True, help="the id of an installed one, or its"
                                 " folder as diffusers keeps it")  # fmt: skip
@@ -122,8 +124,10 @@ def _add_results(actions: Any) -> None:
     evaluate.add_argument("--steps", type=int, default=20)
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument("--generated", type=int, default=1200)
-    evaluate.add_argument("--without", type=Path, help="what evaluating a model that was trained"
-                          " --without-projection wrote, for the card")  # fmt: skip
+    evaluate.add_argument("--without-guess", type=Path, help="for the card, what evaluating a model"
+                          " that was trained so wrote")  # fmt: skip
+    evaluate.add_argument("--without-both", type=Path, help="the same of one that was trained"
+                          " --without-guess --without-projection")  # fmt: skip
     evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     evaluate.add_argument("--hardware", default="", help="a sentence for the model's card")
     evaluate.set_defaults(action=_evaluate)
@@ -260,10 +264,15 @@ def _train(options: argparse.Namespace) -> int:
     with team(options.device) as members:
         say = plan_options.from_leader(members)
         known = None
-        if not options.without_projection:
+        if not options.without_guess:
             known = guess.trained((options.output or options.folder) / guess.CHECKPOINT)
         parts = diffusion.fresh(
-            options.size, members.device, not options.without_projection, options.seed, known
+            options.size,
+            members.device,
+            not options.without_projection,
+            options.seed,
+            known,
+            not options.without_guess,
         )
         path = (options.output or options.folder) / diffusion.CHECKPOINT
         say(f"{len(source)} scenes, {sum(p.numel() for p in parts.model.parameters()):,} weights")
@@ -353,8 +362,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     evaluate.sheet(made[shown], views[shown], target / SHEET)
     (output / EVALUATION).write_text(json.dumps(means, indent=1), "utf-8")
     if installed:
-        if options.without:
-            beside[card.NO_LAYERS] = json.loads(options.without.read_text("utf-8"))
+        others = {card.NO_GUESS: options.without_guess, card.NO_LAYERS: options.without_both}
+        for name, path in others.items():
+            if path:
+                beside[name] = json.loads(path.read_text("utf-8"))
         trained = catalogue.records("train")
         for path in card.write(installed, trained, means, beside, target, options.hardware):
             print(path)

@@ -152,8 +152,9 @@ def _quality(measured: Mapping[str, float], beside: Mapping[str, Mapping[str, fl
     )
 
 
-FIRST_GUESS, NO_LAYERS = "first guess", "no layers in space"
+FIRST_GUESS, NO_GUESS, NO_LAYERS = "first guess", "no guess", "neither"
 _BESIDE = {
     FIRST_GUESS: "what its first guess shows by itself, before anything is sampled.",
-    NO_LAYERS: "a model of attention alone, without a guess, trained as many steps on the same.",
+    NO_GUESS: "a model with its layers in space but no first guess, trained as many steps.",
+    NO_LAYERS: "one with neither: attention alone between views, trained as many steps.",
 }

@@ -137,12 +137,14 @@ def fresh(
     projection: bool = True,
     seed: int = 0,
     guess: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]] | None = None,
+    guesses: bool = True,
 ) -> Parts:
     """Parts of our own model at their beginning. size: of networks.SIZES. guess: weights of the
     first guess, which stay as they are, and how it was trained; else it learns beside the denoiser.
+    projection, guesses: whether there are layers in space, and a first guess.
     """
     torch.manual_seed(seed)
-    model = network(SIZES[size], projection).to(device)
+    model = network(SIZES[size], projection, guesses).to(device)
     codec = PixelCodec(PixelLatents(**dict(model.config.pixels or {})), device)
     settings = {"size": asdict(SIZES[size]), "projection": projection}
     if model.first_guess is not None and guess is not None:

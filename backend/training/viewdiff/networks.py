@@ -78,9 +78,9 @@ def latents(size: Size) -> PixelLatents:
     return PixelLatents(size.patch, size.layout)
 
 
-def config(size: Size, projection: bool = True) -> ViewDiffConfig:
-    """projection: without it, there is no guess either, and views know of each other by attention
-    alone."""
+def config(size: Size, projection: bool = True, guess: bool = True) -> ViewDiffConfig:
+    """projection: layers in space; guess: the first one. Without both, views know of each other by
+    attention alone."""
     finest, where = size.channels[0], size.channels[1]
     unet = unet_settings(
         size.channels,
@@ -90,7 +90,7 @@ def config(size: Size, projection: bool = True) -> ViewDiffConfig:
         blocks=size.blocks,
         words=16,
     )
-    if projection:
+    if guess:
         unet["in_channels"] += CHANNELS
     return ViewDiffConfig(
         unet=unet,
@@ -115,9 +115,9 @@ def config(size: Size, projection: bool = True) -> ViewDiffConfig:
         trained_views=size.views,
         pixels=latents(size).to_dict(),
         half_box=HALF_BOX,
-        guess=asdict(size.guess) if projection else None,
-        guess_spread=GUESS_SPREAD if projection else 0.0,
-        guess_noise=GUESS_NOISE if projection else 0.0,
+        guess=asdict(size.guess) if guess else None,
+        guess_spread=GUESS_SPREAD if guess else 0.0,
+        guess_noise=GUESS_NOISE if guess else 0.0,
     )
 
 
@@ -127,9 +127,9 @@ def first_guess(config: ViewDiffConfig) -> FirstGuess:
     return FirstGuess(made, PixelLatents(**dict(config.pixels or {})))
 
 
-def network(size: Size, projection: bool = True) -> ViewDiff:
+def network(size: Size, projection: bool = True, guess: bool = True) -> ViewDiff:
     """At its beginning, by torch's chance."""
-    made = ViewDiff(config(size, projection))
+    made = ViewDiff(config(size, projection, guess))
     with torch.no_grad():
         for name, value in made.renderer_parameters():
             if name.endswith("bias_opacity"):

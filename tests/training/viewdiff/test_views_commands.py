@@ -10,6 +10,7 @@ import pytest
 from backend import weights
 from backend.posed_images import read_transforms
 from backend.training.__main__ import main
+from backend.training.viewdiff import diffusion
 
 
 def test_from_shapes_to_a_measured_model(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,14 +48,45 @@ def test_from_shapes_to_a_measured_model(data: Path, capsys: pytest.CaptureFixtu
     assert (config["tells_depth"], config["haze"]) == (False, 0.25)
     assert weights.read_model(target).title == "Mine"
     measure = ["views", "evaluate", *folder, "--generated", "0", "--steps", "2", "--device", "cpu"]
-    without = ["--without", str(data / "without.json")]
-    (data / "without.json").write_text(json.dumps({"psnr": 3.5}), "utf-8")
+    without = []
+    for name, psnr in (("guess", 3.5), ("both", 2.25)):
+        (data / f"{name}.json").write_text(json.dumps({"psnr": psnr}), "utf-8")
+        without += [f"--without-{name}", str(data / f"{name}.json")]
     assert main([*measure, *without, str(target)]) == 0
     found = json.loads((data / "views-evaluation.json").read_text("utf-8"))
     assert found["shapes"] == 1
     assert (target / "samples.png").exists()
-    assert "3.5" in (target / "README.md").read_text("utf-8")
+    text = (target / "README.md").read_text("utf-8")
+    assert "3.5" in text
+    assert "2.25" in text
     assert "Box (test)" in (target / "ATTRIBUTION.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("left_out", "layers", "guess"),
+    [
+        ((), True, True),
+        (("--without-guess",), True, False),
+        (("--without-projection",), False, True),
+        (("--without-guess", "--without-projection"), False, False),
+    ],
+)
+def test_parts_are_left_out_to_compare(
+    data: Path, tmp_path: Path, left_out: tuple[str, ...], layers: bool, guess: bool
+) -> None:
+    folder = ["-f", str(data), "-o", str(tmp_path), "--size", "tiny", "--batch", "1"]
+    scenes = ["--scenes", str(data / "scene"), "--steps", "1", "--device", "cpu"]
+    render = ["views", "render", "-f", str(data), "--size", "tiny"]
+    assert main([*render, "--generated", "0", "--workers", "1"]) == 0
+    assert main(["views", "write", "-f", str(data), "--size", "tiny", "1", scenes[1]]) == 0
+    if guess:
+        assert main(["views", "guess", *folder, *scenes]) == 0
+    assert main(["views", "train", *folder, *scenes, *left_out]) == 0
+    model, _ = diffusion.trained(tmp_path / diffusion.CHECKPOINT)
+    assert model.config.has_projection == layers
+    assert (model.first_guess is not None) == guess
+    names = [name for name, _ in model.named_parameters()]
+    assert any(".unproj_reproj_layer." in name for name in names) == layers
 
 
 def test_what_is_missing_is_said(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
