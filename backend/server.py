@@ -140,6 +140,7 @@ class ModelBody(BaseModel):
     ring: dict[str, float] | None
     view_size: int
     own_views: list[tuple[float, float]]
+    turns: bool
     names: list[str]
     frames: int
     ready: bool

@@ -19,6 +19,7 @@ import numpy as np
 
 from .. import weights
 from ..errors import BadInput, Cancelled, NotInstalled
+from ..models.mvadapter.config import FAR, MVAdapterConfig
 from ..models.mvdream.own_cameras import ELEVATION, own_cameras, told_cameras
 from ..protocol import (
     FIELDS,
@@ -82,7 +83,7 @@ class Model:
     ring: of a model that paints views around a thing: elevation and field of view in degrees, and
     radius, the thing being in a cube of side 2, of cameras where nobody says; view_size: pixels.
     own_views: azimuth and elevation in degrees of each camera, of one that where nothing is asked
-    of its ring paints those that it was trained on.
+    of its ring paints those that it was trained on; turns: they can begin anywhere, together.
     names: words that a model of shapes or animations lets choose from; frames: how many it makes.
     default_for: kinds of tasks for which it is taken when none is chosen; of ready models only.
     ready: it can be used now; else it, and the models that it needs, are to be downloaded first:
@@ -104,6 +105,7 @@ class Model:
     ring: dict[str, float] | None = None
     view_size: int = 0
     own_views: tuple[tuple[float, float], ...] = ()
+    turns: bool = False
     names: tuple[str, ...] = ()
     frames: int = 0
     ready: bool = True
@@ -224,6 +226,7 @@ def _listed(
         any_views=bool(config.get("joint")),
         **(_of_painter(config) if model.family == "viewdiff" else {}),
         **(_of_mvdream(model, config) if model.family == "mvdream" else {}),
+        **(_of_adapter(model, config) if model.family == "mv-adapter" else {}),
         **(_of_fields(config) if model.family == "hyperdiffusion" else {}),
         **{name: getattr(model, name) for name in _SHARED_FIELDS},
     )
@@ -248,6 +251,25 @@ def _of_mvdream(
         views, size = views or own_cameras(model), size or _size(model.arguments, "side")
     ring = {"elevation": ELEVATION, "field": math.degrees(VIEW_FIELD), "radius": VIEW_DISTANCE}
     return {"own_views": views, "ring": ring, "view_size": size}
+
+
+def _of_adapter(
+    model: weights.Entry | weights.Installed, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The same of the MV-Adapter family, whose cameras see without perspective: those that stand in
+    for them."""
+    told = model.arguments if isinstance(model, weights.Entry) else config
+    try:
+        settings = MVAdapterConfig.from_dict(told)
+    except (TypeError, ValueError, OverflowError):
+        return {}
+    field = math.degrees(2 * math.atan(settings.frame / (2 * FAR)))
+    return {
+        "own_views": tuple((azimuth, 0.0) for azimuth in settings.azimuths),
+        "turns": True,
+        "ring": {"elevation": 0.0, "field": field, "radius": 2 * FAR},
+        "view_size": settings.side,
+    }
 
 
 def _numbers(record: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, float] | None:

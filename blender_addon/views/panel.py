@@ -51,7 +51,8 @@ def camera_options(box, settings, found, model) -> None:
     if settings.source == "IMAGE_VIEWS" and settings.views_picture == "OBJECTS":
         column.prop(settings, "known_views")
         column.prop(settings, "textured_views")
-    _draw_cameras(box, settings, by_itself=uses_own_cameras(settings, model))
+    by_itself = uses_own_cameras(settings, model)
+    _draw_cameras(box, settings, by_itself, turns=not by_itself or bool(model.get("turns")))
     if not (settings.source == "IMAGE_VIEWS" and settings.views_picture == "OBJECTS"):
         _draw_middle(column, settings)
 
@@ -62,8 +63,9 @@ def _draw_middle(column, settings) -> None:
         column.prop(settings, "result_size")
 
 
-def _draw_cameras(box, settings, by_itself: bool = False) -> None:
-    """by_itself: the model makes views of its own number and places."""
+def _draw_cameras(box, settings, by_itself: bool = False, turns: bool = True) -> None:
+    """by_itself: the model makes views of its own number and places; turns: they can begin
+    anywhere."""
     box.row().prop(settings, "cameras_from", expand=True)
     column = box.column()
     column.use_property_split = True
@@ -77,8 +79,9 @@ def _draw_cameras(box, settings, by_itself: bool = False) -> None:
         column.row().prop(settings, "path_look", expand=True)
         column.prop(settings, "views_field")
     else:
-        if not by_itself:
+        if turns:
             column.prop(settings, "ring_start")
+        if not by_itself:
             column.prop(settings, "ring_caps")
         column.prop(settings, "own_ring")
         if settings.own_ring:

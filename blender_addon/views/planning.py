@@ -66,17 +66,22 @@ def plan_of(context, model: dict) -> Plan:
             poses = along(line_of(path_curve(context)), settings.ring_count, target)
             plan = _with_field(poses, settings.views_field, side, middle, extent)
         case _ if uses_own_cameras(settings, model):
-            plan = _of_the_model(model, middle, extent, side)
+            plan = _of_the_model(settings, model, middle, extent, side)
         case _:
             plan = ring_of(settings, model, middle, extent, side)
     _check_apart(plan)
     return plan
 
 
+def uses_image(settings) -> bool:
+    return settings.source == "IMAGE_VIEWS" and settings.views_picture == "IMAGE"
+
+
 def uses_own_cameras(settings, model: dict) -> bool:
     """Whether a model makes the views that it was made for."""
     ring = settings.cameras_from == "RING" and not settings.own_ring
-    return settings.source == "TEXT_VIEWS" and ring and bool(own_angles(model))
+    painted = settings.source == "TEXT_VIEWS" or uses_image(settings)
+    return painted and ring and bool(own_angles(model))
 
 
 def own_angles(model: dict) -> list[tuple[float, float]]:
@@ -85,12 +90,14 @@ def own_angles(model: dict) -> list[tuple[float, float]]:
     return [tuple(angles) for angles in told if angles is not None]
 
 
-def _of_the_model(model: dict, middle: np.ndarray, extent: float, side: int) -> Plan:
+def _of_the_model(settings, model: dict, middle: np.ndarray, extent: float, side: int) -> Plan:
     """The cameras that the model makes by itself: the backend stands them there, too."""
     told = model.get("ring") or {}
     field = math.radians(told.get("field") or degrees_of(VIEW_FIELD))
     radius = told.get("radius", 0.0) * extent / 2 or fitting_distance(field, extent)
-    poses = camera_poses(own_angles(model), "z", radius)
+    start = degrees_of(settings.ring_start) if model.get("turns") else 0.0
+    angles = [(azimuth + start, elevation) for azimuth, elevation in own_angles(model)]
+    poses = camera_poses(angles, "z", radius)
     poses[:, :3, 3] += middle
     return _with_field(poses, field, side, middle, extent, by_model=True)
 

@@ -44,6 +44,7 @@ from .planning import (
     own_angles,
     plan_of,
     ring_of,
+    uses_image,
     uses_own_cameras,
 )
 
@@ -76,10 +77,6 @@ def is_rebuilt(settings) -> bool:
 
 def by_model(settings) -> bool:
     return settings.scene_from == "CAMERAS" and settings.mesh_by == "MODEL"
-
-
-def uses_image(settings) -> bool:
-    return settings.source == "IMAGE_VIEWS" and settings.views_picture == "IMAGE"
 
 
 def asks_for_cameras(settings) -> bool:
@@ -235,8 +232,7 @@ def _views(context, model: dict) -> ViewsRequest:
     with_text = settings.source == "TEXT_VIEWS"
     shared = {"prompt": (settings.prompt if with_text else settings.views_words).strip()}
     if uses_own_cameras(settings, model):
-        middle, extent = middle_of(context)
-        return ViewsRequest(short_name(shared["prompt"]), middle, extent, **shared)
+        return _of_own_cameras(context, model, shared)
     plan = plan_of(context, model)
     fields = {"size": settings.views_pixels // 8 * 8, "path": settings.views_one_by_one}
     shared |= {"middle": plan.middle, "extent": plan.extent}
@@ -256,6 +252,23 @@ def _views(context, model: dict) -> ViewsRequest:
         poses=plan.poses,
         intrinsics=plan.intrinsics,
         side=plan.side,
+        fields=fields,
+        **shared,
+    )
+
+
+def _of_own_cameras(context, model: dict, shared: dict) -> ViewsRequest:
+    """Of the views that the model was made for, of words or a picture."""
+    settings = context.scene.fieldforge
+    middle, extent = middle_of(context)
+    fields = {"start": degrees_of(settings.ring_start)} if model.get("turns") else {}
+    if not uses_image(settings):
+        return ViewsRequest(short_name(shared["prompt"]), middle, extent, fields=fields, **shared)
+    given = images.capture(context)
+    return ViewsRequest(
+        *(given.name, middle, extent),
+        given=given,
+        background=settings.background,
         fields=fields,
         **shared,
     )

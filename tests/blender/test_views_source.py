@@ -53,11 +53,23 @@ MVDREAM = {  # as the backend lists it
     "ring": {"elevation": 15.0, "field": math.degrees(VIEW_FIELD), "radius": VIEW_DISTANCE},
     "view_size": 256,
 }
+ADAPTER = {
+    "id": "mv-adapter-image",
+    "title": "MV-Adapter 6 views",
+    "family": "mv-adapter",
+    "tasks": ["image-to-views"],
+    "samples": True,
+    "ready": True,
+    "own_views": [[azimuth, 0.0] for azimuth in (0.0, 45.0, 90.0, 180.0, 270.0, 315.0)],
+    "turns": True,
+    "ring": {"elevation": 0.0, "field": 0.63, "radius": 200.0},
+    "view_size": 512,
+}
 
 
 @pytest.fixture
 def settings(running, fake):
-    fake.models = [*MODELS, *posed.MODELS, SIX, WORDS, MVDREAM]
+    fake.models = [*MODELS, *posed.MODELS, SIX, WORDS, MVDREAM, ADAPTER]
     know_models(running)
     chosen = bpy.context.scene.fieldforge
     chosen.source, chosen.ring_count = "IMAGE_VIEWS", 5
@@ -166,6 +178,24 @@ def test_a_model_with_cameras_of_its_own_is_not_asked_for_others(settings):
     assert "ring_count" in shown(draw())
     task, _ = task_of(settings)
     assert len(task.poses) == 5
+
+
+def test_a_model_that_turns_begins_where_it_is_told(settings):
+    picture()
+    settings.views_picture, settings.model = "IMAGE", "mv-adapter-image"
+    settings.ring_start = math.radians(30.0)
+    page = draw()
+    assert "6 views, as the model makes them" in page.words()
+    assert "ring_start" in shown(page)
+    assert not {"ring_count", "ring_caps"} & shown(page)
+    task, _ = task_of(settings)
+    assert (task.poses, task.views, task.caps, task.radius) == (None, 0, False, 0.0)
+    assert math.isclose(task.start, 30.0, rel_tol=1e-5)
+    assert len(task.images) == 1
+    plan = planning.plan_of(bpy.context, chosen(settings))
+    angles = [(azimuth + 30.0, 0.0) for azimuth, _ in ADAPTER["own_views"]]
+    expected = camera_poses(angles, "z", 100.0 * plan.extent)
+    assert np.allclose(plan.poses, expected, atol=1e-3)
 
 
 def test_mvdream_makes_its_four_views_and_they_are_drawn_where_they_come_from(settings):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,8 @@ import pytest
 
 from backend import pipelines, weights
 from backend.errors import BadInput, NotInstalled
-from backend.models.mvadapter.cameras import FAR, stand_ins
-from backend.models.mvadapter.config import AZIMUTHS
+from backend.models.mvadapter.cameras import stand_ins
+from backend.models.mvadapter.config import AZIMUTHS, FAR
 from backend.pipelines import Context, fixed_views, resident
 from backend.protocol import (
     ImageToViews,
@@ -101,6 +103,35 @@ def test_where_the_ring_begins_and_the_cube_of_the_thing_are_the_persons() -> No
     turned = [azimuth + 30 for azimuth in AZIMUTHS]
     poses, _ = stand_ins(turned, 1.1, 64, (1.0, 2.0, 3.0), 0.5)
     np.testing.assert_allclose(found.poses, poses)
+
+
+def test_its_cameras_are_listed_where_they_will_be(store: Path) -> None:
+    listed = {model.id: model for model in pipelines.models()}
+    registered, here = listed["mv-adapter-image"], listed["adapter-image"]
+    assert (registered.view_size, here.view_size) == (512, 64)
+    assert registered.own_views == here.own_views == tuple((a, 0.0) for a in AZIMUTHS)
+    assert registered.turns
+    assert not listed["mvdream-sd21"].turns
+    found = done(of_picture(extent=3.0))
+    assert here.ring is not None
+    distances = np.linalg.norm(found.poses[:, :3, 3], axis=1)
+    np.testing.assert_allclose(distances, here.ring["radius"] * 3.0 / 2, rtol=1e-6)
+    field = 2 * np.degrees(np.arctan(64 / 2 / found.intrinsics[0, 0]))
+    assert here.ring["field"] == pytest.approx(field, rel=1e-5)
+
+
+@pytest.mark.parametrize("azimuths", [[float("nan")], [1.0, 361.0], "x", [10**400]])
+def test_cameras_that_are_none_are_not_listed(
+    azimuths: Any, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(written, tmp_path / "store")
+    told = tmp_path / "store" / "adapter-image" / "model.json"
+    record = json.loads(told.read_text("utf-8"))
+    record["config"]["azimuths"] = azimuths
+    told.write_text(json.dumps(record), "utf-8")
+    monkeypatch.setenv("FIELDFORGE_WEIGHTS", str(tmp_path / "store"))
+    listed = {model.id: model for model in pipelines.models()}["adapter-image"]
+    assert (listed.own_views, listed.ring, listed.view_size) == ((), None, 0)
 
 
 def test_another_number_of_views_is_told_not_to_be_made() -> None:

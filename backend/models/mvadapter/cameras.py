@@ -8,11 +8,10 @@ import numpy as np
 import torch
 
 from ...protocol import camera_poses
+from .config import FAR
 
 CHANNELS = 6
 """What is told of a ray: its direction, and where its camera stands."""
-FAR = 100.0
-"""How far cameras are that stand in for those without perspective, in sides of the thing's cube."""
 
 
 def told_of(azimuths: Sequence[float], side: int) -> torch.Tensor:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 AZIMUTHS = (0.0, 45.0, 90.0, 180.0, 270.0, 315.0)
 NEGATIVE = "watermark, ugly, deformed, noisy, blurry, low contrast"
+FAR = 100.0
+"""How far cameras are that stand in for those without perspective, in sides of the thing's cube."""
+
 _MOST_VIEWS = 16
 _SIDES = (16, 1024)
 
@@ -40,6 +44,8 @@ class MVAdapterConfig:
             raise ValueError(f"reads_pictures is {self.reads_pictures!r}")
         if not 1 <= len(self.azimuths) <= _MOST_VIEWS:
             raise ValueError(f"{len(self.azimuths)} azimuths, not 1 to {_MOST_VIEWS}")
+        if not all(math.isfinite(azimuth) for azimuth in self.azimuths):
+            raise ValueError("an azimuth is no number")
         if len({azimuth % 360 for azimuth in self.azimuths}) < len(self.azimuths):
             raise ValueError("two azimuths are the same")
         least, most = _SIDES

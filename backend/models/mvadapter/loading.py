@@ -26,7 +26,7 @@ def config_of(installed: Installed) -> MVAdapterConfig:
     """Raises BadInput for a description that is none."""
     try:
         config = MVAdapterConfig.from_dict(installed.config)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise unfit(installed, f"{type(error).__name__}: {error}") from None
     if config.reads_pictures != ("image-to-views" in installed.tasks):
         raise unfit(installed, "its tasks and whether it reads pictures contradict each other")
