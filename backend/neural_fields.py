@@ -78,13 +78,8 @@ class NeuralField:
         if frequencies == self.frequencies:
             return self
         check_layout(self.dimensions, frequencies, self.hidden, self.frame_count, self.period)
-        before = encoded_width(self.dimensions, self.frequencies, self.period)
-        more = encoded_width(self.dimensions, frequencies, self.period) - before
-        at = before - (2 * phase_octaves(self.period) if self.period else 0)
-        outputs = self.hidden[0]
-        first = self.weights[: outputs * before].reshape(outputs, before)
-        first = np.insert(first, [at] * more, 0, axis=1)
-        weights = np.concatenate([first.ravel(), self.weights[outputs * before :]])
+        octaves = self.frequencies, frequencies
+        weights = widened(self.weights, self.dimensions, octaves, self.hidden[0], self.period)
         return dataclasses.replace(self, weights=weights, frequencies=frequencies)
 
     def check(self) -> None:
@@ -101,6 +96,18 @@ class NeuralField:
         check_frame(self.to_source)
         if not isinstance(self.start, str) or len(self.start) > MAX_START_LENGTH:
             raise BadInput("The name of what the field began with cannot be read.", _REMEDY)
+
+
+def widened(
+    weights: np.ndarray, dimensions: int, octaves: tuple[int, int], outputs: int, period: int = 0
+) -> np.ndarray:
+    """Weights (W,) of the same field that is told more octaves, which count nothing. octaves: how
+    many it was told, and is; outputs: of the first layer."""
+    before, after = (encoded_width(dimensions, told, period) for told in octaves)
+    at = before - (2 * phase_octaves(period) if period else 0)
+    first = weights[: outputs * before].reshape(outputs, before)
+    first = np.insert(first, [at] * (after - before), 0, axis=1)
+    return np.concatenate([first.ravel(), weights[outputs * before :]])
 
 
 def why_not_mixed(

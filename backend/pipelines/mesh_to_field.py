@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -165,11 +166,12 @@ def _fitted(task: MeshToField, report: Report) -> _Fit:
         task.seed,
         lambda done, _: report("Fitting the field", _SAMPLED + done * (_FITTED - _SAMPLED)),
         # Sequences have many points already.
-        (lambda: occupancy.sample_more(framed.frames, task.seed)) if len(frames) == 1 else None,
+        partial(occupancy.sample_more, framed.frames, task.seed) if len(frames) == 1 else None,
+        fitting.FINER_OCTAVES if len(frames) == 1 else 0,
     )
     if not np.isfinite(fitted.vector).all():
         raise BadInput("No field could be fitted to this shape.", "Try another seed or effort.")
-    began = fitting.random_start(config, task.seed)
+    began, config = fitting.random_start(config, task.seed), fitted.config
     iou = fitted.iou
     vector = fitted.vector.astype(np.float32)
     if task.half:

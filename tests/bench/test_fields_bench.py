@@ -44,7 +44,7 @@ def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_was_reached_is_said_without_more_than() -> None:
-    ours = fitting.Fitted(np.zeros(1), 0.1, 0.9, 5, 2.0)
+    ours = fitting.Fitted(np.zeros(1), 0.1, 0.9, 5, 2.0, FieldConfig())
     looks = [(2, 3.0, 0.8), (4, 6.0, 0.91), (6, 9.0, 0.95)]
     row = fields._row("it", "good", ours, 0.9, looks)
     assert (row["published epochs"], row["their IoU"], row["times faster"]) == (4, 0.91, "3.0")

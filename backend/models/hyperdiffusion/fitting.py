@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ...geometry.threads import thread_count
+from ...neural_fields import widened
 from .config import FieldConfig
 from .field import OccupancyField, encode, evaluate
 from .occupancy import Samples
@@ -36,6 +37,10 @@ Report = Callable[[float, float], None]
 
 OCTAVES = 6
 """Of the points of fields that are fitted here; published ones are told four."""
+
+FINER_OCTAVES = 8
+"""Of still shapes for which one round is not enough: edges of wires and sheets need them. From the
+first step on they are learned by heart, where there are few points."""
 
 PUBLISHED_BATCH = 2048
 PUBLISHED_EPOCHS = 5000
@@ -48,6 +53,7 @@ _KEPT = (1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
 """Shares of a batch that gradients are taken of: few, since products of every new size are prepared
 anew."""
 
+_SLOWER = 0.5  # steps of each octave beyond OCTAVES, as a share of those of the one before
 _MOMENTUM = 0.95  # of Muon
 _ITERATIONS = 5
 
@@ -93,13 +99,15 @@ class Fitted:
     """vector: (W,) float32, the weights. loss: mean cross entropy of a point in the last steps (of
     the published loop, in the last epoch). iou: intersection over union of the points for measuring
     (of those anywhere, where there are none), over all frames. steps: of the optimizer. seconds: of
-    the processor, in this process; on a card, the share of the time that all took."""
+    the processor, in this process; on a card, the share of the time that all took. config: the
+    layout of the vector."""
 
     vector: np.ndarray
     loss: float
     iou: float
     steps: int
     seconds: float
+    config: FieldConfig
 
 
 # -------------------------------------------------------------------------------------- one field
@@ -112,15 +120,16 @@ def fit(
     effort: Effort = EFFORTS["good"],
     seed: int = 0,
     report: Report | None = None,
-    more: Callable[[], Samples] | None = None,
+    more: Callable[[int], Samples] | None = None,
+    octaves: int = 0,
 ) -> Fitted:
     """A field of the samples, on one thread of the processor.
 
     config: by default of as many dimensions as the samples have, and as large as published fields.
-    start: the vector (W,) to begin with, by default random weights. more: draws further points,
-    which is done where one round was not enough. The same seed gives the same field on the same
-    machine. Raises ValueError where start, config and samples do not belong
-    together.
+    start: the vector (W,) to begin with, by default random weights. more: draws further points
+    for a round after the first, by its number from 1. octaves: that points are told in
+    such a round at least. The same seed gives the same field on the
+    same machine. Raises ValueError where start, config and samples do not belong together.
     """
     config = config or FieldConfig(dimensions=samples.dimensions)
     _check(samples, config, start)
@@ -133,11 +142,13 @@ def fit(
         loss, iou = math.nan, 0.0
         # Of wires and sheets hardly any point is inside, so that measuring says little.
         telling = not samples.check_inside.size or samples.check_inside.mean() >= _TELLING
-        best = descent.vector.clone()
+        best, layout_of_best = descent.vector.clone(), config
         for number, steps in enumerate(planned):
-            if number == 1 and more is not None:
-                samples = samples.with_more(more())
+            if number and more is not None:
+                samples = samples.with_more(more(number))
                 points, inside = _all_points(samples, config)
+            if number and octaves > config.frequencies:
+                config, descent = descent.finer(octaves)
             rate = effort.rate if start is None and not number else effort.start_rate
             batches = (_drawn(samples, effort, draws) for _ in range(steps))
             for loss in _descend(descent, points, inside, batches, rate, steps):
@@ -146,11 +157,11 @@ def fit(
             found = _measured(config, descent.vector.numpy(), samples)
             if found >= iou or not telling:
                 iou = found
-                best.copy_(descent.vector)
+                best, layout_of_best = descent.vector.clone(), config
             if iou >= effort.enough and telling:
                 break
     seconds = time.thread_time() - begun
-    return Fitted(best.numpy(), loss, iou, descent.steps, seconds)
+    return Fitted(best.numpy(), loss, iou, descent.steps, seconds, layout_of_best)
 
 
 def _descend(
@@ -223,6 +234,17 @@ class _Descent:
         self.steps += 1
         return loss
 
+    def finer(self, octaves: int) -> tuple[FieldConfig, _Descent]:
+        """The same field told so many octaves, and steps on it from here."""
+        config, told = self._config, (self._config.frequencies, octaves)
+        vector = widened(
+            self.vector.numpy(), config.dimensions, told, config.hidden[0], config.period
+        )
+        config = replace(config, frequencies=octaves)
+        other = _Descent(config, vector)
+        other.steps = self.steps
+        return config, other
+
     def _forwards(self, points: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """The encoded points and what each hidden layer makes of them; logits (B,) float32.
 
@@ -255,6 +277,9 @@ class _Descent:
                 change = torch.mm(change, self._weights[2 * number])
 
 
+_Paces = torch.Tensor | None
+
+
 class _Optimizer:
     """Muon for the matrices of hidden layers, Adam for the rest.
 
@@ -266,11 +291,13 @@ class _Optimizer:
     def __init__(self, config: FieldConfig, vector: torch.Tensor) -> None:
         """vector (..., W), of one field or of many, with a gradient."""
         assert vector.grad is not None  # noqa: S101 - who calls makes it
-        self._matrices, others = [], []
+        self._matrices: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, _Paces]] = []
+        others = []
         gradients = _views(config, vector.grad)
         for weight, gradient in zip(_views(config, vector.detach()), gradients, strict=True):
             if weight.dim() > vector.dim() and min(weight.shape[-2:]) > 1:
-                self._matrices.append((weight, gradient, torch.zeros_like(gradient)))
+                paces = None if self._matrices else _paces(config, vector.device)
+                self._matrices.append((weight, gradient, torch.zeros_like(gradient), paces))
             else:
                 weight.grad = gradient
                 others.append(weight)
@@ -278,12 +305,28 @@ class _Optimizer:
         self._adam = torch.optim.Adam(others, fused=vector.dim() == 1)
 
     def step(self, rate: float) -> None:
-        for weight, gradient, mean in self._matrices:
+        for weight, gradient, mean, paces in self._matrices:
+            if paces is not None:
+                gradient.mul_(paces)
             mean.lerp_(gradient, 1 - _MOMENTUM)
             longer = max(1.0, weight.shape[-2] / weight.shape[-1]) ** 0.5
-            weight.sub_(_orthogonal(gradient.lerp(mean, _MOMENTUM)), alpha=rate * longer)
+            change = _orthogonal(gradient.lerp(mean, _MOMENTUM))
+            weight.sub_(change if paces is None else change * paces, alpha=rate * longer)
         self._adam.param_groups[0]["lr"] = rate
         self._adam.step()
+
+
+def _paces(config: FieldConfig, device: torch.device) -> _Paces:
+    """(E,) how long steps of the first layer's columns are; None where all are 1. It is as if fine
+    octaves were told more softly: they are learned by heart otherwise."""
+    if config.frequencies <= OCTAVES:
+        return None
+    axes = config.dimensions - bool(config.period)
+    paces = torch.ones(config.encoded, device=device)
+    for octave in range(OCTAVES, config.frequencies):
+        begin = axes * (1 + 2 * octave)
+        paces[begin : begin + 2 * axes] = _SLOWER ** (octave + 1 - OCTAVES)
+    return paces
 
 
 def _orthogonal(matrices: torch.Tensor) -> torch.Tensor:
@@ -346,7 +389,7 @@ def fit_published(
         vector = loop.vector()
         iou = _measured(config, vector, samples)
     seconds = time.thread_time() - begun
-    return Fitted(vector, loop.loss, iou, loop.epochs * loop.batches, seconds)
+    return Fitted(vector, loop.loss, iou, loop.epochs * loop.batches, seconds, config)
 
 
 class PublishedLoop:
@@ -535,7 +578,7 @@ def fit_together(
     means = losses.cpu().tolist()
     seconds = (time.perf_counter() - begun) / len(group)
     return [
-        Fitted(vector, loss, _measured(config, vector, samples), steps, seconds)
+        Fitted(vector, loss, _measured(config, vector, samples), steps, seconds, config)
         for vector, loss, samples in zip(found, means, group, strict=True)
     ]
 

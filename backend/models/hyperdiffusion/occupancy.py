@@ -24,13 +24,18 @@ REACH = 0.475
 """Half of the shape's longest side in the frame of fields, whose domain ends at 0.5."""
 
 NOISE = 0.01
-"""Standard deviation of how far points near the surface are from it, along each axis."""
+"""Standard deviation of how far points near the surface are from it, along each axis, as
+published."""
+
+NOISES = (NOISE, NOISE / 4)
+"""Those of points in turn: every second one is nearer, for edges and for parts so thin that hardly
+any of the others is inside."""
 
 POINTS = 100_000
 """Points near the surface that published fields are fitted to, and as many anywhere, per frame."""
 
 MORE_NEAR, MORE_ANYWHERE = 500_000, 100_000
-"""Further ones of a still shape whose field is fitted for long: fewer are learned by heart."""
+"""Further ones of each further round on a still shape's field: fewer are learned by heart."""
 
 MAX_FRAMES = 64
 MAX_FACES = 1_000_000
@@ -316,14 +321,15 @@ def sample(
     near: int = POINTS,
     anywhere: int = POINTS,
     check: int = 0,
-    noise: float = NOISE,
+    noise: tuple[float, ...] = NOISES,
     report: Callable[[float], None] | None = None,
 ) -> Samples:
     """Points of each frame: `near` with Gaussian noise beside the surface, the same number of
     points for the same area, then `anywhere` in the domain; `check` more for measuring.
 
-    frames: in the frame of fields, faces outwards, as `framed` gives them. The same seed gives the
-    same points. report: told what share is done; may raise to stop.
+    frames: in the frame of fields, faces outwards, as `framed` gives them. noise: its standard
+    deviations, in turn. The same seed gives the same points. report: told what share is done; may
+    raise to stop.
     Raises BadInput where nothing is inside in any frame, as of a sheet without thickness.
     """
     found = []
@@ -336,9 +342,10 @@ def sample(
     return _joined(found, near)
 
 
-def sample_more(frames: Sequence[Frame], seed: int) -> Samples:
-    """Further points than `sample` gives for this seed, as many as a long fit takes."""
-    return sample(frames, seed + 1, MORE_NEAR, MORE_ANYWHERE)
+def sample_more(frames: Sequence[Frame], seed: int, number: int = 1) -> Samples:
+    """Further points than `sample` gives for this seed, as many as a round of a long fit takes;
+    others for each number, from 1."""
+    return sample(frames, seed + number, MORE_NEAR, MORE_ANYWHERE)
 
 
 def sample_analytic(
@@ -347,7 +354,7 @@ def sample_analytic(
     near: int = POINTS,
     anywhere: int = POINTS,
     check: int = 0,
-    noise: float = NOISE,
+    noise: tuple[float, ...] = (NOISE,),
     side: int = 64,
     report: Callable[[float], None] | None = None,
 ) -> Samples:
@@ -433,11 +440,12 @@ def _beside(
     inside: Inside,
     anywhere: int,
     check: int,
-    noise: float,
+    noise: Sequence[float],
     draws: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """All points of a frame, whether they are inside, and how many are for measuring: the last."""
-    beside = surface + draws.normal(scale=noise, size=surface.shape)
+    away = draws.normal(size=surface.shape)
+    beside = surface + away * np.resize(noise, (len(surface), 1))
     spread = draws.uniform(-0.5, 0.5, (anywhere + check, 3))
     points = np.concatenate([beside, spread]).astype(np.float32)
     return points, np.asarray(inside(points)), check

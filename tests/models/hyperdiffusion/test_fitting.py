@@ -257,19 +257,59 @@ def test_rounds_end_when_it_is_good_enough(ball: Samples) -> None:
 
 
 def test_more_points_are_drawn_where_one_round_is_not_enough(ball: Samples) -> None:
-    effort, drawn = replace(QUICK, steps=125, rounds=2), []
+    effort, drawn = replace(QUICK, steps=125, rounds=3), []
 
-    def more() -> Samples:
-        drawn.append(_samples(_ball, count=3000, check=0))
-        return drawn[-1]
+    def more(number: int) -> Samples:
+        drawn.append(number)
+        return _samples(_ball, count=3000 + number, check=0)
 
     fitting.fit(ball, SMALL, effort=replace(effort, enough=0.3), more=more)
     assert not drawn
     both = fitting.fit(ball, SMALL, effort=replace(effort, enough=1.1), more=more)
-    assert len(drawn) == 1
+    assert drawn == [1, 2]
     assert both.iou > 0.95
     alone = fitting.fit(ball, SMALL, effort=replace(effort, enough=1.1))
     assert not np.array_equal(alone.vector, both.vector)
+
+
+def test_finer_octaves_are_told_where_one_round_is_not_enough(ball: Samples) -> None:
+    effort, octaves = replace(QUICK, steps=125, rounds=2), SMALL.frequencies + 2
+    one = fitting.fit(ball, SMALL, effort=replace(effort, enough=0.3), octaves=octaves)
+    assert one.config == SMALL
+    both = fitting.fit(ball, SMALL, effort=replace(effort, enough=1.1), octaves=octaves)
+    assert both.config == replace(SMALL, frequencies=octaves)
+    assert both.vector.shape == (sum(token_sizes(both.config)),)
+    assert both.steps == 375
+    assert both.iou > one.iou
+    found = fitting.intersection_over_union(
+        both.config, both.vector, ball.check_points, ball.check_inside
+    )
+    assert found == pytest.approx(both.iou)
+    fewer = fitting.fit(ball, SMALL, effort=replace(effort, enough=1.1), octaves=1)
+    assert fewer.config == SMALL
+
+
+@pytest.mark.parametrize("config", [SMALL, FieldConfig(4, 3, (16,), period=8)])
+def test_a_field_stays_as_it_is_when_finer_octaves_are_told(config: FieldConfig) -> None:
+    vector = fitting.random_start(config)
+    finer, descent = fitting._Descent(config, vector).finer(5)
+    points = torch.rand(50, config.dimensions, generator=torch.Generator().manual_seed(0)) - 0.5
+    before = evaluate(config, torch.from_numpy(vector)[None], points)
+    after = evaluate(finer, descent.vector.detach()[None], points)
+    torch.testing.assert_close(after, before)
+
+
+@pytest.mark.parametrize(("config", "axes"), [(FieldConfig(3, 8), 3), (FieldConfig(4, 8), 4),
+                                              (FieldConfig(4, 8, period=8), 3)])  # fmt: skip
+def test_fine_octaves_are_learned_slowly(config: FieldConfig, axes: int) -> None:
+    paces = fitting._paces(config, torch.device("cpu"))
+    assert paces is not None
+    assert paces.shape == (config.encoded,)
+    ends = [axes * (1 + 2 * octaves) for octaves in (6, 7, 8)]
+    parts = paces.tensor_split(ends)
+    assert [set(part.tolist()) for part in parts[:3]] == [{1.0}, {0.5}, {0.25}]
+    assert not config.period or set(parts[3].tolist()) == {1.0}  # of the phase
+    assert fitting._paces(FieldConfig(3, 6), torch.device("cpu")) is None
 
 
 def test_what_measuring_says_little_of_is_fitted_to_the_end(ball: Samples) -> None:

@@ -304,13 +304,36 @@ def test_half_near_the_surface_and_half_anywhere() -> None:
     assert told == [1.0]
     radius = np.linalg.norm(samples.points[0], axis=1)
     near, anywhere = radius[: samples.near], radius[samples.near :]
-    assert (near - 0.475).std() == pytest.approx(occupancy.NOISE, rel=0.05)
-    assert (near - 0.475).mean() == pytest.approx(0, abs=1e-3)
+    for first, noise in enumerate(occupancy.NOISES):
+        away = near[first :: len(occupancy.NOISES)] - 0.475
+        assert away.std() == pytest.approx(noise, rel=0.05)
+        assert away.mean() == pytest.approx(0, abs=1e-3)
     assert samples.inside[0, : samples.near].mean() == pytest.approx(0.5, abs=0.03)
     assert (anywhere < 0.475).mean() == pytest.approx(np.pi / 6 * 0.95**3, abs=0.02)
     agree = samples.inside[0] == (radius < 0.475)
     assert agree[np.abs(radius - 0.475) > 1e-3].all()
     assert not np.isin(samples.check_points[0, :, 0], samples.points[0, :, 0]).all()
+
+
+def test_further_points_are_others_in_every_round() -> None:
+    frames = occupancy.framed([_box()]).frames
+    drawn = [occupancy.sample_more(frames, 0, number) for number in (1, 1, 2)]
+    near = occupancy.MORE_NEAR
+    assert drawn[0].near == near
+    assert drawn[0].points.shape == (1, near + occupancy.MORE_ANYWHERE, 3)
+    assert np.array_equal(drawn[0].points, drawn[1].points)
+    assert not np.isin(drawn[0].points[0, :100], drawn[2].points[0, :100]).any()
+
+
+def test_of_a_board_enough_points_are_inside() -> None:
+    """Of a 400th of its length: of published points near it one in eleven is inside."""
+    frames = occupancy.framed([_box((400, 200, 1))]).frames
+    published, ours = (
+        occupancy.sample(frames, 0, near=20_000, anywhere=100, noise=noise).inside[0, :20_000]
+        for noise in ((occupancy.NOISE,), occupancy.NOISES)
+    )
+    assert published.mean() == pytest.approx(0.09, abs=0.02)
+    assert ours.mean() > 2 * published.mean()
 
 
 def test_points_are_even_by_area() -> None:

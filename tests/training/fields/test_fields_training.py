@@ -129,13 +129,13 @@ def test_fields_one_by_one_begin_with_the_first_and_are_made_once(
     begun = []
 
     def fit(samples: object, config: FieldConfig, start: np.ndarray, *_: object) -> fits.Fitted:
-        return fits.Fitted(start + 1, 0.1, 0.99, 5, 1.0)
+        return fits.Fitted(start + 1, 0.1, 0.99, 5, 1.0, config)
 
     def fit_many(samples, config, start, effort, seed, device, processes):  # type: ignore[no-untyped-def]
         for number, one in enumerate(samples):
             begun.append(start)
             assert one.points.shape == (1, 1000, 3)
-            yield fits.Fitted(start + 10 + number, 0.1, 0.9 + number / 100, 5, 1.0)
+            yield fits.Fitted(start + 10 + number, 0.1, 0.9 + number / 100, 5, 1.0, config)
 
     monkeypatch.setattr(fits.fitting, "fit", fit)
     monkeypatch.setattr(fits.fitting, "fit_many", fit_many)
