@@ -39,8 +39,8 @@ OCTAVES = 6
 """Of the points of fields that are fitted here; published ones are told four."""
 
 FINER_OCTAVES = 8
-"""Of still shapes for which one round is not enough: edges of wires and sheets need them. From the
-first step on they are learned by heart, where there are few points."""
+"""Of still shapes for which one round is not enough: edges need them. From the first step on they
+are learned by heart, where there are few points; wires and sheets come out better still."""
 
 PUBLISHED_BATCH = 2048
 PUBLISHED_EPOCHS = 5000
@@ -128,20 +128,22 @@ def fit(
     config: by default of as many dimensions as the samples have, and as large as published fields.
     start: the vector (W,) to begin with, by default random weights. more: draws further points
     for a round after the first, by its number from 1. octaves: that points are told in
-    such a round at least. The same seed gives the same field on the
+    such a round at least, and of wires and sheets from the first on. The same seed gives the same field on the
     same machine. Raises ValueError where start, config and samples do not belong together.
     """
     config = config or FieldConfig(dimensions=samples.dimensions)
     _check(samples, config, start)
     begun = time.thread_time()
+    # Of wires and sheets hardly any point is inside, so that measuring says little.
+    telling = not samples.check_inside.size or samples.check_inside.mean() >= _TELLING
+    if start is None and not telling:
+        config = replace(config, frequencies=max(octaves, config.frequencies))
     with one_thread():
         descent = _Descent(config, random_start(config, seed) if start is None else start)
         points, inside = _all_points(samples, config)
         draws = torch.Generator().manual_seed(seed)
         planned = [effort.round_steps(number, samples.frames) for number in range(effort.rounds)]
         loss, iou = math.nan, 0.0
-        # Of wires and sheets hardly any point is inside, so that measuring says little.
-        telling = not samples.check_inside.size or samples.check_inside.mean() >= _TELLING
         best, layout_of_best = descent.vector.clone(), config
         for number, steps in enumerate(planned):
             if number and more is not None:

@@ -318,7 +318,14 @@ def test_what_measuring_says_little_of_is_fitted_to_the_end(ball: Samples) -> No
     thin = (ball.check_inside & (ball.check_points[..., 0] > 0.27)).astype(bool)
     assert 0 < thin.mean() < 0.01
     few = replace(ball, check_inside=thin)
-    assert fitting.fit(few, SMALL, effort=effort).steps == 60
+    fitted = fitting.fit(few, SMALL, effort=effort, octaves=4)
+    assert fitted.steps == 60
+    assert fitted.config.frequencies == 4
+    at_once = fitting.fit(few, SMALL, effort=replace(effort, rounds=1), octaves=4)
+    assert at_once.config.frequencies == 4
+    start = fitting.random_start(SMALL)
+    effort = replace(effort, rounds=1)
+    assert fitting.fit(few, SMALL, start, effort, octaves=4).config == SMALL
 
 
 def test_further_points_stay_near_or_anywhere() -> None:
