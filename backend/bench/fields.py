@@ -38,7 +38,8 @@ CHOSEN = ("chair", "couch", "lantern")
 class Size:
     """What is measured. points: near the surface, and as many anywhere. side: of the grid that the
     IoU is counted on; mesh_side: of surfaces. epochs: of the published loop at most; look: it is
-    looked at after so many. config, published: of our fields and of the published loop's."""
+    looked at after so many. config, published: of our fields, by default as the product has them,
+    and of the published loop's."""
 
     points: int = occupancy.POINTS
     check: int = 100_000
@@ -47,7 +48,7 @@ class Size:
     epochs: int = 40
     look: int = 8
     efforts: tuple[str, ...] = ("fast", "good")
-    config: FieldConfig = field(default_factory=lambda: fitting.layout_for(1, loop=False))
+    config: FieldConfig | None = None
     published: FieldConfig = field(default_factory=FieldConfig)
 
 
@@ -121,7 +122,7 @@ def _fitted(size: Size, frames: Sequence[Frame], samples: Samples, effort: str) 
     begun = time.process_time()
     ours = fitting.fit(
         samples,
-        size.config,
+        size.config or fitting.layout_for(1, loop=False, thin=samples.thin),
         None,
         fitting.EFFORTS[effort],
         more=partial(occupancy.sample_more, frames, 0),

@@ -156,7 +156,7 @@ def _fitted(task: MeshToField, report: Report) -> _Fit:
         check=max(CHECKED // len(frames), 1000),
         report=lambda done: report("Sampling points", _FRAMED + done * (_SAMPLED - _FRAMED)),
     )
-    config = fitting.layout_for(samples.frames, task.loop)
+    config = fitting.layout_for(samples.frames, task.loop, samples.thin)
     report("Fitting the field", _SAMPLED)
     fitted = fitting.fit(
         samples,

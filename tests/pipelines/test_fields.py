@@ -297,7 +297,7 @@ def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(occupancy, "POINTS", 16_000)
     monkeypatch.setattr(mesh_to_field, "CHECKED", 8_000)
 
-    def small(frames: int, loop: bool) -> FieldConfig:
+    def small(frames: int, loop: bool, thin: bool) -> FieldConfig:
         return FieldConfig(3 if frames == 1 else 4, hidden=(32, 32))
 
     monkeypatch.setattr(fitting, "layout_for", small)

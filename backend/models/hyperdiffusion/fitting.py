@@ -57,7 +57,6 @@ _SLOWER = 0.5  # steps of each octave beyond OCTAVES, as a share of those of the
 _MOMENTUM = 0.95  # of Muon
 _ITERATIONS = 5
 
-_TELLING = 0.01  # of the points for measuring are inside
 _MEASURED_AT_ONCE = 1 << 13
 _REPORTED = 64  # steps
 _TOGETHER = 64  # fields on a card
@@ -127,17 +126,13 @@ def fit(
 
     config: by default of as many dimensions as the samples have, and as large as published fields.
     start: the vector (W,) to begin with, by default random weights. more: draws further points
-    for a round after the first, by its number from 1. octaves: that points are told in
-    such a round at least, and of wires and sheets from the first on. The same seed gives the same field on the
-    same machine. Raises ValueError where start, config and samples do not belong together.
+    for a round after the first, by its number from 1. octaves: that points are told in such a
+    round at least. The same seed gives the same field on the same machine. Raises ValueError where
+    start, config and samples do not belong together.
     """
     config = config or FieldConfig(dimensions=samples.dimensions)
     _check(samples, config, start)
     begun = time.thread_time()
-    # Of wires and sheets hardly any point is inside, so that measuring says little.
-    telling = not samples.check_inside.size or samples.check_inside.mean() >= _TELLING
-    if start is None and not telling:
-        config = replace(config, frequencies=max(octaves, config.frequencies))
     with one_thread():
         descent = _Descent(config, random_start(config, seed) if start is None else start)
         points, inside = _all_points(samples, config)
@@ -157,10 +152,10 @@ def fit(
                 if report is not None:
                     report(descent.steps / sum(planned), loss)
             found = _measured(config, descent.vector.numpy(), samples)
-            if found >= iou or not telling:
+            if found >= iou or samples.thin:
                 iou = found
                 best, layout_of_best = descent.vector.clone(), config
-            if iou >= effort.enough and telling:
+            if iou >= effort.enough and not samples.thin:
                 break
     seconds = time.thread_time() - begun
     return Fitted(best.numpy(), loss, iou, descent.steps, seconds, layout_of_best)
@@ -595,14 +590,14 @@ def random_start(config: FieldConfig, seed: int = 0) -> np.ndarray:
         return flatten(config, OccupancyField(config).state_dict()).numpy()
 
 
-def layout_for(frames: int, loop: bool) -> FieldConfig:
+def layout_for(frames: int, loop: bool, thin: bool = False) -> FieldConfig:
     """The layout that what a person has is fitted in, which models in the box share: more octaves
     than the published one, for edges and thin parts, and the phase of what repeats.
 
-    loop: whether the last frame leads to the first.
+    loop: whether the last frame leads to the first. thin: see Samples.
     """
     if frames == 1:
-        return FieldConfig(3, OCTAVES)
+        return FieldConfig(3, FINER_OCTAVES if thin else OCTAVES)
     return FieldConfig(4, OCTAVES, period=frames if loop and frames > 2 else 0)
 
 

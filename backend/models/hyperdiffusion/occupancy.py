@@ -48,6 +48,7 @@ Inside = Callable[[np.ndarray], np.ndarray]
 """Points (P, 3) float32 -> whether each is inside, (P,) bool."""
 
 _INSIDE = 0.5
+_TELLING = 0.01  # of the points for measuring are inside
 _QUERIES = 1 << 19  # points asked about at once
 _CROSSING_STEPS = 14
 
@@ -80,6 +81,11 @@ class Samples:
     @property
     def frames(self) -> int:
         return len(self.points)
+
+    @property
+    def thin(self) -> bool:
+        """Of wires and sheets hardly any point is inside, so that measuring says little."""
+        return bool(self.check_inside.size and self.check_inside.mean() < _TELLING)
 
     @property
     def dimensions(self) -> int:

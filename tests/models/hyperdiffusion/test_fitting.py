@@ -318,14 +318,10 @@ def test_what_measuring_says_little_of_is_fitted_to_the_end(ball: Samples) -> No
     thin = (ball.check_inside & (ball.check_points[..., 0] > 0.27)).astype(bool)
     assert 0 < thin.mean() < 0.01
     few = replace(ball, check_inside=thin)
-    fitted = fitting.fit(few, SMALL, effort=effort, octaves=4)
-    assert fitted.steps == 60
-    assert fitted.config.frequencies == 4
-    at_once = fitting.fit(few, SMALL, effort=replace(effort, rounds=1), octaves=4)
-    assert at_once.config.frequencies == 4
-    start = fitting.random_start(SMALL)
-    effort = replace(effort, rounds=1)
-    assert fitting.fit(few, SMALL, start, effort, octaves=4).config == SMALL
+    assert few.thin
+    assert not ball.thin
+    assert fitting.fit(few, SMALL, effort=effort).steps == 60
+    assert not replace(ball, check_points=few.check_points[:, :0], check_inside=thin[:, :0]).thin
 
 
 def test_further_points_stay_near_or_anywhere() -> None:
@@ -460,6 +456,8 @@ def test_random_starts_are_those_of_a_new_network() -> None:
 )
 def test_layouts_of_what_people_have(frames: int, loop: bool, layout: FieldConfig) -> None:
     assert fitting.layout_for(frames, loop) == layout
+    thin = replace(layout, frequencies=8) if frames == 1 else layout
+    assert fitting.layout_for(frames, loop, thin=True) == thin
 
 
 def test_intersection_over_union() -> None:
