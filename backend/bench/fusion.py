@@ -18,6 +18,7 @@ from . import known_things
 from .known_things import Shown
 
 _RESOLUTION = 128
+_FINE = 256  # as views of 256 pixels are made into a mesh where nobody says
 _THING = known_things.THINGS[0]
 _SIZE = 256
 _SCALE_ERROR = 0.02
@@ -28,33 +29,39 @@ def rows() -> Iterator[dict[str, Any]]:
     """For each set of views: distances from the result to the truth (acc: mean and 95 %) and back
     (compl), IoU, pieces, mean error of colours (of 255) at vertices and in the texture, and the
     processor seconds of it all."""
-    for name, thing, poses, error in _sets():
+    for name, thing, poses, resolution, error in _sets():
         shown = known_things.show(thing, poses, _SIZE)
         depths = shown.depths if not error else _spoiled(shown.depths)
         for way in ("depth", "outlines") if not error else ("depth",):
             told = depths if way == "depth" else None
-            _ours(shown, told)  # compiled by now
+            _ours(shown, told, resolution)  # compiled by now
             yield {"views": name, "thing": thing, "method": f"ours, {way}"} | _measured(
-                thing, *_ours(shown, told)
+                thing, *_ours(shown, told, resolution)
             )
-        if thing == _THING and (theirs := _open3d(shown, depths)) is not None:
+        beside = thing == _THING and resolution == _RESOLUTION
+        if beside and (theirs := _open3d(shown, depths)) is not None:
             yield {"views": name, "thing": thing, "method": "Open3D VoxelBlockGrid"} | _measured(
                 thing, *theirs
             )
 
 
-def _sets() -> Iterator[tuple[str, str, np.ndarray, bool]]:
+def _sets() -> Iterator[tuple[str, str, np.ndarray, int, bool]]:
+    """Names, things, poses, cells along the side, and whether depths are spoiled."""
     four = known_things.ring(4, 15)
     caps = np.stack([known_things.looking_at_origin(0, e) for e in (89, -89)])
     six = np.concatenate([four, caps])
-    yield "4, ring", _THING, four, False
-    yield "6 = 4 + top + bottom", _THING, six, False
-    yield "10, ring 30 degrees", _THING, known_things.ring(10, 30), False
+    yield "4, ring", _THING, four, _RESOLUTION, False
+    yield "6 = 4 + top + bottom", _THING, six, _RESOLUTION, False
+    yield "10, ring 30 degrees", _THING, known_things.ring(10, 30), _RESOLUTION, False
     rings = [known_things.ring(10, e, start=12 * k) for k, e in enumerate((-50, 0, 50))]
-    yield "30, three rings", _THING, np.concatenate(rings), False
-    yield "6 with noise", _THING, six, True
+    yield "30, three rings", _THING, np.concatenate(rings), _RESOLUTION, False
+    yield "6 with noise", _THING, six, _RESOLUTION, True
+    twenty = np.concatenate([known_things.all_around(18), caps])
     for thing in known_things.THINGS:
-        yield "20, all around", thing, known_things.all_around(20), False
+        yield "20, all around", thing, known_things.all_around(20), _RESOLUTION, False
+    for thing in known_things.THINGS:
+        yield "20 = 18 + top + bottom", thing, twenty, _RESOLUTION, False
+        yield "20 = 18 + top + bottom, 256^3", thing, twenty, _FINE, False
 
 
 def _spoiled(depths: np.ndarray) -> np.ndarray:
@@ -67,7 +74,7 @@ def _spoiled(depths: np.ndarray) -> np.ndarray:
 
 
 def _ours(
-    shown: Shown, depths: np.ndarray | None
+    shown: Shown, depths: np.ndarray | None, resolution: int
 ) -> tuple[np.ndarray, np.ndarray, float, tuple[float, float] | None]:
     """Vertices, faces, seconds, errors of the colours."""
     began = time.process_time()
@@ -81,8 +88,8 @@ def _ours(
         if scales.before > 0.005:
             views = PosedViews(opacity, scales.applied(depths), views.poses, lens)
     cube = find_cube(views)
-    vertices, faces = fuse(views, cube, _RESOLUTION, noise).surface()
-    cell = cube.side / _RESOLUTION
+    vertices, faces = fuse(views, cube, resolution, noise).surface()
+    cell = cube.side / resolution
     by = view_colors.painters(shown.images, views.poses, lens, vertices, faces, cell)
     colors, _ = view_colors.vertex_colors(vertices, faces, by)
     atlas = texture_baking.unwrap(vertices, faces, 512)

@@ -58,7 +58,7 @@ def test_points_on_the_surface_are_on_it() -> None:
 def test_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     poses = known_things.all_around(8)
     thing = known_things.THINGS[0]
-    monkeypatch.setattr(fusion, "_sets", lambda: iter([("8", thing, poses, False)]))
+    monkeypatch.setattr(fusion, "_sets", lambda: iter([("8", thing, poses, 64, False)]))
     monkeypatch.setattr(fusion, "_SIZE", 96)
     monkeypatch.setattr(fusion, "_RESOLUTION", 64)
     monkeypatch.setattr(fusion, "_open3d", lambda *_: None)

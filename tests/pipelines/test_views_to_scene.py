@@ -141,6 +141,17 @@ def test_the_frame_of_the_world_is_kept() -> None:
     assert np.abs(cube).max() <= 1
 
 
+@pytest.mark.parametrize("thing", known_things.THINGS)
+def test_twenty_exact_views_give_the_thing_and_its_colours(thing: str) -> None:
+    """Of 256 pixels, all around with top and bottom, so that all of a cup's inside is seen."""
+    caps = [known_things.looking_at_origin(0, elevation)[None] for elevation in (89, -89)]
+    poses = np.concatenate([known_things.all_around(18), *caps])
+    result = made(task_of(known_things.show(thing, poses, 256)))
+    assert is_closed(result.faces)
+    assert known_things.iou(thing, result.vertices, result.faces) > 0.95
+    assert np.abs(result.colors[:, :3] - known_things.colors(result.vertices)).mean() < 2
+
+
 def test_field_of_view_instead_of_intrinsics() -> None:
     assert iou(made(task_of(shown(), intrinsics=None, field=40.0))) > 0.95
 
