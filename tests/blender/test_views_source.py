@@ -192,6 +192,11 @@ def test_a_model_that_turns_begins_where_it_is_told(settings):
     assert (task.poses, task.views, task.caps, task.radius) == (None, 0, False, 0.0)
     assert math.isclose(task.start, 30.0, rel_tol=1e-5)
     assert len(task.images) == 1
+    settings.views_pixels = 64
+    assert (
+        task_of(settings)[0].size == 64
+    )  # which the backend refuses: nothing is left out silently
+    settings.views_pixels = 0
     plan = planning.plan_of(bpy.context, chosen(settings))
     angles = [(azimuth + 30.0, 0.0) for azimuth, _ in ADAPTER["own_views"]]
     expected = camera_poses(angles, "z", 100.0 * plan.extent)
