@@ -258,7 +258,8 @@ def _of_adapter(
 ) -> dict[str, Any]:
     """The same of the MV-Adapter family, whose cameras see without perspective: those that stand in
     for them."""
-    told = model.arguments if isinstance(model, weights.Entry) else config
+    # By its files or, before these are here, by the registry.
+    told = config or getattr(model, "arguments", {})
     try:
         settings = MVAdapterConfig.from_dict(told)
     except (TypeError, ValueError, OverflowError):

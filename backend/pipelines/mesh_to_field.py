@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -69,7 +68,7 @@ def mesh_to_field(task: Task, context: Context) -> Iterator[Progress | Result]:
     device = devices.pick(context.device)
     frames = task.frame_count
     memory.require(
-        _SAMPLE_BYTES * 2 * points_of(frames) * frames
+        _SAMPLE_BYTES * (2 * points_of(frames) * frames + _further_points(task))
         + 6 * (task.vertices.nbytes + task.faces.nbytes)
         + field_surfaces.working_bytes(task.resolution, frames),
         "cpu",
@@ -123,6 +122,12 @@ def points_of(frames: int) -> int:
     return occupancy.POINTS * min(frames, _PUBLISHED_FRAMES) // frames
 
 
+def _further_points(task: MeshToField) -> int:
+    """That the rounds after the first draw, if all are needed. Sequences have many already."""
+    further = occupancy.MORE_NEAR + occupancy.MORE_ANYWHERE
+    return (fitting.EFFORTS[task.effort].rounds - 1) * further if task.frame_count == 1 else 0
+
+
 def source_bytes(task: MeshToField) -> int:
     """What the meshes take as they are: places and faces, the faces once where all frames have the
     same ones, and as many vertices."""
@@ -157,16 +162,27 @@ def _fitted(task: MeshToField, report: Report) -> _Fit:
         report=lambda done: report("Sampling points", _FRAMED + done * (_SAMPLED - _FRAMED)),
     )
     config = fitting.layout_for(samples.frames, task.loop, samples.thin)
-    report("Fitting the field", _SAMPLED)
+    reached = _SAMPLED
+
+    def fitting_at(done: float, _: float) -> None:
+        nonlocal reached
+        reached = _SAMPLED + done * (_FITTED - _SAMPLED)
+        report("Fitting the field", reached)
+
+    def more(number: int) -> occupancy.Samples:
+        return occupancy.sample_more(
+            framed.frames, task.seed, number, lambda _: report("Sampling more points", reached)
+        )
+
+    report("Fitting the field", reached)
     fitted = fitting.fit(
         samples,
         config,
         None,  # from the mean of a model's fields, fits are slower and worse
         fitting.EFFORTS[task.effort],
         task.seed,
-        lambda done, _: report("Fitting the field", _SAMPLED + done * (_FITTED - _SAMPLED)),
-        # Sequences have many points already.
-        partial(occupancy.sample_more, framed.frames, task.seed) if len(frames) == 1 else None,
+        fitting_at,
+        more if len(frames) == 1 else None,
         fitting.FINER_OCTAVES if len(frames) == 1 else 0,
     )
     if not np.isfinite(fitted.vector).all():

@@ -108,12 +108,7 @@ def _add_results(actions: Any) -> None:
     export.add_argument("target", type=Path, help="a folder, named as the model's id")
     export.add_argument("--title", default="Fieldforge views")
     export.add_argument("--steps", type=int, default=20, help="of sampling where nobody says")
-    export.add_argument("--temperature", type=float, default=1.0, help="share of the noise that"
-                        " sampling begins with; less leaves less to chance")  # fmt: skip
-    export.add_argument("--haze", type=float, default=0.0, help="alpha up to which a painted pixel"
-                        " shows nothing, and from 1 less that on is all of the thing")  # fmt: skip
-    export.add_argument("--without-depth", action="store_true", help="depth that is painted is not"
-                        " told: where it is rough, outlines alone make better meshes")  # fmt: skip
+    _add_painting(export)
     export.set_defaults(action=_export)
     evaluate = actions.add_parser("evaluate", help="measure a model; a sheet of samples; its card")
     _folder(evaluate)
@@ -124,13 +119,26 @@ def _add_results(actions: Any) -> None:
     evaluate.add_argument("--steps", type=int, default=20)
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument("--generated", type=int, default=1200)
-    evaluate.add_argument("--without-guess", type=Path, help="for the card, what evaluating a model"
-                          " that was trained so wrote")  # fmt: skip
+    evaluate.add_argument("--without-projection", type=Path, help="for the card, what evaluating a"
+                          " model that was trained so wrote")  # fmt: skip
+    evaluate.add_argument("--without-guess", type=Path, help="the same of one that was trained"
+                          " so")  # fmt: skip
     evaluate.add_argument("--without-both", type=Path, help="the same of one that was trained"
                           " --without-guess --without-projection")  # fmt: skip
     evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     evaluate.add_argument("--hardware", default="", help="a sentence for the model's card")
+    _add_painting(evaluate.add_argument_group("of a checkpoint, as a model would say it itself"))
     evaluate.set_defaults(action=_evaluate)
+
+
+def _add_painting(group: Any) -> None:
+    """How a model paints besides its weights."""
+    group.add_argument("--temperature", type=float, default=1.0, help="share of the noise that"
+                       " sampling begins with; less leaves less to chance")  # fmt: skip
+    group.add_argument("--haze", type=float, default=0.0, help="alpha up to which a painted pixel"
+                       " shows nothing, and from 1 less that on is all of the thing")  # fmt: skip
+    group.add_argument("--without-depth", action="store_true", help="depth that is painted is not"
+                       " told: where it is rough, outlines alone make better meshes")  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------- data
@@ -263,9 +271,11 @@ def _train(options: argparse.Namespace) -> int:
     plan = plan_options.plan_of(options, 6e-4)
     with team(options.device) as members:
         say = plan_options.from_leader(members)
+        path = (options.output or options.folder) / diffusion.CHECKPOINT
         known = None
         if not options.without_guess:
-            known = guess.trained((options.output or options.folder) / guess.CHECKPOINT)
+            _check_guessed(path)
+            known = guess.trained(path.with_name(guess.CHECKPOINT))
         parts = diffusion.fresh(
             options.size,
             members.device,
@@ -274,11 +284,21 @@ def _train(options: argparse.Namespace) -> int:
             known,
             not options.without_guess,
         )
-        path = (options.output or options.folder) / diffusion.CHECKPOINT
         say(f"{len(source)} scenes, {sum(p.numel() for p in parts.model.parameters()):,} weights")
         run = diffusion.fit(parts, source, recipe, plan, members, say, path)
         say(plan_options.outcome(run))
     return 0
+
+
+def _check_guessed(path: Path) -> None:
+    """Raise BadInput where a training of so far has no guess, before anybody trains one for it."""
+    from .loops import read_checkpoint
+
+    if path.exists() and json.loads(read_checkpoint(path)["settings"]).get("guess") is None:
+        raise BadInput(
+            f"{path} was begun without a first guess.",
+            "Add --without-guess to go on, or give another folder to begin anew.",
+        )
 
 
 def _fine_tune(options: argparse.Namespace) -> int:
@@ -347,7 +367,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         output = options.folder
     else:
         model, _ = diffusion.trained(options.target)
-        painter = ViewPainter(export.painter_config(model.config), model.to(place))
+        config = export.painter_config(
+            model.config, options.temperature, not options.without_depth, options.haze
+        )
+        painter = ViewPainter(config, model.to(place))
         output = options.target.parent
     catalogue = Catalogue(_shapes(options), options.folder / _COLOURS, options.generated)
     records = catalogue.records(options.side)[: options.most]
@@ -362,7 +385,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     evaluate.sheet(made[shown], views[shown], target / SHEET)
     (output / EVALUATION).write_text(json.dumps(means, indent=1), "utf-8")
     if installed:
-        others = {card.NO_GUESS: options.without_guess, card.NO_LAYERS: options.without_both}
+        others = {
+            card.NO_LAYERS: options.without_projection,
+            card.NO_GUESS: options.without_guess,
+            card.NEITHER: options.without_both,
+        }
         for name, path in others.items():
             if path:
                 beside[name] = json.loads(path.read_text("utf-8"))

@@ -9,12 +9,14 @@ import bpy
 import numpy as np
 
 from ...backend.errors import BadInput
+from ...backend.protocol import VIEW_FIELD
 from .. import session
 from ..model_choice import chosen_model
-from .planning import Plan, home_of_views, plan_of
+from .planning import Plan, fitting_distance, home_of_views, plan_of, uses_own_cameras
 from .source import MAKE_VIEWS, is_rebuilt, known_views
 
 SIZE = 0.16  # of a camera, in its distance to the middle
+FAR = 8.0  # sides of the cube: further off, cameras are needles that no view of the thing shows
 KNOWN, NEW = (1.0, 0.62, 0.15, 1.0), (0.35, 0.7, 1.0, 1.0)
 WIDTH = 1.5
 
@@ -27,10 +29,20 @@ def wants_cameras(settings) -> bool:
 
 
 def lines_of(plan: Plan) -> np.ndarray:
-    """(V, 18, 3) float32: the ends of the lines that each camera is drawn with, in the world."""
+    """(V, 18, 3) float32: the ends of the lines that each camera is drawn with, in the world.
+
+    Those that stand in for cameras without perspective are drawn in the same direction, as near and
+    with as wide a lens as a camera is that sees as much.
+    """
     half = plan.side / 2
     fx, fy, cx, cy = plan.intrinsics.T
-    distance = np.linalg.norm(plan.poses[:, :3, 3] - plan.middle, axis=1)
+    off = plan.poses[:, :3, 3] - plan.middle
+    distance = np.linalg.norm(off, axis=1)
+    far = distance > FAR * plan.extent
+    near = np.where(far, fitting_distance(VIEW_FIELD, plan.extent), distance)
+    fx, fy = (np.where(far, half / np.tan(VIEW_FIELD / 2), focal) for focal in (fx, fy))
+    eyes = plan.middle + off * (near / distance)[:, None]
+    distance = near
     depth = SIZE * distance
     corners = []
     for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1), (-0.4, 1.15), (0.4, 1.15), (0, 1.6)):
@@ -43,7 +55,15 @@ def lines_of(plan: Plan) -> np.ndarray:
     pairs = [*((eye, corner) for corner in corners[:3]), *rectangle, *arrow]
     ends = np.stack([end for pair in pairs for end in pair], axis=1)
     turned = np.einsum("vij,vkj->vki", plan.poses[:, :3, :3], ends)
-    return (turned + plan.poses[:, None, :3, 3]).astype(np.float32)
+    return (turned + eyes[:, None]).astype(np.float32)
+
+
+def known_lines(settings, model: dict, count: int) -> int:
+    """How many of `count` cameras are drawn as those that see what is there."""
+    if is_rebuilt(settings):
+        return count
+    # All that such a model is shown it paints anew, from cameras of its own.
+    return 0 if uses_own_cameras(settings, model) else known_views(settings)
 
 
 def _draw() -> None:
@@ -56,14 +76,15 @@ def _draw() -> None:
     through_a_camera = space.region_3d.view_perspective == "CAMERA"
     if through_a_camera or session.jobs().active or _shows_views(context):
         return
+    model = chosen_model(settings)
     try:
-        plan = plan_of(context, chosen_model(settings))
+        plan = plan_of(context, model)
     except BadInput:
         return
     if plan.names:  # they are there already
         return
     lines = lines_of(plan)
-    known = len(lines) if is_rebuilt(settings) else known_views(settings)
+    known = known_lines(settings, model, len(lines))
     _draw_lines(lines[known:], NEW)
     if settings.source != "IMAGE_VIEWS" or settings.views_picture != "VIEWPORT":
         _draw_lines(lines[:known], KNOWN)  # else it is the eye that one looks with

@@ -11,6 +11,7 @@ from ...backend.protocol import ImageToViews
 from .. import preferences, session
 from ..compose import Choices
 from ..importing import Destination, select_only
+from ..model_choice import FIXED_CAMERAS
 from ..pictures import small_image
 from .cameras import frame_of, in_order, view_of
 from .captures import SeenPicture, ViewsRequest, stacked
@@ -71,6 +72,7 @@ def _models_beside(home: bpy.types.Collection, listed: list[dict]) -> list[dict]
         model
         for model in listed
         if ImageToViews.kind in model.get("tasks", ())
+        and model.get("family") not in FIXED_CAMERAS
         and model.get("ready", True)
         and (model["id"] == kept.model or _paints(model, kept.size))
     ]

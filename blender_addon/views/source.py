@@ -261,10 +261,9 @@ def _of_own_cameras(context, model: dict, shared: dict) -> ViewsRequest:
     """Of the views that the model was made for, of words or a picture."""
     settings = context.scene.fieldforge
     middle, extent = middle_of(context)
-    fields = {}
-    if model.get("turns"):  # and refuses other sizes than its own
-        size = settings.views_pixels // 8 * 8
-        fields = {"start": degrees_of(settings.ring_start), "size": size}
+    fields = {"size": settings.views_pixels // 8 * 8}  # others than its own are refused in words
+    if model.get("turns"):
+        fields["start"] = degrees_of(settings.ring_start)
     if not uses_image(settings):
         return ViewsRequest(short_name(shared["prompt"]), middle, extent, fields=fields, **shared)
     given = images.capture(context)

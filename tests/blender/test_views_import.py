@@ -556,6 +556,17 @@ def test_another_model_makes_a_view_anew_in_its_own_way_and_is_named(settings, r
     assert (kept.model, kept.steps, kept.guidance) == ("turner", 10, 7.5)  # as the backend says
 
 
+def test_models_that_keep_to_their_own_cameras_make_no_view_beside_others(settings, running, fake):
+    from fieldforge.blender_addon.views import rerolls
+
+    six = BUNDLED | {"id": "six", "view_size": 512, "family": "mv-adapter"}
+    made = made_by_mvdream(running, fake, six)
+    before = len(fake.tasks)
+    assert rerolls.none_beside(made).startswith("No model here makes views of 256 pixels")
+    assert bpy.ops.fieldforge.reroll_views(which="ONE") == {"CANCELLED"}
+    assert len(fake.tasks) == before
+
+
 @pytest.mark.parametrize(("which", "order"), [("ALL", range(COUNT)), ("ONE", [1, 2, 3, 4, 5, 0])])
 def test_views_whose_cameras_were_deleted_meanwhile_come_where_they_were(
     settings, running, fake, which, order

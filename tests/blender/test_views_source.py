@@ -193,14 +193,34 @@ def test_a_model_that_turns_begins_where_it_is_told(settings):
     assert math.isclose(task.start, 30.0, rel_tol=1e-5)
     assert len(task.images) == 1
     settings.views_pixels = 64
-    assert (
-        task_of(settings)[0].size == 64
-    )  # which the backend refuses: nothing is left out silently
+    assert task_of(settings)[0].size == 64  # is refused by the backend, not left out in silence
     settings.views_pixels = 0
     plan = planning.plan_of(bpy.context, chosen(settings))
     angles = [(azimuth + 30.0, 0.0) for azimuth, _ in ADAPTER["own_views"]]
     expected = camera_poses(angles, "z", 100.0 * plan.extent)
     assert np.allclose(plan.poses, expected, atol=1e-3)
+
+
+def test_far_cameras_are_drawn_near_in_their_directions_and_none_as_known(settings):
+    """In the place that they have, they are needles outside of what a viewport shows."""
+    picture()
+    settings.views_picture, settings.model = "IMAGE", "mv-adapter-image"
+    plan = planning.plan_of(bpy.context, chosen(settings))
+    lines = overlay.lines_of(plan)
+    eyes = lines[:, 0]  # where the first line begins
+    off = eyes - plan.middle
+    distance = np.linalg.norm(off, axis=1)
+    assert (distance < 3 * plan.extent).all()
+    there = plan.poses[:, :3, 3] - plan.middle
+    assert np.allclose(
+        off / distance[:, None], there / np.linalg.norm(there, axis=1)[:, None], atol=1e-5
+    )
+    ahead = np.einsum("vji,vkj->vki", plan.poses[:, :3, :3], lines - eyes[:, None])
+    field = np.abs(ahead[..., 0] / np.minimum(ahead[..., 2], -1e-9))[ahead[..., 2] < -1e-3].max()
+    assert field == pytest.approx(math.tan(VIEW_FIELD / 2), rel=1e-3)
+    assert overlay.known_lines(settings, chosen(settings), 6) == 0
+    settings.model = "turner"
+    assert overlay.known_lines(settings, chosen(settings), 5) == 1
 
 
 def test_mvdream_makes_its_four_views_and_they_are_drawn_where_they_come_from(settings):
@@ -209,6 +229,10 @@ def test_mvdream_makes_its_four_views_and_they_are_drawn_where_they_come_from(se
     assert facts(settings).text == "4 views, as the model makes them"
     task, _ = task_of(settings)
     assert (task.poses, task.views, task.start, task.caps) == (None, 0, 0.0, False)
+    assert task.size == 0
+    settings.views_pixels = 64
+    assert task_of(settings)[0].size == 64  # is refused by the backend, not left out in silence
+    settings.views_pixels = 0
     plan = planning.plan_of(bpy.context, chosen(settings))
     expected = camera_poses(RING_OF_FOUR, "z", VIEW_DISTANCE * plan.extent / 2)
     expected[:, :3, 3] += (1, 2, 3)

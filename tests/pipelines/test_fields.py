@@ -393,6 +393,71 @@ def test_an_animation_becomes_one_field(few_points: None, no_models: Path) -> No
     np.testing.assert_allclose(centres, [10, 10.5, 11], atol=0.1)
 
 
+@pytest.mark.parametrize(("width", "begins_with"), [(0.4, 6), (0.09, 8)])
+def test_where_one_round_is_not_enough_finer_octaves_and_more_points_come(
+    few_points: None,
+    no_models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    width: float,
+    begins_with: int,
+) -> None:
+    """Of the layout that what a person has is fitted in; rods begin with all octaves."""
+    layouts, drawn = [], []
+
+    def layout(frames: int, loop: bool, thin: bool) -> FieldConfig:
+        layouts.append(LAYOUT_FOR(frames, loop, thin))
+        return layouts[-1]
+
+    def more(*told: Any, sample: Any = occupancy.sample_more) -> occupancy.Samples:
+        drawn.append(told[2])
+        return sample(*told)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(fitting, "layout_for", layout)
+    monkeypatch.setattr(occupancy, "sample_more", more)
+    monkeypatch.setattr(occupancy, "MORE_NEAR", 20_000)
+    monkeypatch.setattr(occupancy, "MORE_ANYWHERE", 4_000)
+    effort = fitting.Effort(steps=150, rounds=2, enough=1.1)
+    monkeypatch.setitem(fitting.EFFORTS, "good", effort)
+    rod = trimesh.creation.box((width, width, 1))
+    mesh = rod.vertices.astype(np.float32), rod.faces.astype(np.int32)
+    steps, result = drained(source(mesh, effort="good"))
+    assert isinstance(result, FieldResult)
+    result.neural.check()
+    assert [layout.frequencies for layout in layouts] == [begins_with]
+    assert result.neural.frequencies == fitting.FINER_OCTAVES
+    assert result.report["optimizer_steps"] == 450
+    assert drawn == [1]
+    assert "Sampling more points" in {step.stage for step in steps}
+    assert solid(result.animation.meshes()[0]).volume == pytest.approx(width**2, rel=0.2)
+
+
+def test_drawing_more_points_ends_when_the_job_is_not_wanted_any_more(
+    few_points: None, no_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between parts of the points of one frame, not after all of them."""
+    parts, unwanted = [], []
+    monkeypatch.setattr(occupancy, "_QUERIES", 1000)
+    monkeypatch.setattr(occupancy, "MORE_NEAR", 20_000)
+    monkeypatch.setattr(occupancy, "MORE_ANYWHERE", 4_000)
+    effort = fitting.Effort(steps=50, rounds=2, enough=1.1)
+    monkeypatch.setitem(fitting.EFFORTS, "good", effort)
+
+    def more(*told: Any, sample: Any = occupancy.sample_more) -> occupancy.Samples:
+        def report(share: float) -> None:
+            parts.append(share)
+            unwanted.append(True)
+            told[3](share)
+
+        return sample(*told[:3], report)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(occupancy, "sample_more", more)
+    context = Context("cpu", cancelled=lambda: bool(unwanted))
+    with pytest.raises(Cancelled):
+        list(pipelines.run(source(BOX_MESH, effort="good"), context))
+    assert len(parts) == 1
+    assert parts[0] == pytest.approx(1 / 24)
+
+
 def test_one_frame_that_repeats_in_one_topology_is_a_still(
     few_points: None, no_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

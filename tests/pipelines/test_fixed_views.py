@@ -134,6 +134,21 @@ def test_cameras_that_are_none_are_not_listed(
     assert (listed.own_views, listed.ring, listed.view_size) == ((), None, 0)
 
 
+def test_what_lies_here_is_listed_not_what_the_registry_says(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registry may have changed since a model was downloaded."""
+    shutil.copytree(written, tmp_path / "store")
+    shutil.move(tmp_path / "store" / "adapter-image", tmp_path / "store" / "mv-adapter-image")
+    told = tmp_path / "store" / "mv-adapter-image" / "model.json"
+    record = json.loads(told.read_text("utf-8"))
+    record["id"] = "mv-adapter-image"
+    told.write_text(json.dumps(record), "utf-8")
+    monkeypatch.setenv("FIELDFORGE_WEIGHTS", str(tmp_path / "store"))
+    listed = {model.id: model for model in pipelines.models()}["mv-adapter-image"]
+    assert listed.view_size == 64
+
+
 def test_another_number_of_views_is_told_not_to_be_made() -> None:
     note = fixed_views.ITS_OWN_NUMBER.format(count=6)
     assert note in done(of_words(views=9, steps=1)).report["notes"]

@@ -591,8 +591,9 @@ def random_start(config: FieldConfig, seed: int = 0) -> np.ndarray:
 
 
 def layout_for(frames: int, loop: bool, thin: bool = False) -> FieldConfig:
-    """The layout that what a person has is fitted in, which models in the box share: more octaves
-    than the published one, for edges and thin parts, and the phase of what repeats.
+    """The layout that fits of what a person has begin with, which models in the box share unless it
+    is thin or one round is not enough (`fit`): more octaves than the published one, for edges and
+    thin parts, and the phase of what repeats.
 
     loop: whether the last frame leads to the first. thin: see Samples.
     """

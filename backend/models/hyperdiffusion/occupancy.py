@@ -49,7 +49,7 @@ Inside = Callable[[np.ndarray], np.ndarray]
 
 _INSIDE = 0.5
 _TELLING = 0.01  # of the points for measuring are inside
-_QUERIES = 1 << 19  # points asked about at once
+_QUERIES = 1 << 17  # points asked about at once: a second at most, before one can stop
 _CROSSING_STEPS = 14
 
 
@@ -285,15 +285,22 @@ def _moving_far(frames: Sequence[Frame]) -> list[str]:
 # -------------------------------------------------------------------------------------- occupancy
 
 
-def inside_of(vertices: np.ndarray, faces: np.ndarray) -> Inside:
-    """A function that tells which points the surface winds around. Nothing is inside no faces."""
+def inside_of(
+    vertices: np.ndarray, faces: np.ndarray, report: Callable[[float], None] | None = None
+) -> Inside:
+    """A function that tells which points the surface winds around. Nothing is inside no faces.
+
+    report: told what share of the points is done; may raise to stop.
+    """
     if not len(faces):
         return lambda points: np.zeros(len(points), bool)
-    numbers = winding_numbers(vertices, faces)
+    numbers = winding_numbers(vertices, faces, report)
     return lambda points: numbers(points) >= _INSIDE
 
 
-def winding_numbers(vertices: np.ndarray, faces: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def winding_numbers(
+    vertices: np.ndarray, faces: np.ndarray, report: Callable[[float], None] | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
     """A function from points (P, 3) to their generalised winding numbers (P,) float64; by Barill et
     al. 2018, as the published method has them: far parts of the surface count as a few dipoles."""
     tree = igl.FastWindingNumberBVH()
@@ -304,6 +311,8 @@ def winding_numbers(vertices: np.ndarray, faces: np.ndarray) -> Callable[[np.nda
         for begin in range(0, len(points), _QUERIES):
             part = slice(begin, begin + _QUERIES)
             found[part] = tree.winding_number(np.ascontiguousarray(points[part], np.float64), 2.0)
+            if report is not None:
+                report(min(1.0, (begin + _QUERIES) / len(points)))
         return found
 
     return numbers
@@ -342,16 +351,29 @@ def sample(
     for number, (vertices, faces) in enumerate(frames):
         draws = np.random.default_rng([seed, number])
         surface = on_surface(vertices, faces, near, draws)
-        found.append(_beside(surface, inside_of(vertices, faces), anywhere, check, noise, draws))
+        inside = inside_of(vertices, faces, _part(report, number, len(frames)))
+        found.append(_beside(surface, inside, anywhere, check, noise, draws))
         if report is not None:
             report((number + 1) / len(frames))
     return _joined(found, near)
 
 
-def sample_more(frames: Sequence[Frame], seed: int, number: int = 1) -> Samples:
+def _part(
+    report: Callable[[float], None] | None, number: int, count: int
+) -> Callable[[float], None] | None:
+    """Told the share of one frame of so many, it tells that of all."""
+    return report and (lambda share: report((number + share) / count))
+
+
+def sample_more(
+    frames: Sequence[Frame],
+    seed: int,
+    number: int = 1,
+    report: Callable[[float], None] | None = None,
+) -> Samples:
     """Further points than `sample` gives for this seed, as many as a round of a long fit takes;
     others for each number, from 1."""
-    return sample(frames, seed + number, MORE_NEAR, MORE_ANYWHERE)
+    return sample(frames, seed + number, MORE_NEAR, MORE_ANYWHERE, report=report)
 
 
 def sample_analytic(

@@ -64,9 +64,10 @@ def done(items: Sequence[Item], folder: Path) -> list[Item]:
 
 
 def save(path: Path, fitted: Fitted) -> None:
-    """Written whole or not at all."""
+    """Written whole or not at all; arrays alone: the layout is that of the start beside it."""
     partial = path.with_name(path.stem + ".part.npz")
-    np.savez(partial, **vars(fitted))
+    numbers = {name: getattr(fitted, name) for name in ("loss", "iou", "steps", "seconds")}
+    np.savez(partial, vector=fitted.vector, **numbers)
     partial.replace(path)
 
 

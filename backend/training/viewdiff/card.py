@@ -152,9 +152,10 @@ def _quality(measured: Mapping[str, float], beside: Mapping[str, Mapping[str, fl
     )
 
 
-FIRST_GUESS, NO_GUESS, NO_LAYERS = "first guess", "no guess", "neither"
+FIRST_GUESS, NO_LAYERS, NO_GUESS, NEITHER = "first guess", "no layers", "no guess", "neither"
 _BESIDE = {
     FIRST_GUESS: "what its first guess shows by itself, before anything is sampled.",
-    NO_GUESS: "a model with its layers in space but no first guess, trained as many steps.",
-    NO_LAYERS: "one with neither: attention alone between views, trained as many steps.",
+    NO_LAYERS: "a model with its first guess but no layers in space, trained as many steps.",
+    NO_GUESS: "one with its layers in space but no first guess, trained as many steps.",
+    NEITHER: "one with neither: attention alone between views, trained as many steps.",
 }

@@ -148,6 +148,9 @@ def test_fields_one_by_one_begin_with_the_first_and_are_made_once(
     np.testing.assert_array_equal(vectors, [begun[0] + 10, begun[0] + 10])
     assert overlaps.tolist() == [0.9, 0.9]
     assert fits.done([*both, ball_item("c", 0.1)], tmp_path) == both
+    for path in (tmp_path / fits.FOLDER).glob("*.npz"):
+        with np.load(path, allow_pickle=False) as arrays:
+            assert {"vector", "loss", "iou"} <= {name for name in arrays if arrays[name].size}
     with pytest.raises(BadInput, match="holds no field"):
         fits.load([ball_item("c", 0.1)], tmp_path)
 

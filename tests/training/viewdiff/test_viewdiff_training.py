@@ -306,7 +306,7 @@ def test_sheet_and_card(tmp_path: Path, boxes: Boxes) -> None:
         installed,
         [Record(shape), Record(bought)],
         means,
-        {card.NO_LAYERS: {"psnr": 1.25}},
+        {card.NEITHER: {"psnr": 1.25}},
         tmp_path,
         "One core.",
     )

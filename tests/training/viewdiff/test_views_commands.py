@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backend import weights
+from backend.errors import BadInput
 from backend.posed_images import read_transforms
 from backend.training.__main__ import main
-from backend.training.viewdiff import diffusion
+from backend.training.viewdiff import diffusion, evaluate
 
 
 def test_from_shapes_to_a_measured_model(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +51,7 @@ def test_from_shapes_to_a_measured_model(data: Path, capsys: pytest.CaptureFixtu
     assert weights.read_model(target).title == "Mine"
     measure = ["views", "evaluate", *folder, "--generated", "0", "--steps", "2", "--device", "cpu"]
     without = []
-    for name, psnr in (("guess", 3.5), ("both", 2.25)):
+    for name, psnr in (("projection", 4.75), ("guess", 3.5), ("both", 2.25)):
         (data / f"{name}.json").write_text(json.dumps({"psnr": psnr}), "utf-8")
         without += [f"--without-{name}", str(data / f"{name}.json")]
     assert main([*measure, *without, str(target)]) == 0
@@ -57,6 +59,7 @@ def test_from_shapes_to_a_measured_model(data: Path, capsys: pytest.CaptureFixtu
     assert found["shapes"] == 1
     assert (target / "samples.png").exists()
     text = (target / "README.md").read_text("utf-8")
+    assert "4.75" in text
     assert "3.5" in text
     assert "2.25" in text
     assert "Box (test)" in (target / "ATTRIBUTION.md").read_text("utf-8")
@@ -87,6 +90,43 @@ def test_parts_are_left_out_to_compare(
     assert (model.first_guess is not None) == guess
     names = [name for name, _ in model.named_parameters()]
     assert any(".unproj_reproj_layer." in name for name in names) == layers
+
+
+def test_a_training_without_a_guess_is_not_sent_to_train_one(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = ["-f", str(data), "-o", str(tmp_path), "--size", "tiny", "--batch", "1"]
+    render = ["views", "render", "-f", str(data), "--size", "tiny"]
+    assert main([*render, "--generated", "0", "--workers", "1"]) == 0
+    train = ["views", "train", *folder, "--steps", "1", "--device", "cpu"]
+    assert main([*train, "--without-guess", "--without-projection"]) == 0
+    capsys.readouterr()
+    assert main([*train, "--without-projection"]) == 2
+    assert "--without-guess" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_measured_as_a_model_would_paint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ["-f", str(data), "--size", "tiny", "--batch", "1"]
+    render = ["views", "render", "-f", str(data), "--size", "tiny"]
+    assert main([*render, "--generated", "0", "--workers", "1"]) == 0
+    train = ["views", "train", *folder, "--steps", "1", "--device", "cpu", "--without-guess"]
+    assert main([*train, "-o", str(tmp_path)]) == 0
+    asked = []
+
+    def tests(catalogue: object, records: object, config: Any) -> object:
+        asked.append(config)
+        raise BadInput("Enough.", "None.")
+
+    monkeypatch.setattr(evaluate, "tests", tests)
+    measure = ["views", "evaluate", "-f", str(data), "--generated", "0", "--device", "cpu"]
+    silent = ["--haze", "0.25", "--temperature", "0.5", "--without-depth"]
+    for told in ([], silent):
+        assert main([*measure, *told, str(tmp_path / diffusion.CHECKPOINT)]) == 2
+    plain, changed = asked
+    assert (plain.haze, plain.temperature, plain.tells_depth) == (0.0, 1.0, True)
+    assert (changed.haze, changed.temperature, changed.tells_depth) == (0.25, 0.5, False)
 
 
 def test_what_is_missing_is_said(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
