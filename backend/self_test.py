@@ -11,6 +11,7 @@ The rings, from the inside out:
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -24,6 +25,8 @@ from .terminal import ProgressBar
 ROOT = Path(__file__).resolve().parent.parent
 _NO_TESTS_COLLECTED = 5
 _ORDINARY = "not gpu and not real_blender and not large"
+_MOST_AT_ONCE = 4
+"""Processes of tests: each may take 3 GB."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,15 @@ _LINT = (
     ),
 )
 _PYTEST = ("-m", "pytest", "-m")
-_TESTS = Step("tests", "test", (*_PYTEST, _ORDINARY, "tests", "--ignore=tests/blender"))
+# One thread each: the models of tests are small, and threads that wait for each other on a
+# processor that has other work take many times as long.
+_AT_ONCE = ("-n", str(min(os.cpu_count() or 1, _MOST_AT_ONCE)), "--dist", "loadfile")
+_TESTS = Step(
+    "tests",
+    "test",
+    (*_PYTEST, _ORDINARY, *_AT_ONCE, "tests", "--ignore=tests/blender"),
+    (("OMP_NUM_THREADS", "1"),),
+)
 _BLENDER = Step("tests in Blender", "blender", (*_PYTEST, _ORDINARY, "tests/blender"))
 _REAL = Step(
     "tests in the real Blender",

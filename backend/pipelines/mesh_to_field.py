@@ -125,7 +125,8 @@ def points_of(frames: int) -> int:
 def _further_points(task: MeshToField) -> int:
     """That the rounds after the first draw, if all are needed. Sequences have many already."""
     further = occupancy.MORE_NEAR + occupancy.MORE_ANYWHERE
-    return (fitting.EFFORTS[task.effort].rounds - 1) * further if task.frame_count == 1 else 0
+    effort = fitting.EFFORTS[task.effort]
+    return (effort.rounds + effort.further - 1) * further if task.frame_count == 1 else 0
 
 
 def source_bytes(task: MeshToField) -> int:

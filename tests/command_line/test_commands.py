@@ -216,6 +216,8 @@ def test_the_default_ring_runs_all_of_it_and_fails_when_one_does(
     assert [step[0] for step in steps] == ["/test"] * 4 + ["/blender"]
     assert [step[2] for step in steps] == ["ruff", "ruff", "mypy", "pytest", "pytest"]
     assert all(("voxels" in step) == ("pytest" in step) for step in steps)
+    assert "loadfile" in steps[3]  # several at once, each on one thread
+    assert "OMP_NUM_THREADS=1" in steps[3]
     assert done.out.splitlines()[-1] == "4 passed, 1 failed"
     assert re.search(r"FAILED\s+mypy", done.out)
 

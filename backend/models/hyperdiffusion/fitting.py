@@ -68,14 +68,17 @@ class Effort:
 
     steps: of the first round, of a still shape; those of an animation are `moving` times as many.
     rounds: at most so many, each with twice the steps of the one before. enough: no further round
-    once the intersection over union of measured points is this. rate: at the start of a round from
-    random weights; start_rate: from a start vector, and of later rounds. batch: points of a step;
-    near: the share of them near the surface, where most is to be learned.
+    once the intersection over union of measured points is this. further: rounds more of a still
+    shape for which it is below `fair` then: of hard ones, thin or not. rate: at the start of a
+    round from random weights; start_rate: from a start vector, and of later rounds. batch: points
+    of a step; near: the share of them near the surface, where most is to be learned.
     """
 
     steps: int = 800
     rounds: int = 3
     enough: float = 0.98
+    further: int = 0
+    fair: float = 0.98
     rate: float = 3e-2
     start_rate: float = 1.5e-2
     batch: int = 2048
@@ -89,7 +92,7 @@ class Effort:
 EFFORTS = {
     "fast": Effort(steps=400, rounds=1),
     "good": Effort(steps=800, rounds=3, enough=0.98),
-    "best": Effort(steps=1600, rounds=4, enough=0.995),
+    "best": Effort(steps=1600, rounds=4, enough=0.995, further=1),
 }
 
 
@@ -137,7 +140,8 @@ def fit(
         descent = _Descent(config, random_start(config, seed) if start is None else start)
         points, inside = _all_points(samples, config)
         draws = torch.Generator().manual_seed(seed)
-        planned = [effort.round_steps(number, samples.frames) for number in range(effort.rounds)]
+        rounds = effort.rounds + (effort.further if samples.frames == 1 else 0)
+        planned = [effort.round_steps(number, samples.frames) for number in range(rounds)]
         loss, iou = math.nan, 0.0
         best, layout_of_best = descent.vector.clone(), config
         for number, steps in enumerate(planned):
@@ -156,6 +160,8 @@ def fit(
                 iou = found
                 best, layout_of_best = descent.vector.clone(), config
             if iou >= effort.enough and not samples.thin:
+                break
+            if number + 1 >= effort.rounds and iou >= effort.fair:
                 break
     seconds = time.thread_time() - begun
     return Fitted(best.numpy(), loss, iou, descent.steps, seconds, layout_of_best)

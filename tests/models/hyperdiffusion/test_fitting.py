@@ -272,6 +272,29 @@ def test_more_points_are_drawn_where_one_round_is_not_enough(ball: Samples) -> N
     assert not np.array_equal(alone.vector, both.vector)
 
 
+@pytest.mark.parametrize(("fair", "rounds"), [(0.3, 1), (1.1, 2)])
+def test_hard_shapes_are_fitted_for_longer(ball: Samples, fair: float, rounds: int) -> None:
+    effort = replace(QUICK, steps=125, rounds=1, enough=1.1, further=1, fair=fair)
+    drawn: list[int] = []
+
+    def more(number: int) -> Samples:
+        drawn.append(number)
+        return _samples(_ball, count=3000, check=0)
+
+    assert fitting.fit(ball, SMALL, effort=effort, more=more).steps == (125, 375)[rounds - 1]
+    assert drawn == [1][: rounds - 1]
+
+
+def test_what_moves_is_not_fitted_for_longer() -> None:
+    frames = _samples(_ball, count=1000, check=500)
+    moving = Samples(*(np.repeat(part, 2, axis=0) for part in (frames.points, frames.inside)),
+                     frames.near, *(np.repeat(part, 2, axis=0)
+                     for part in (frames.check_points, frames.check_inside)))  # fmt: skip
+    effort = replace(QUICK, steps=10, rounds=1, enough=1.1, further=1, fair=1.1, moving=1)
+    config = replace(SMALL, dimensions=4)
+    assert fitting.fit(moving, config, effort=effort).steps == 10
+
+
 def test_finer_octaves_are_told_where_one_round_is_not_enough(ball: Samples) -> None:
     effort, octaves = replace(QUICK, steps=125, rounds=2), SMALL.frequencies + 2
     one = fitting.fit(ball, SMALL, effort=replace(effort, enough=0.3), octaves=octaves)
