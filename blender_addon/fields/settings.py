@@ -22,7 +22,7 @@ MOST_STEPS = 41
 _EFFORT_WORDS = {
     "fast": ("Fast", "For a first look"),
     "good": ("Good", "For most objects"),
-    "best": ("Best", "For fine detail; takes several times longer"),
+    "best": ("Best", "For fine detail and thin parts; takes minutes, of hard shapes ten"),
 }
 WAYS = [
     (
