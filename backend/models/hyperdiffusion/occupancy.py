@@ -285,22 +285,15 @@ def _moving_far(frames: Sequence[Frame]) -> list[str]:
 # -------------------------------------------------------------------------------------- occupancy
 
 
-def inside_of(
-    vertices: np.ndarray, faces: np.ndarray, report: Callable[[float], None] | None = None
-) -> Inside:
-    """A function that tells which points the surface winds around. Nothing is inside no faces.
-
-    report: told what share of the points is done; may raise to stop.
-    """
+def inside_of(vertices: np.ndarray, faces: np.ndarray) -> Inside:
+    """A function that tells which points the surface winds around. Nothing is inside no faces."""
     if not len(faces):
         return lambda points: np.zeros(len(points), bool)
-    numbers = winding_numbers(vertices, faces, report)
+    numbers = winding_numbers(vertices, faces)
     return lambda points: numbers(points) >= _INSIDE
 
 
-def winding_numbers(
-    vertices: np.ndarray, faces: np.ndarray, report: Callable[[float], None] | None = None
-) -> Callable[[np.ndarray], np.ndarray]:
+def winding_numbers(vertices: np.ndarray, faces: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """A function from points (P, 3) to their generalised winding numbers (P,) float64; by Barill et
     al. 2018, as the published method has them: far parts of the surface count as a few dipoles."""
     tree = igl.FastWindingNumberBVH()
@@ -311,8 +304,6 @@ def winding_numbers(
         for begin in range(0, len(points), _QUERIES):
             part = slice(begin, begin + _QUERIES)
             found[part] = tree.winding_number(np.ascontiguousarray(points[part], np.float64), 2.0)
-            if report is not None:
-                report(min(1.0, (begin + _QUERIES) / len(points)))
         return found
 
     return numbers
@@ -351,18 +342,26 @@ def sample(
     for number, (vertices, faces) in enumerate(frames):
         draws = np.random.default_rng([seed, number])
         surface = on_surface(vertices, faces, near, draws)
-        inside = inside_of(vertices, faces, _part(report, number, len(frames)))
+        inside = _told(inside_of(vertices, faces), report, number, len(frames))
         found.append(_beside(surface, inside, anywhere, check, noise, draws))
-        if report is not None:
-            report((number + 1) / len(frames))
     return _joined(found, near)
 
 
-def _part(
-    report: Callable[[float], None] | None, number: int, count: int
-) -> Callable[[float], None] | None:
-    """Told the share of one frame of so many, it tells that of all."""
-    return report and (lambda share: report((number + share) / count))
+def _told(
+    inside: Inside, report: Callable[[float], None] | None, number: int, count: int
+) -> Inside:
+    """The same, told to `report` between parts of the points: of this frame of so many."""
+
+    def asked(points: np.ndarray) -> np.ndarray:
+        found = np.empty(len(points), bool)
+        for begin in range(0, len(points), _QUERIES):
+            end = min(begin + _QUERIES, len(points))
+            found[begin:end] = inside(points[begin:end])
+            if report is not None:
+                report((number + end / len(points)) / count)
+        return found
+
+    return asked
 
 
 def sample_more(
