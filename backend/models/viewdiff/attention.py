@@ -25,6 +25,8 @@ class ViewContext:
     views: V. conditions: (B V, 8 or 10), see cameras.conditions. time: (B V, T), the embedding of
     the timesteps, taken by `take_time`. cameras, timesteps (B, V): for the layers through space.
     novel: how many views, the last of each scene, are not carried into space (but seen from it).
+    fronts: (B, V, 2, h, w), where the surfaces of a first guess are, as first_guess.fronts_of has
+    it; None where that is not told.
     It stays as it is until the next call, so that gradients can be computed after one.
     """
 
@@ -35,6 +37,7 @@ class ViewContext:
         self.cameras: Cameras | None = None
         self.timesteps: torch.Tensor | None = None
         self.novel = 0
+        self.fronts: torch.Tensor | None = None
 
     def take_time(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         """A forward hook for the network's embedding of timesteps."""

@@ -85,7 +85,7 @@ class ViewBlock(nn.Module):
         features = x.mT.unflatten(-1, self.size).unflatten(0, (-1, views))
         time = None if context.time is None else context.time.unflatten(0, (-1, views))
         carried = self.unproj_reproj_layer(
-            features, context.cameras, context.timesteps, time, context.novel
+            features, context.cameras, context.timesteps, time, context.novel, context.fronts
         )
         return carried.flatten(0, 1).flatten(2).mT
 

@@ -41,7 +41,8 @@ class ProjectionConfig:
     box's far side. compress, expand: "multiple" layers or a "single" one, between the channels of
     the U-Net and those of a voxel. aggregator: "ibrnet" or "mean", how views become one grid.
     time: whether the aggregator knows the timestep of each view. view_dependent: whether what is
-    rendered depends on the direction of the ray.
+    rendered depends on the direction of the ray. guided: whether they are told where the first
+    guess has its surfaces: views count little for what lies behind one, and rays end there.
     """
 
     channels: int = 16
@@ -56,6 +57,7 @@ class ProjectionConfig:
     aggregator: str = "ibrnet"
     time: bool = True
     view_dependent: bool = True
+    guided: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("layers", self.layers, LAYERS)
@@ -128,6 +130,8 @@ class ViewDiffConfig:
     how the guess is to be changed, in such units; with 0 it predicts what the schedule says.
     guess_noise: views begin with their guess and so much noise, a standard deviation, and in
     training lie between that and what they are (Liu et al. 2023, I2SB); 0: with noise alone.
+    agreement: how far, 0 to 1, the colours of views are moved in every step to what the others show
+    of the same places of the guess.
     as_published: its layers through space were trained with the axes and the contraction of the
     published code, which are wrong; only such weights are used with them.
     """
@@ -156,6 +160,7 @@ class ViewDiffConfig:
     guess: Mapping[str, Any] | None = None
     guess_spread: float = 0.0
     guess_noise: float = 0.0
+    agreement: float = 0.0
     as_published: bool = False
 
     def __post_init__(self) -> None:
@@ -175,8 +180,14 @@ class ViewDiffConfig:
             raise TypeError("unet and schedule are settings by name")
         if self.guess is not None and self.pixels is None:
             raise ValueError("only a model of pixels guesses first")
+        if self.projection.guided and self.guess is None:
+            raise ValueError("only what guesses first can guide its layers in space")
         if not 0 <= self.guess_spread < float("inf"):
             raise ValueError(f"guess_spread is {self.guess_spread!r}")
+        if not 0 <= self.agreement <= 1:
+            raise ValueError(f"agreement is {self.agreement!r}, not 0 to 1")
+        if self.agreement and not self.guess_spread:
+            raise ValueError("views can only agree on what a guess tells of space")
         if not 0 <= self.guess_noise < float("inf"):
             raise ValueError(f"guess_noise is {self.guess_noise!r}")
         if self.guess_noise and not self.guess_spread:

@@ -237,6 +237,19 @@ def latents_of(planes: torch.Tensor, pixels: PixelLatents) -> torch.Tensor:
     return F.pixel_unshuffle(fine, pixels.patch).unflatten(0, planes.shape[:2])
 
 
+def fronts_of(told: torch.Tensor, cameras: Cameras) -> torch.Tensor:
+    """(B, V, 6, h, w) of what is told -> (B, V, 2, h, w) float32: how much of each place the thing
+    covers, from 0 to 1, and that times the depth of its surface, along the camera's axis and in the
+    world's units. cameras: centred ones. Where nothing was guessed, nothing is covered.
+    """
+    _, alpha, depth, known = told.float().split([3, 1, 1, 1], dim=2)
+    covered = ((alpha + 1) / 2).clamp(0, 1)
+    away = centres(cameras.world2cam).norm(dim=-1)[..., None, None, None]
+    # What is told is a mean over the ray, whose uncovered part counts as 1.
+    surface = REACH * (depth - (1 - covered)) + covered * away
+    return torch.cat([covered, surface], dim=2) * known
+
+
 def v_of(noised: torch.Tensor, start: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
     """The v of noised latents, if they are `start` without their noise. level: the share of the
     signal's variance, below 1; may be broadcast."""

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from .agreement import agreed
 from .attention import CrossFrameAttention, TextAttention, ViewContext
 from .block import ViewBlock
 from .cameras import Cameras, conditions
 from .config import ViewDiffConfig
-from .first_guess import FirstGuess, GuessConfig, latents_of, v_of
+from .first_guess import FirstGuess, GuessConfig, fronts_of, latents_of, v_of
 from .pixels import PixelLatents
 from .projection import Projection
 from .schedule import alphas
@@ -97,11 +98,13 @@ class ViewDiff(nn.Module):
             if told is None:
                 told = self.first_guess(latents, timesteps == 0, cameras.centred())
             seen = torch.cat([latents, told.to(latents.dtype)], dim=2)
+            if self.config.projection.guided:
+                self.context.fronts = fronts_of(told, cameras.centred())
         predicted = self.unet(seen.flatten(0, 1), timesteps.flatten(), text.flatten(0, 1))
         found: torch.Tensor = predicted.sample.unflatten(0, batch)
         if told is None or not self.config.guess_spread:
             return found
-        return self._from_the_guess(found, latents, told, timesteps)
+        return self._from_the_guess(found, latents, told, timesteps, cameras.centred())
 
     def guessed(self, latents: torch.Tensor, given: torch.Tensor, cameras: Cameras) -> torch.Tensor:
         """(B, V, CHANNELS, h, w): the first guess of latents of which some, (B, V) bool, are given.
@@ -139,6 +142,7 @@ class ViewDiff(nn.Module):
         latents: torch.Tensor,
         told: torch.Tensor,
         timesteps: torch.Tensor,
+        cameras: Cameras,
     ) -> torch.Tensor:
         """(B, V, C, h, w) float32: the v of what the network tells as a change of the guess, in
         units of how far latents lie from it; where nothing was guessed, of what it tells."""
@@ -147,7 +151,14 @@ class ViewDiff(nn.Module):
         known = told[:, :, -1:].float()
         spread = 1 + known * (self.config.guess_spread - 1)
         guess = latents_of(told, self.first_guess.pixels) * known
-        return v_of(latents.float(), guess + spread * found.float(), level)
+        views = guess + spread * found.float()
+        if self.config.agreement:
+            given = timesteps == 0
+            views = torch.where(given[..., None, None, None], latents.float(), views)
+            fronts = fronts_of(told, cameras)
+            pixels = self.first_guess.pixels
+            views = agreed(views, fronts, given, cameras, pixels, self.config.agreement)
+        return v_of(latents.float(), views, level)
 
     def _tell(self, cameras: Cameras, timesteps: torch.Tensor, novel: int) -> None:
         if timesteps.shape != cameras.world2cam.shape[:2]:

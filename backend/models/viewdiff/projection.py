@@ -7,6 +7,7 @@ rendered from every view. All of it is float32, whatever the network around it c
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from . import unprojection
@@ -15,6 +16,7 @@ from .config import ProjectionConfig
 from .rendering import VolumeRenderer
 from .volume import ResidualBlock, VolumeUNet
 
+_TINY = 1e-8
 _MOST_SEEN = 1 << 20
 """Pairs of a view and a voxel that are looked at in one go; what is made of one has about a hundred
 numbers. More are taken in parts."""
@@ -92,12 +94,19 @@ class Projection(nn.Module):
         timesteps: torch.Tensor,
         time: torch.Tensor | None = None,
         novel: int = 0,
+        fronts: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """timesteps: (B, V); time: their embedding (B, V, T). novel: how many views, the last, are
-        seen from the grid but not carried into it."""
+        seen from the grid but not carried into it. fronts: (B, V, 2, any, any), how much is covered
+        by a surface that is known, and that times its depth; what lies behind is not seen."""
         with torch.autocast(features.device.type, enabled=False):
             outcome, _, _ = self.carry(
-                features.float(), cameras, timesteps, None if time is None else time.float(), novel
+                features.float(),
+                cameras,
+                timesteps,
+                None if time is None else time.float(),
+                novel,
+                None if fronts is None else fronts.float(),
             )
         return outcome.to(features.dtype)
 
@@ -108,6 +117,7 @@ class Projection(nn.Module):
         timesteps: torch.Tensor,
         time: torch.Tensor | None = None,
         novel: int = 0,
+        fronts: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As forward, in float32; also how much is in the way of each cell and its depth, in units
         of half the box's longest side, both (B, V, 1, h, w)."""
@@ -115,8 +125,12 @@ class Projection(nn.Module):
         intrinsics = at_size(cameras.intrinsics, cameras.size, size)
         origins, directions = unprojection.rays(cameras.world2cam, intrinsics, size, cameras.bbox)
         seen = features[:, : features.shape[1] - novel]
-        volume = self._volume(seen, directions, intrinsics, cameras, timesteps, time)
-        rendered, mask, depth = self._render(volume, origins, directions, cameras, size)
+        if fronts is not None:
+            fronts = F.adaptive_avg_pool2d(fronts.flatten(0, 1), size).unflatten(
+                0, (-1, cameras.views)
+            )
+        volume = self._volume(seen, directions, intrinsics, cameras, timesteps, time, fronts)
+        rendered, mask, depth = self._render(volume, origins, directions, cameras, size, fronts)
         mask_of_cells = mask.flatten(0, 1)
         expanded = mask_of_cells * self.proj_out_2d_fg(rendered) + (
             1 - mask_of_cells
@@ -135,13 +149,17 @@ class Projection(nn.Module):
         cameras: Cameras,
         timesteps: torch.Tensor,
         time: torch.Tensor | None,
+        fronts: torch.Tensor | None,
     ) -> torch.Tensor:
         """The grid, (B, c, G, G, G) in the order y, x, z. features: of the views that it is of."""
         views = features.shape[1]
+        cell = unprojection.longest_side(cameras.bbox) / self.grid
         inner = self.compressed(features)
         if self.config.aggregator == "ibrnet":
             rays = directions[:, :views].mT.unflatten(-1, features.shape[-2:])
             inner = torch.cat([inner, rays], dim=2)
+        if fronts is not None:
+            inner = torch.cat([inner, fronts[:, :views]], dim=2)
         share = self.config.background_share if self.config.background else None
         points, reached = unprojection.voxel_centres(self.grid, cameras.bbox, share, self.published)
         time_of_views = None if time is None else time[:, :views]
@@ -155,6 +173,9 @@ class Projection(nn.Module):
                 places,
                 self.published,
             )
+            if fronts is not None:
+                found, front = found[..., :-2], found[..., -2:]
+                valid = valid * unprojection.visible(front, depth, cell)
             parts.append(self._together(found * here[:, None], valid, depth, time_of_views))
         together = torch.cat(parts, dim=1)
         volume = together.mT.unflatten(-1, (self.grid,) * 3)
@@ -181,6 +202,7 @@ class Projection(nn.Module):
         directions: torch.Tensor,
         cameras: Cameras,
         size: tuple[int, int],
+        fronts: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Features (B V, c, h, w), mask and depth (B, V, 1, h, w)."""
         if self.config.background:
@@ -196,13 +218,22 @@ class Projection(nn.Module):
             told = self.linear_ray(directions)
         else:
             told = directions.new_zeros(*directions.shape[:2], self.config.channels)
+        ends = None if fronts is None else _ends(fronts, cameras.bbox)
         features, mask, depth = self.volume_renderer(
-            volume.permute(order), origins, directions, told, near, far
+            volume.permute(order), origins, directions, told, near, far, ends
         )
         views = cameras.views
         rendered = features.unflatten(1, (views, *size)).flatten(0, 1).permute(0, 3, 1, 2)
         shape = (len(mask), views, 1, *size)
         return rendered, mask.reshape(shape), depth.reshape(shape)
+
+
+def _ends(fronts: torch.Tensor, bbox: torch.Tensor) -> torch.Tensor:
+    """(B, V, 2, h, w) -> (B, V h w, 2): how much of each ray ends at a surface, and where on it."""
+    covered, weighted = fronts.movedim(2, -1).flatten(1, 3).split(1, dim=-1)
+    scale = 2 / unprojection.longest_side(bbox)
+    surface = weighted / covered.clamp(min=_TINY) * scale[:, None, None]
+    return torch.cat([covered, surface], dim=-1)
 
 
 class _Rectified(nn.Module):

@@ -11,6 +11,8 @@ from .unprojection import contract
 _MOST_SAMPLES = 1 << 21
 """That are rendered at once: 16 channels of them have 128 MB."""
 _GROUND = 1.0
+_SUREST = 0.99
+"""The share of a ray that can end at a surface."""
 
 
 class VolumeRenderer(nn.Module):
@@ -51,21 +53,24 @@ class VolumeRenderer(nn.Module):
         told: torch.Tensor,
         near: torch.Tensor,
         far: torch.Tensor,
+        ends: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Features (B, R, C) of R rays, how much is in their way (B, R), and its depth (B, R).
 
         volume: (B, z, y, x, C), over [-1, 1]^3. origins, directions: (B, R, 3). told: (B, R, C), of
-        the ray's direction. near, far: (B, R). In training, noise is added to the opacity.
+        the ray's direction. near, far: (B, R). ends: (B, R, 2), how much of each ray ends at a
+        surface that is known, 0 to 1, and where; the network's own opacity is added to that. In
+        training, noise is added to the opacity.
         """
         volume = volume.permute(0, 4, 1, 2, 3).contiguous()
         total = self.samples * (2 if self.background_share is not None else 1)
         most = max(1, _MOST_SAMPLES // (total * len(volume)))
+        of_rays = [origins, directions, told, near, far]
+        if ends is not None:
+            of_rays.append(ends)
         parts = [
             self._render(volume, *part)
-            for part in zip(
-                *(x.split(most, dim=1) for x in (origins, directions, told, near, far)),
-                strict=True,
-            )
+            for part in zip(*(x.split(most, dim=1) for x in of_rays), strict=True)
         ]
         features, mask, depth = (torch.cat(x, dim=1) for x in zip(*parts, strict=True))
         return features, mask, depth
@@ -78,6 +83,7 @@ class VolumeRenderer(nn.Module):
         told: torch.Tensor,
         near: torch.Tensor,
         far: torch.Tensor,
+        ends: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         depths, steps = self._depths(near, far)
         points = origins[..., None, :] + directions[..., None, :] * depths[..., None]
@@ -89,7 +95,10 @@ class VolumeRenderer(nn.Module):
         opacity = x @ self.weight_opacity + self.bias_opacity
         if self.training:
             opacity = opacity + torch.randn_like(opacity)
-        way = torch.cumsum(F.softplus(opacity) * steps, dim=-1)
+        passed = F.softplus(opacity) * steps
+        if ends is not None:
+            passed = passed + _ended(ends, depths, steps[..., :1])
+        way = torch.cumsum(passed, dim=-1)
         left = torch.exp(-way)
         weights = F.pad(left[..., :-1], (1, 0), value=1.0) - left
         x = F.linear(x, self.mlp_weights[2], self.mlp_biases[2]) + told[..., None, :]
@@ -107,6 +116,14 @@ class VolumeRenderer(nn.Module):
             disparity = (self.disparity_at_infinity - 1) * beyond / self.samples + 1
             depths = torch.cat([depths, far[..., None] / disparity], dim=-1)
         return depths, torch.cat([first, depths.diff(dim=-1)], dim=-1)
+
+
+def _ended(ends: torch.Tensor, depths: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    """(B, R, S): what stands in the way at each sample of rays that end, as `ends` says, about one
+    `step` around their surface."""
+    share, place = ends.split(1, dim=-1)
+    near = F.softmax(-0.5 * ((depths - place) / step) ** 2, dim=-1)
+    return -torch.log1p(-share.clamp(max=_SUREST)) * near
 
 
 def _sampled(volume: torch.Tensor, points: torch.Tensor) -> torch.Tensor:

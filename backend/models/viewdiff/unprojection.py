@@ -24,6 +24,8 @@ _FAR = 4.0
 _MISSED = (0.5, 4.5)
 """Near and far of a ray that misses the box."""
 _TINY = 1e-8
+_SHARPNESS = 4.0
+"""Of the end of what a view sees: from 0.9 to 0.1 of it within about one voxel."""
 
 
 # ------------------------------------------------------------------------------------------- rays
@@ -190,6 +192,22 @@ def unproject(
         weight,
         torch.where(valid, depth, torch.full_like(depth, INVALID_DEPTH)),
     )
+
+
+def visible(fronts: torch.Tensor, depth: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
+    """How far views see points, 0 to 1, past surfaces in front of them: (B, V, M, 1).
+
+    fronts: (B, V, M, 2), how much a surface covers of where the view shows the point, and that
+    times its depth. depth: (B, V, M, 1), of the points. cell: (B,), how far behind a surface its
+    own voxels lie, in the same units.
+    """
+    covered, weighted = fronts.split(1, dim=-1)
+    surface = weighted / covered.clamp(min=_TINY)
+    behind = (depth - surface) / cell[:, None, None, None]
+    # From half on, as outlines count: at the edge of a thing its cells are covered in part, but
+    # what lies behind is not seen beside it either.
+    hidden = (2 * covered).clamp(max=1)
+    return 1 - hidden * torch.sigmoid(_SHARPNESS * (behind - 1))
 
 
 # ------------------------------------------------------------------------------- weighing of views
