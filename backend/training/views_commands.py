@@ -92,6 +92,9 @@ def _add_trainings(actions: Any) -> None:
             )
             action.add_argument("--without-guess", action="store_true", help="no first guess; with"
                                 " --without-projection, attention alone is left")  # fmt: skip
+            action.add_argument("--begin-with", type=Path, help="the checkpoint of another training"
+                                " of ours, whose weights it begins with; layers in space may be"
+                                " new")  # fmt: skip
         elif name == "fine-tune":
             action.add_argument("--model", required=True, help="the id of an installed one, or its"
                                 " folder as diffusers keeps it")  # fmt: skip
@@ -262,7 +265,7 @@ def _guess(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from .loops import team
-    from .viewdiff import diffusion, guess
+    from .viewdiff import diffusion
     from .viewdiff.networks import SIZES
 
     size = SIZES[options.size]
@@ -272,22 +275,34 @@ def _train(options: argparse.Namespace) -> int:
     with team(options.device) as members:
         say = plan_options.from_leader(members)
         path = (options.output or options.folder) / diffusion.CHECKPOINT
-        known = None
-        if not options.without_guess:
-            _check_guessed(path)
-            known = guess.trained(path.with_name(guess.CHECKPOINT))
-        parts = diffusion.fresh(
-            options.size,
-            members.device,
-            not options.without_projection,
-            options.seed,
-            known,
-            not options.without_guess,
-        )
+        parts = _own_parts(options, path, members.device)
         say(f"{len(source)} scenes, {sum(p.numel() for p in parts.model.parameters()):,} weights")
         run = diffusion.fit(parts, source, recipe, plan, members, say, path)
         say(plan_options.outcome(run))
     return 0
+
+
+def _own_parts(options: argparse.Namespace, path: Path, device: Any) -> Any:
+    """What a training of our own model into `path` begins with."""
+    from .viewdiff import diffusion, guess
+
+    projection = not options.without_projection
+    if options.begin_with:
+        if options.without_guess:
+            raise BadInput(
+                "Whether there is a first guess, the training that is begun with says.",
+                "Leave out --without-guess.",
+            )
+        return diffusion.going_on(
+            options.begin_with, options.size, device, projection, options.seed
+        )
+    known = None
+    if not options.without_guess:
+        _check_guessed(path)
+        known = guess.trained(path.with_name(guess.CHECKPOINT))
+    return diffusion.fresh(
+        options.size, device, projection, options.seed, known, not options.without_guess
+    )
 
 
 def _check_guessed(path: Path) -> None:
@@ -364,9 +379,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.target.is_dir():
         installed = weights.read_model(options.target)
         painter = load(installed, place, torch.float32)
+        training = installed.source.get("training")
         output = options.folder
     else:
-        model, _ = diffusion.trained(options.target)
+        model, settings = diffusion.trained(options.target)
+        training = export.provenance(settings)["training"]
         config = export.painter_config(
             model.config, options.temperature, not options.without_depth, options.haze
         )
@@ -380,6 +397,13 @@ def _evaluate(options: argparse.Namespace) -> int:
         beside = {}
         if painter.config.denoiser.guess_noise:
             beside[card.FIRST_GUESS], _ = evaluate.evaluate(painter, made, 0, 0, bar.report)
+        if painter.config.denoiser.agreement:
+            alone = evaluate.apart(painter)
+            beside[card.APART], _ = evaluate.evaluate(
+                alone, made, options.steps, options.seed, bar.report
+            )
+    if training:
+        means[card.STEPS] = float(export.steps_of(training))
     target = options.target if installed else output
     shown = slice(0, options.samples)
     evaluate.sheet(made[shown], views[shown], target / SHEET)

@@ -38,6 +38,10 @@ _GUESSED = (
     " guess: of the given picture a coarse shape with colours, in space, of which the diffusion is"
     " told what every camera would see."
 )
+_BEFORE = (
+    " It began with the weights of one {layers} layers in space, after {step} steps, {hours:.2f}"
+    " hours, rate {rate:g}, seed {seed}."
+)
 _CARVED = " It learned what is solid from volumes that were carved out of the views."
 _BEGUN = (
     " What the guess sees began with the weights of EfficientNet-Lite0, trained by Google on"
@@ -127,9 +131,20 @@ def _training(source: Mapping[str, Any], hardware: str) -> str:
         f"{entry['step']} steps of {recipe['scenes'] * recipe['parts']} scenes of"
         f" {recipe['views']} views in {entry['processes']} processes,"
         f" {entry['seconds'] / 3600:.2f} hours, rate {entry['rate']:g}, seed {entry['seed']}."
+        + _before(entry)
         + (_GUESSED.format(**guess, hours=guess["seconds"] / 3600) if guess else "")
         + (_CARVED if guess and guess.get("carved") else "")
     )
+
+
+def _before(training: Mapping[str, Any]) -> str:
+    """The trainings that one began with, the last one first."""
+    before = training.get("begun with")
+    if not before:
+        return ""
+    layers = "with" if before["projection"] else "without"
+    told = _BEFORE.format(**before, layers=layers, hours=before["seconds"] / 3600)
+    return told + _before(before)
 
 
 def _quality(measured: Mapping[str, float], beside: Mapping[str, Mapping[str, float]]) -> str:
@@ -142,7 +157,7 @@ def _quality(measured: Mapping[str, float], beside: Mapping[str, Mapping[str, fl
             rows.append(
                 {"measure": name, "value": round(measured[name], 3), **others, "meaning": meaning}
             )
-    also = "".join(f" Beside it, {_BESIDE[title]}" for title in beside)
+    also = "".join(f" Beside it, {_other(title, beside[title])}." for title in beside)
     return (
         f"## Quality\n\n{measured['shapes']:.0f} shapes that training never saw; one picture is"
         " given, and nine views are made: seven on its ring, one from above, one from below."
@@ -152,10 +167,20 @@ def _quality(measured: Mapping[str, float], beside: Mapping[str, Mapping[str, fl
     )
 
 
-FIRST_GUESS, NO_LAYERS, NO_GUESS, NEITHER = "first guess", "no layers", "no guess", "neither"
+def _other(title: str, measured: Mapping[str, float]) -> str:
+    """What else was measured, and how long it was trained if that is known."""
+    steps = measured.get(STEPS)
+    return _BESIDE[title] + (f", trained {steps:.0f} steps" if steps else "")
+
+
+FIRST_GUESS, APART, NO_LAYERS = "first guess", "apart", "no layers"
+NO_GUESS, NEITHER = "no guess", "neither"
 _BESIDE = {
-    FIRST_GUESS: "what its first guess shows by itself, before anything is sampled.",
-    NO_LAYERS: "a model with its first guess but no layers in space, trained as many steps.",
-    NO_GUESS: "one with its layers in space but no first guess, trained as many steps.",
-    NEITHER: "one with neither: attention alone between views, trained as many steps.",
+    FIRST_GUESS: "what its first guess shows by itself, before anything is sampled",
+    APART: "the same weights, without carrying what views show through space to the others",
+    NO_LAYERS: "a model with its first guess but no layers in space",
+    NO_GUESS: "one with layers in space but no first guess",
+    NEITHER: "one with neither: attention alone between views",
 }
+STEPS = "trained steps"
+"""Beside what is measured: how long what it is of was trained."""

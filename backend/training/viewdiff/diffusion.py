@@ -23,7 +23,7 @@ from ...errors import BadInput
 from ...models.viewdiff.cameras import Cameras
 from ...models.viewdiff.config import ViewDiffConfig
 from ...models.viewdiff.first_guess import latents_of, towards
-from ...models.viewdiff.model import ViewDiff
+from ...models.viewdiff.model import ViewDiff, is_new
 from ...models.viewdiff.pixels import PixelLatents
 from ...models.viewdiff.schedule import alphas
 from ...posed_images import PosedImages
@@ -162,6 +162,36 @@ def fresh(
             "carved": training.get("carved", False),
         }
     return Parts(model, codec, settings)
+
+
+def going_on(
+    path: Path, size: str, device: torch.device, projection: bool = True, seed: int = 0
+) -> Parts:
+    """Parts that begin with the averaged weights of another training of our own model, its first
+    guess among them. Layers in space that it did not have are new. Raises BadInput."""
+    before, known = trained(path)
+    parts = fresh(size, device, projection, seed, guesses=before.first_guess is not None)
+    have = before.state_dict()
+    own = parts.model.state_dict()
+    left_out = [name for name in own if name not in have and not is_new(name)]
+    same = all(name in own and own[name].shape == value.shape for name, value in have.items())
+    if left_out or not same:
+        raise BadInput(
+            f"{path} holds a network of other parts or sizes.",
+            "Give its --size, and leave out --without-projection if it has layers in space.",
+        )
+    parts.model.load_state_dict(have, strict=False)
+    if parts.model.first_guess is not None and "guess" in known:
+        parts.model.first_guess.requires_grad_(False)
+        parts.settings["guess"] = known["guess"]
+    parts.settings["begun with"] = {
+        "numbers": known["numbers"],
+        "projection": known["projection"],
+        "seed": known["seed"],
+        "rate": known["rate"],
+        **({"begun with": known["begun with"]} if "begun with" in known else {}),
+    }
+    return parts
 
 
 # --------------------------------------------------------------------------------------------- data

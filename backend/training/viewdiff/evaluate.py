@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -119,6 +121,14 @@ def _sampled(
     settings = sampling.Settings(config.denoiser.noising, steps, guidance=1.0)
     *_, last = sampling.sample(painter.denoiser(cameras, "", guess), begun, known, settings)
     return last.sample
+
+
+def apart(painter: ViewPainter) -> ViewPainter:
+    """The same, with the same weights, whose views do not agree in space."""
+    network = copy.copy(painter.network)
+    network.config = dataclasses.replace(network.config, agreement=0.0)
+    config = dataclasses.replace(painter.config, denoiser=network.config)
+    return dataclasses.replace(painter, config=config, network=network)
 
 
 # ----------------------------------------------------------------------------------------- measures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,27 @@ def provenance(settings: dict[str, Any]) -> dict[str, Any]:
     """What model.json tells of the training."""
     return {
         "training": {
-            **settings["numbers"],
+            **_course(settings),
             "recipe": settings["recipe"],
-            "rate": settings["rate"],
-            "seed": settings["seed"],
             "processes": settings["processes"],
-            "projection": settings["projection"],
             "guess": settings.get("guess"),
         }
     }
+
+
+def _course(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How long a training was, and those before it whose weights it began with."""
+    before = settings.get("begun with")
+    return {
+        **settings["numbers"],
+        "rate": settings["rate"],
+        "seed": settings["seed"],
+        "projection": settings["projection"],
+        **({"begun with": _course(before)} if before else {}),
+    }
+
+
+def steps_of(training: Mapping[str, Any]) -> int:
+    """Of a training, as `provenance` tells it, and all that it began with."""
+    before = training.get("begun with")
+    return int(training["step"]) + (steps_of(before) if before else 0)

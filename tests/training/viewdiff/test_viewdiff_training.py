@@ -201,6 +201,50 @@ def test_volume_renderers_learn_at_a_rate_of_their_own(tmp_path: Path) -> None:
         assert (group["weight_decay"] == 0) == (group["pace"] == 20)
 
 
+def test_layers_in_space_are_added_to_what_was_trained_without(
+    tmp_path: Path, boxes: Boxes
+) -> None:
+    """They are nothing at first, so it begins where the other training ended."""
+    path = made_run(tmp_path, boxes, projection=False)
+    before, _ = diffusion.trained(path)
+    parts = diffusion.going_on(path, "tiny", CPU)
+    assert parts.config.projection.guided
+    assert parts.settings["begun with"]["numbers"]["step"] == 6
+    assert parts.settings["begun with"]["projection"] is False
+    cameras = diffusion.cameras_of([boxes.scene(0, [0, 5, 9])], parts.config)
+    latents, times = torch.randn(1, 3, 20, 8, 8), torch.tensor([[0, 90, 90]])
+    with torch.no_grad():
+        here, there = (
+            model.eval()(latents, times, None, cameras) for model in (parts.model, before)
+        )
+    torch.testing.assert_close(here, there)
+    target = tmp_path / "on.pt"
+    run = diffusion.fit(parts, boxes, OWN["tiny"], PLAN, ALONE, lambda _: None, target)
+    layers = [
+        value for name, value in run.module.named_parameters() if ".combination.linear." in name
+    ]
+    assert layers
+    assert all(value.abs().max() > 0 for value in layers)
+    # It goes on, and so can what came of it.
+    fits = diffusion.going_on(path, "tiny", CPU)
+    longer = dataclasses.replace(PLAN, steps=7)
+    assert diffusion.fit(fits, boxes, OWN["tiny"], longer, ALONE, print, target).step == 7
+    twice = diffusion.going_on(target, "tiny", CPU).settings["begun with"]
+    assert twice["begun with"]["numbers"]["step"] == 6
+    installed = export.export(target, tmp_path / "small-views", title="Small")
+    assert export.steps_of(installed.source["training"]) == 13
+    told = card.card(installed, [], {"psnr": 1.0, "shapes": 1.0}, {}, "One core.")
+    assert "7 steps of 2 scenes" in told
+    assert "weights of one without layers in space, after 6 steps" in told
+
+
+def test_networks_of_other_parts_are_no_beginning(tmp_path: Path, boxes: Boxes) -> None:
+    path = made_run(tmp_path, boxes)
+    for size, projection in (("cpu", True), ("tiny", False)):
+        with pytest.raises(BadInput, match="other parts or sizes"):
+            diffusion.going_on(path, size, CPU, projection)
+
+
 def test_it_learns(tmp_path: Path, boxes: Boxes) -> None:
     parts = diffusion.fresh("tiny", CPU)
     told: list[str] = []
@@ -306,7 +350,7 @@ def test_sheet_and_card(tmp_path: Path, boxes: Boxes) -> None:
         installed,
         [Record(shape), Record(bought)],
         means,
-        {card.NEITHER: {"psnr": 1.25}},
+        {card.NEITHER: {"psnr": 1.25, card.STEPS: 17.0}},
         tmp_path,
         "One core.",
     )
@@ -317,7 +361,7 @@ def test_sheet_and_card(tmp_path: Path, boxes: Boxes) -> None:
         "1.25",
         "reprojection",
         "2 shapes",
-        "attention alone",
+        "attention alone between views, trained 17 steps.",
     ):
         assert words in text
     assert "first guess shows" not in text
@@ -335,6 +379,18 @@ def test_what_sees_is_named(tmp_path: Path, boxes: Boxes) -> None:
     for path in card.write(installed, [Record(bought)], measured, beside, tmp_path, "One core."):
         assert "EfficientNet-Lite0" in path.read_text("utf-8")
     assert "19.25" in (tmp_path / "README.md").read_text("utf-8")
+
+
+def test_apart_is_the_same_model_without_agreement(tmp_path: Path, boxes: Boxes) -> None:
+    installed = export.export(made_run(tmp_path, boxes), tmp_path / "small-views", title="Small")
+    painter = load(installed, CPU, torch.float32)
+    alone = evaluate.apart(painter)
+    assert painter.network.config.agreement == 1.0
+    assert alone.config.denoiser.agreement == alone.network.config.agreement == 0.0
+    assert alone.network.unet is painter.network.unet
+    truth = boxes.scene(0, [0, 1, 2, 3])
+    with_it, without = (evaluate.painted(one, truth, 2, 5).images for one in (painter, alone))
+    assert (with_it[..., :3] != without[..., :3]).any()
 
 
 def test_of_no_steps_comes_the_first_guess(boxes: Boxes) -> None:

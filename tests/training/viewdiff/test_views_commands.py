@@ -90,6 +90,13 @@ def test_parts_are_left_out_to_compare(
     assert (model.first_guess is not None) == guess
     names = [name for name, _ in model.named_parameters()]
     assert any(".unproj_reproj_layer." in name for name in names) == layers
+    on = ["-o", str(tmp_path / "on"), "--begin-with", str(tmp_path / diffusion.CHECKPOINT)]
+    assert main(["views", "train", *folder, *scenes, *on]) == 0
+    model, settings = diffusion.trained(tmp_path / "on" / diffusion.CHECKPOINT)
+    assert model.config.has_projection
+    assert (model.first_guess is not None) == guess
+    assert settings["begun with"]["projection"] == layers
+    assert main(["views", "train", *folder, *scenes, *on, "--without-guess"]) == 2
 
 
 def test_a_training_without_a_guess_is_not_sent_to_train_one(
