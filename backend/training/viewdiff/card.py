@@ -39,8 +39,8 @@ _GUESSED = (
     " told what every camera would see."
 )
 _BEFORE = (
-    " It began with the weights of one {layers} layers in space, after {step} steps, {hours:.2f}"
-    " hours, rate {rate:g}, seed {seed}."
+    " {what} began with the weights of one {layers} layers in space, after {step} steps,"
+    " {hours:.2f} hours, rate {rate:g}, seed {seed}."
 )
 _CARVED = " It learned what is solid from volumes that were carved out of the views."
 _BEGUN = (
@@ -131,20 +131,20 @@ def _training(source: Mapping[str, Any], hardware: str) -> str:
         f"{entry['step']} steps of {recipe['scenes'] * recipe['parts']} scenes of"
         f" {recipe['views']} views in {entry['processes']} processes,"
         f" {entry['seconds'] / 3600:.2f} hours, rate {entry['rate']:g}, seed {entry['seed']}."
-        + _before(entry)
+        + _before(entry, "It")
         + (_GUESSED.format(**guess, hours=guess["seconds"] / 3600) if guess else "")
         + (_CARVED if guess and guess.get("carved") else "")
     )
 
 
-def _before(training: Mapping[str, Any]) -> str:
+def _before(training: Mapping[str, Any], what: str) -> str:
     """The trainings that one began with, the last one first."""
     before = training.get("begun with")
     if not before:
         return ""
     layers = "with" if before["projection"] else "without"
-    told = _BEFORE.format(**before, layers=layers, hours=before["seconds"] / 3600)
-    return told + _before(before)
+    told = _BEFORE.format(**before, what=what, layers=layers, hours=before["seconds"] / 3600)
+    return told + _before(before, "That one")
 
 
 def _quality(measured: Mapping[str, float], beside: Mapping[str, Mapping[str, float]]) -> str:

@@ -229,13 +229,20 @@ def test_layers_in_space_are_added_to_what_was_trained_without(
     fits = diffusion.going_on(path, "tiny", CPU)
     longer = dataclasses.replace(PLAN, steps=7)
     assert diffusion.fit(fits, boxes, OWN["tiny"], longer, ALONE, print, target).step == 7
-    twice = diffusion.going_on(target, "tiny", CPU).settings["begun with"]
+    again = diffusion.going_on(target, "tiny", CPU)
+    twice = again.settings["begun with"]
     assert twice["begun with"]["numbers"]["step"] == 6
     installed = export.export(target, tmp_path / "small-views", title="Small")
     assert export.steps_of(installed.source["training"]) == 13
     told = card.card(installed, [], {"psnr": 1.0, "shapes": 1.0}, {}, "One core.")
     assert "7 steps of 2 scenes" in told
-    assert "weights of one without layers in space, after 6 steps" in told
+    assert "It began with the weights of one without layers in space, after 6 steps" in told
+    diffusion.fit(again, boxes, OWN["tiny"], PLAN, ALONE, print, tmp_path / "third.pt")
+    third = export.export(tmp_path / "third.pt", tmp_path / "third-views", title="Third")
+    assert export.steps_of(third.source["training"]) == 19
+    told = card.card(third, [], {"psnr": 1.0, "shapes": 1.0}, {}, "One core.")
+    assert "It began with the weights of one with layers in space, after 7 steps" in told
+    assert "That one began with the weights of one without layers" in told
 
 
 def test_networks_of_other_parts_are_no_beginning(tmp_path: Path, boxes: Boxes) -> None:
