@@ -269,7 +269,9 @@ def _train(options: argparse.Namespace) -> int:
     from .viewdiff.networks import SIZES
 
     size = SIZES[options.size]
-    source = _source(options, options.pixels or size.size)
+    if options.pixels not in (0, size.size):
+        raise BadInput(f"This model is for {size.size} pixels.", "Leave out --pixels.")
+    source = _source(options, size.size)
     recipe = _recipe(options, diffusion.OWN[options.size])
     plan = plan_options.plan_of(options, 6e-4)
     with team(options.device) as members:
@@ -287,6 +289,8 @@ def _own_parts(options: argparse.Namespace, path: Path, device: Any) -> Any:
     from .viewdiff import diffusion, guess
 
     projection = not options.without_projection
+    if resumed := diffusion.begun_already(path, options.size, device, projection):
+        return resumed
     if options.begin_with:
         if options.without_guess:
             raise BadInput(
@@ -383,6 +387,11 @@ def _evaluate(options: argparse.Namespace) -> int:
         output = options.folder
     else:
         model, settings = diffusion.trained(options.target)
+        if model.config.pixels is None:
+            raise BadInput(
+                f"{options.target} is no training of our own model.",
+                "Look at views of a fine-tuned Stable Diffusion with `run image-to-views`.",
+            )
         training = export.provenance(settings)["training"]
         config = export.painter_config(
             model.config, options.temperature, not options.without_depth, options.haze

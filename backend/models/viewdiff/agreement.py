@@ -11,13 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from . import unprojection
-from .cameras import Cameras, at_size
+from .cameras import Cameras, at_size, centres
 from .pixels import PixelLatents
 
 _KNOWN = 4.0
 """How many times as much as a view that is made one counts that is given."""
-_CELLS = 32
-"""A surface is as thick as this share of the box's longest side: as fine as a guess is."""
 _TINY = 1e-6
 
 
@@ -28,12 +26,14 @@ def agreed(
     cameras: Cameras,
     pixels: PixelLatents,
     share: float,
+    cells: int,
 ) -> torch.Tensor:
     """(B, V, C, h, w) float32, of `pixels` with alpha: with colours that are nearer, by `share`, to
     what all views show of the same places. Outlines, depth and given views stay as they are.
 
     fronts: (B, V, 2, h, w), where the surface is, as first_guess.fronts_of has it. given: (B, V)
-    bool. cameras: centred ones.
+    bool, those that are there already. cameras: centred ones. cells: along a side of the box, of
+    what is guessed: a surface is as thick as one.
     """
     with torch.autocast(latents.device.type, enabled=False):
         planes = F.pixel_shuffle(latents, pixels.patch)
@@ -46,7 +46,8 @@ def agreed(
         points = _surfaces(fine, lens, cameras)
         colours = []
         for view in range(planes.shape[1]):
-            mean, sure = _together(shown, given, lens, cameras, points[:, view], view)
+            seen = _seen(shown, lens, cameras, points[:, view], view, cells)
+            mean, sure = _together(*seen, given)
             mean, sure = (x.mT.unflatten(-1, size) for x in (mean, sure))
             moved = share * fine[:, view, :1] * sure * ~given[:, view, None, None, None]
             own = planes[:, view, :3]
@@ -64,23 +65,32 @@ def _surfaces(fronts: torch.Tensor, lens: torch.Tensor, cameras: Cameras) -> tor
     return origins * half + directions * (weighted / covered.clamp(min=_TINY))
 
 
-def _together(
+def _seen(
     shown: torch.Tensor,
-    given: torch.Tensor,
     lens: torch.Tensor,
     cameras: Cameras,
     points: torch.Tensor,
     view: int,
+    cells: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Colours (B, M, 3) that views show of points (B, M, 3) on what one `view` shows, and whether
-    any does, (B, M, 1). shown: (B, V, 6, H, W), colours times alpha, alpha, and fronts."""
+    """What views show (B, V, M, 6) of points (B, M, 3) on the surface that one `view` shows, and
+    how much that counts (B, V, M, 1). shown: (B, V, 6, H, W), colours times alpha, alpha, fronts.
+    """
     found, valid, depth = unprojection.unproject(shown, cameras.world2cam, lens, points)
-    cell = unprojection.longest_side(cameras.bbox) / _CELLS
-    weight = valid * unprojection.visible(found[..., 4:], depth, cell)
+    cell = unprojection.longest_side(cameras.bbox) / cells
+    # Between two surfaces, fronts are in mid-air, where others see what is far behind.
+    near = unprojection.visible(found[..., 4:], depth, cell, both_sides=True)
     # The surface is a guess: seen from about the same side, an error of its depth shifts little.
-    ways = cameras.world2cam[..., 2, :3]
-    beside = (ways * ways[:, view : view + 1]).sum(dim=-1).clamp(min=0).square()
-    weight = weight * (beside * (1 + given * (_KNOWN - 1)))[..., None, None]
+    ways = F.normalize(points[:, None] - centres(cameras.world2cam)[:, :, None], dim=-1)
+    beside = (ways * ways[:, view : view + 1]).sum(dim=-1, keepdim=True).clamp(min=0).square()
+    return found, valid * near * beside
+
+
+def _together(
+    found: torch.Tensor, weight: torch.Tensor, given: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean colours (B, M, 3) of what is seen, and whether anything is, (B, M, 1)."""
+    weight = weight * (1 + given * (_KNOWN - 1))[..., None, None]
     colours = (weight * found[..., :3]).sum(dim=1)
     amount = (weight * found[..., 3:4]).sum(dim=1)
     return colours / amount.clamp(min=_TINY), (amount > _TINY).to(colours)

@@ -119,6 +119,11 @@ class FirstGuess(nn.Module):
         self.outline = nn.Parameter(torch.tensor(2.0))
         self.tint = nn.Parameter(torch.tensor(0.5))
 
+    @property
+    def cells(self) -> int:
+        """Along a side of the box, of what is guessed."""
+        return _FINE * self.config.grid
+
     def forward(self, latents: torch.Tensor, given: torch.Tensor, cameras: Cameras) -> torch.Tensor:
         with torch.autocast(latents.device.type, enabled=False):
             told = self._guess(latents.float(), given, cameras)
@@ -244,7 +249,8 @@ def fronts_of(told: torch.Tensor, cameras: Cameras) -> torch.Tensor:
     """
     _, alpha, depth, known = told.float().split([3, 1, 1, 1], dim=2)
     covered = ((alpha + 1) / 2).clamp(0, 1)
-    away = centres(cameras.world2cam).norm(dim=-1)[..., None, None, None]
+    with torch.autocast(told.device.type, enabled=False):
+        away = centres(cameras.world2cam).norm(dim=-1)[..., None, None, None]
     # What is told is a mean over the ray, whose uncovered part counts as 1.
     surface = REACH * (depth - (1 - covered)) + covered * away
     return torch.cat([covered, surface], dim=2) * known

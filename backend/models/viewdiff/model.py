@@ -85,37 +85,41 @@ class ViewDiff(nn.Module):
         """
         batch = latents.shape[:2]
         timesteps = torch.as_tensor(timesteps, device=latents.device).expand(batch)
-        cameras = cameras.to(latents.device)
-        if self.config.reference == "front":
-            cameras = cameras.in_front()  # the grid is always seen from the same side first
+        with torch.autocast(latents.device.type, enabled=False):
+            # Products of poses, which half precision would move by pixels.
+            cameras = self._placed(cameras.to(latents.device))
+            centred = cameras.centred()
+            self._tell(cameras, centred, timesteps, novel)
         if text is None:
             width = self.unet.config.cross_attention_dim
             text = latents.new_zeros(1, 1, 1, width)
         text = text.to(latents).expand(*batch, -1, -1)
-        self._tell(cameras, timesteps, novel)
         seen = latents
         if self.first_guess is not None:
             if told is None:
-                told = self.first_guess(latents, timesteps == 0, cameras.centred())
+                told = self.first_guess(latents, timesteps == 0, centred)
             seen = torch.cat([latents, told.to(latents.dtype)], dim=2)
             if self.config.projection.guided:
-                self.context.fronts = fronts_of(told, cameras.centred())
+                self.context.fronts = fronts_of(told, centred)
         predicted = self.unet(seen.flatten(0, 1), timesteps.flatten(), text.flatten(0, 1))
         found: torch.Tensor = predicted.sample.unflatten(0, batch)
         if told is None or not self.config.guess_spread:
             return found
-        return self._from_the_guess(found, latents, told, timesteps, cameras.centred())
+        return self._from_the_guess(found, latents, told, timesteps, centred)
 
     def guessed(self, latents: torch.Tensor, given: torch.Tensor, cameras: Cameras) -> torch.Tensor:
         """(B, V, CHANNELS, h, w): the first guess of latents of which some, (B, V) bool, are given.
         Raises ValueError for a model that makes none."""
         if self.first_guess is None:
             raise ValueError("this model has no first guess")
-        cameras = cameras.to(latents.device)
-        if self.config.reference == "front":
-            cameras = cameras.in_front()
-        found: torch.Tensor = self.first_guess(latents, given, cameras.centred())
+        with torch.autocast(latents.device.type, enabled=False):
+            centred = self._placed(cameras.to(latents.device)).centred()
+        found: torch.Tensor = self.first_guess(latents, given, centred)
         return found
+
+    def _placed(self, cameras: Cameras) -> Cameras:
+        """As the grid sees them: always from the same side first, where that is the reference."""
+        return cameras.in_front() if self.config.reference == "front" else cameras
 
     def begun(self, noise: torch.Tensor, told: torch.Tensor | None) -> torch.Tensor:
         """(B, N, C, h, w): what the sampling of views begins with. noise: (B, N, C, h, w), normally
@@ -156,18 +160,21 @@ class ViewDiff(nn.Module):
             given = timesteps == 0
             views = torch.where(given[..., None, None, None], latents.float(), views)
             fronts = fronts_of(told, cameras)
-            pixels = self.first_guess.pixels
-            views = agreed(views, fronts, given, cameras, pixels, self.config.agreement)
+            pixels, cells = self.first_guess.pixels, self.first_guess.cells
+            views = agreed(views, fronts, given, cameras, pixels, self.config.agreement, cells)
         return v_of(latents.float(), views, level)
 
-    def _tell(self, cameras: Cameras, timesteps: torch.Tensor, novel: int) -> None:
+    def _tell(
+        self, cameras: Cameras, centred: Cameras, timesteps: torch.Tensor, novel: int
+    ) -> None:
         if timesteps.shape != cameras.world2cam.shape[:2]:
             have = tuple(cameras.world2cam.shape[:2])
             raise ValueError(f"{tuple(timesteps.shape)} pictures have {have} cameras")
         context, config = self.context, self.config
         context.views = cameras.views
         context.conditions = conditions(cameras, config.reference, config.intensity).flatten(0, 1)
-        context.cameras = cameras if config.as_published else cameras.centred()
+        context.cameras = cameras if config.as_published else centred
+        context.fronts = None
         context.timesteps = timesteps
         context.novel = novel
 

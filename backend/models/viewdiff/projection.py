@@ -176,7 +176,10 @@ class Projection(nn.Module):
             if fronts is not None:
                 found, front = found[..., :-2], found[..., -2:]
                 valid = valid * unprojection.visible(front, depth, cell)
-            parts.append(self._together(found * here[:, None], valid, depth, time_of_views))
+            together = self._together(found * here[:, None], valid, depth, time_of_views)
+            if fronts is not None:  # however they are weighed, what no view sees is nothing
+                together = together * valid.amax(dim=1)
+            parts.append(together)
         together = torch.cat(parts, dim=1)
         volume = together.mT.unflatten(-1, (self.grid,) * 3)
         if isinstance(self.blocks_3d, VolumeUNet):

@@ -194,16 +194,21 @@ def unproject(
     )
 
 
-def visible(fronts: torch.Tensor, depth: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
+def visible(
+    fronts: torch.Tensor, depth: torch.Tensor, cell: torch.Tensor, both_sides: bool = False
+) -> torch.Tensor:
     """How far views see points, 0 to 1, past surfaces in front of them: (B, V, M, 1).
 
     fronts: (B, V, M, 2), how much a surface covers of where the view shows the point, and that
     times its depth. depth: (B, V, M, 1), of the points. cell: (B,), how far behind a surface its
-    own voxels lie, in the same units.
+    own voxels lie, in the same units. both_sides: what lies as far before a surface is not what
+    the view shows there, either.
     """
     covered, weighted = fronts.split(1, dim=-1)
     surface = weighted / covered.clamp(min=_TINY)
     behind = (depth - surface) / cell[:, None, None, None]
+    if both_sides:
+        behind = behind.abs()
     # From half on, as outlines count: at the edge of a thing its cells are covered in part, but
     # what lies behind is not seen beside it either.
     hidden = (2 * covered).clamp(max=1)

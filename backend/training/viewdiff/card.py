@@ -39,7 +39,7 @@ _GUESSED = (
     " told what every camera would see."
 )
 _BEFORE = (
-    " {what} began with the weights of one {layers} layers in space, after {step} steps,"
+    " {what} began with the weights of one {layers} layers in space{apart}, after {step} steps,"
     " {hours:.2f} hours, rate {rate:g}, seed {seed}."
 )
 _CARVED = " It learned what is solid from volumes that were carved out of the views."
@@ -143,7 +143,10 @@ def _before(training: Mapping[str, Any], what: str) -> str:
     if not before:
         return ""
     layers = "with" if before["projection"] else "without"
-    told = _BEFORE.format(**before, what=what, layers=layers, hours=before["seconds"] / 3600)
+    apart = "" if before.get("agreement") else ", whose views did not agree in space"
+    told = _BEFORE.format(
+        **before, what=what, layers=layers, apart=apart, hours=before["seconds"] / 3600
+    )
     return told + _before(before, "That one")
 
 
@@ -177,7 +180,7 @@ FIRST_GUESS, APART, NO_LAYERS = "first guess", "apart", "no layers"
 NO_GUESS, NEITHER = "no guess", "neither"
 _BESIDE = {
     FIRST_GUESS: "what its first guess shows by itself, before anything is sampled",
-    APART: "the same weights, without carrying what views show through space to the others",
+    APART: "the same weights, trained with views that agree in space, painting without that",
     NO_LAYERS: "a model with its first guess but no layers in space",
     NO_GUESS: "one with layers in space but no first guess",
     NEITHER: "one with neither: attention alone between views",

@@ -23,7 +23,7 @@ from ...errors import BadInput
 from ...models.viewdiff.cameras import Cameras
 from ...models.viewdiff.config import ViewDiffConfig
 from ...models.viewdiff.first_guess import latents_of, towards
-from ...models.viewdiff.model import ViewDiff, is_new
+from ...models.viewdiff.model import ViewDiff
 from ...models.viewdiff.pixels import PixelLatents
 from ...models.viewdiff.schedule import alphas
 from ...posed_images import PosedImages
@@ -34,6 +34,7 @@ from .scenes import looking_in
 from .sources import Source
 
 CHECKPOINT = "views.pt"
+_BEGUN = "begun with"
 
 _USUAL_ELEVATION = (-12.0, 45.0)
 """Degrees from which things are mostly pictured."""
@@ -138,13 +139,15 @@ def fresh(
     seed: int = 0,
     guess: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]] | None = None,
     guesses: bool = True,
+    added: bool = False,
 ) -> Parts:
     """Parts of our own model at their beginning. size: of networks.SIZES. guess: weights of the
     first guess, which stay as they are, and how it was trained; else it learns beside the denoiser.
-    projection, guesses: whether there are layers in space, and a first guess.
+    projection, guesses: whether there are layers in space, and a first guess. added: the layers
+    come to a network that was trained without.
     """
     torch.manual_seed(seed)
-    model = network(SIZES[size], projection, guesses).to(device)
+    model = network(SIZES[size], projection, guesses, added).to(device)
     codec = PixelCodec(PixelLatents(**dict(model.config.pixels or {})), device)
     settings = {"size": asdict(SIZES[size]), "projection": projection}
     if model.first_guess is not None and guess is not None:
@@ -170,28 +173,65 @@ def going_on(
     """Parts that begin with the averaged weights of another training of our own model, its first
     guess among them. Layers in space that it did not have are new. Raises BadInput."""
     before, known = trained(path)
-    parts = fresh(size, device, projection, seed, guesses=before.first_guess is not None)
-    have = before.state_dict()
-    own = parts.model.state_dict()
-    left_out = [name for name in own if name not in have and not is_new(name)]
-    same = all(name in own and own[name].shape == value.shape for name, value in have.items())
-    if left_out or not same:
+    guesses, added = before.first_guess is not None, projection and not known["projection"]
+    parts = fresh(size, device, projection, seed, guesses=guesses, added=added)
+    if _of_the_same(before.config, projection) != _of_the_same(
+        parts.config, known["projection"]
+    ) or (known["projection"] and not projection):
         raise BadInput(
-            f"{path} holds a network of other parts or sizes.",
-            "Give its --size, and leave out --without-projection if it has layers in space.",
+            f"{path} holds a network of other parts, sizes or settings.",
+            "Give its --size, and leave out --without-projection if it has layers in space. What"
+            " an earlier version made its layers of cannot be gone on with.",
         )
-    parts.model.load_state_dict(have, strict=False)
-    if parts.model.first_guess is not None and "guess" in known:
-        parts.model.first_guess.requires_grad_(False)
-        parts.settings["guess"] = known["guess"]
-    parts.settings["begun with"] = {
+    parts.model.load_state_dict(before.state_dict(), strict=False)
+    begun = {
         "numbers": known["numbers"],
         "projection": known["projection"],
+        "agreement": before.config.agreement,
         "seed": known["seed"],
         "rate": known["rate"],
-        **({"begun with": known["begun with"]} if "begun with" in known else {}),
+        **({_BEGUN: known[_BEGUN]} if _BEGUN in known else {}),
     }
+    return _with_beginning(parts, {**known, _BEGUN: begun})
+
+
+def begun_already(path: Path, size: str, device: torch.device, projection: bool) -> Parts | None:
+    """Parts for a training that lies in `path` and began with another one, which need not be there
+    any more; None where none such does. Its weights come when it is resumed. Raises BadInput."""
+    if not path.exists():
+        return None
+    known = json.loads(read_checkpoint(path)["settings"])
+    if _BEGUN not in known:
+        return None
+    guesses = known["config"]["guess"] is not None
+    added = projection and not known[_BEGUN]["projection"]
+    parts = fresh(size, device, projection, guesses=guesses, added=added)
+    return _with_beginning(parts, known)
+
+
+def _with_beginning(parts: Parts, settings: Mapping[str, Any]) -> Parts:
+    """The parts, with what settings tell of a first guess, which stays as it is, and of what they
+    began with."""
+    if parts.model.first_guess is not None and "guess" in settings:
+        parts.model.first_guess.requires_grad_(False)
+        parts.settings["guess"] = settings["guess"]
+    parts.settings[_BEGUN] = settings[_BEGUN]
     return parts
+
+
+def _of_the_same(config: ViewDiffConfig, layers: bool) -> dict[str, Any]:
+    """What must not change when other weights are begun with. layers: whether both have some."""
+    record = json.loads(json.dumps(config.to_dict()))
+    free = {"agreement"}
+    if not (layers and config.has_projection):
+        free |= {"combine", "projection", *(name for name in record if name[:11] == "projection_")}
+    return {name: value for name, value in record.items() if name not in free}
+
+
+def steps_before(settings: Mapping[str, Any]) -> int:
+    """Of all trainings that one began with, one after the other."""
+    before = settings.get(_BEGUN)
+    return int(before["numbers"]["step"]) + steps_before(before) if before else 0
 
 
 # --------------------------------------------------------------------------------------------- data
@@ -298,9 +338,10 @@ def fit(
     """Train into `path`, going on where it was. Raises BadInput."""
     run = begin(parts, recipe, plan, members, path)
     levels = alphas(parts.config.noising).to(members.device)
+    before = steps_before(parts.settings)  # whose draws are not drawn again
 
     def work(run: Run) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng([plan.seed, run.step, members.rank])
+        rng = np.random.default_rng([plan.seed, before + run.step, members.rank])
         total: dict[str, torch.Tensor] = {}
         for _ in range(recipe.parts):
             shown = step(parts, recipe, levels, source, rng, 1 / recipe.parts)

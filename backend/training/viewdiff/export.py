@@ -110,6 +110,7 @@ def _course(settings: Mapping[str, Any]) -> dict[str, Any]:
         "rate": settings["rate"],
         "seed": settings["seed"],
         "projection": settings["projection"],
+        "agreement": settings.get("agreement", settings.get("config", {}).get("agreement", 0.0)),
         **({"begun with": _course(before)} if before else {}),
     }
 

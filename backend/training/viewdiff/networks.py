@@ -82,9 +82,11 @@ def latents(size: Size) -> PixelLatents:
     return PixelLatents(size.patch, size.layout)
 
 
-def config(size: Size, projection: bool = True, guess: bool = True) -> ViewDiffConfig:
+def config(
+    size: Size, projection: bool = True, guess: bool = True, added: bool = False
+) -> ViewDiffConfig:
     """projection: layers in space; guess: the first one. Without both, views know of each other by
-    attention alone."""
+    attention alone. added: the layers come to a network that was trained without them."""
     finest, where = size.channels[0], size.channels[1]
     unet = unet_settings(
         size.channels,
@@ -118,7 +120,7 @@ def config(size: Size, projection: bool = True, guess: bool = True) -> ViewDiffC
         ),
         # Beside a guess, layers begin as nothing: what goes through space of features that mean
         # nothing yet only harms. Without one, nothing else tells views of each other's places.
-        combine="zero" if guess else "add",
+        combine="zero" if guess or added else "add",
         trained_views=size.views,
         pixels=latents(size).to_dict(),
         half_box=HALF_BOX,
@@ -135,9 +137,11 @@ def first_guess(config: ViewDiffConfig) -> FirstGuess:
     return FirstGuess(made, PixelLatents(**dict(config.pixels or {})))
 
 
-def network(size: Size, projection: bool = True, guess: bool = True) -> ViewDiff:
-    """At its beginning, by torch's chance."""
-    made = ViewDiff(config(size, projection, guess))
+def network(
+    size: Size, projection: bool = True, guess: bool = True, added: bool = False
+) -> ViewDiff:
+    """At its beginning, by torch's chance. For what is left out or added, see `config`."""
+    made = ViewDiff(config(size, projection, guess, added))
     with torch.no_grad():
         for name, value in made.renderer_parameters():
             if name.endswith("bias_opacity") and not guess:

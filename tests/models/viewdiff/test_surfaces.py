@@ -146,6 +146,82 @@ def test_a_layer_that_is_guided_shows_the_colours_of_other_views(boxes: Boxes) -
     assert change[covered > 0.9].mean() > 5 * change[covered == 0].mean()
 
 
+class _AsItIs(torch.nn.Module):
+    def forward(self, x: torch.Tensor, time: torch.Tensor | None) -> torch.Tensor:
+        return x
+
+
+@torch.no_grad()
+def test_a_layer_ends_rays_and_hides_voxels_where_the_surface_is(boxes: Boxes) -> None:
+    torch.manual_seed(1)
+    layer = ViewDiff(networks.config(TINY)).unet.up_blocks[1].attentions[0]
+    layer = layer.transformer_blocks[0].unproj_reproj_layer.eval()
+    layer.grid = 16
+    layer.blocks_3d = torch.nn.ModuleList([_AsItIs()])
+    layer.volume_renderer.bias_opacity.fill_(-30.0)
+    layer.volume_renderer.weight_opacity.zero_()
+    layer.volume_renderer.samples = 64
+    told, cameras = told_of(boxes, 0, [0, 1, 12])
+    fronts = fronts_of(told, cameras)
+    features, times, time = (
+        torch.randn(1, 3, 32, 32, 32),
+        torch.full((1, 3), 9),
+        torch.randn(1, 3, 64),
+    )
+    _, mask, depth = layer.carry(features, cameras, times, time, 0, fronts)
+    half = unprojection.longest_side(cameras.bbox)[0] / 2
+    whole = fronts[:, :, :1] > 0.999
+    assert whole.sum() > 200
+    assert (mask - fronts[:, :, :1].clamp(max=0.99)).abs().max() < 1e-3
+    surface = fronts[:, :, 1:] / fronts[:, :, :1].clamp(min=1e-6) / half
+    assert (depth / mask.clamp(min=1e-6) - surface)[whole].abs().max() < 0.05
+    # Another view tells nothing of what is hidden from it, and something of what is not.
+    lens = at_size(cameras.intrinsics, cameras.size, (32, 32))
+    _, directions = unprojection.rays(cameras.world2cam, lens, (32, 32), cameras.bbox)
+    changed = features.clone()
+    changed[:, 2] += 1
+    volumes = [
+        layer._volume(x, directions, lens, cameras, times, time, fronts)
+        for x in (features, changed)
+    ]
+    change = (volumes[0] - volumes[1]).abs().amax(dim=1).flatten()
+    points, _ = unprojection.voxel_centres(16, cameras.bbox)
+    front, _, away = unprojection.unproject(fronts, cameras.world2cam, lens, points)
+    behind = (away - front[..., 1:] / front[..., :1].clamp(min=1e-6))[0, 2, :, 0] / (half / 8)
+    covered = front[0, 2, :, 0] > 0.99
+    hidden, before = covered & (behind > 4), covered & (behind < -1)
+    assert hidden.sum() > 20
+    assert before.sum() > 20
+    assert change[hidden].max() < 1e-3 * change[before].mean()
+
+
+@torch.no_grad()
+def test_of_what_no_view_sees_nothing_is_told(boxes: Boxes) -> None:
+    """However views are weighed, which makes the little that one sees of it whole again."""
+    torch.manual_seed(1)
+    layer = ViewDiff(networks.config(TINY)).unet.up_blocks[1].attentions[0]
+    layer = layer.transformer_blocks[0].unproj_reproj_layer.eval()
+    layer.grid = 16
+    layer.blocks_3d = torch.nn.ModuleList([_AsItIs()])
+    told, cameras = told_of(boxes, 0, [0])
+    fronts = fronts_of(told, cameras)
+    lens = at_size(cameras.intrinsics, cameras.size, (32, 32))
+    _, directions = unprojection.rays(cameras.world2cam, lens, (32, 32), cameras.bbox)
+    features, times, time = (
+        torch.randn(1, 1, 32, 32, 32),
+        torch.full((1, 1), 9),
+        torch.randn(1, 1, 64),
+    )
+    volume = layer._volume(features, directions, lens, cameras, times, time, fronts)
+    points, _ = unprojection.voxel_centres(16, cameras.bbox)
+    front, _, away = unprojection.unproject(fronts, cameras.world2cam, lens, points)
+    behind = (away - front[..., 1:] / front[..., :1].clamp(min=1e-6))[0, 0, :, 0]
+    behind = behind / (unprojection.longest_side(cameras.bbox)[0] / 16)
+    size = volume.abs().amax(dim=1).flatten()
+    covered = front[0, 0, :, 0] > 0.99
+    assert size[covered & (behind > 2.5)].max() < 0.01 * size[covered & (behind < 0)].mean()
+
+
 def test_only_what_guesses_can_be_guided() -> None:
     config = networks.config(TINY)
     assert config.projection.guided

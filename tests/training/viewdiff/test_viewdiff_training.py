@@ -225,8 +225,12 @@ def test_layers_in_space_are_added_to_what_was_trained_without(
     ]
     assert layers
     assert all(value.abs().max() > 0 for value in layers)
-    # It goes on, and so can what came of it.
-    fits = diffusion.going_on(path, "tiny", CPU)
+    # It goes on without what it began with, and so can what came of it.
+    path.rename(tmp_path / "gone.pt")
+    fits = diffusion.begun_already(target, "tiny", CPU, projection=True)
+    assert fits is not None
+    assert diffusion.begun_already(tmp_path / "gone.pt", "tiny", CPU, projection=False) is None
+    assert diffusion.begun_already(tmp_path / "none.pt", "tiny", CPU, projection=True) is None
     longer = dataclasses.replace(PLAN, steps=7)
     assert diffusion.fit(fits, boxes, OWN["tiny"], longer, ALONE, print, target).step == 7
     again = diffusion.going_on(target, "tiny", CPU)
@@ -242,14 +246,67 @@ def test_layers_in_space_are_added_to_what_was_trained_without(
     assert export.steps_of(third.source["training"]) == 19
     told = card.card(third, [], {"psnr": 1.0, "shapes": 1.0}, {}, "One core.")
     assert "It began with the weights of one with layers in space, after 7 steps" in told
-    assert "That one began with the weights of one without layers" in told
+    assert "That one began with the weights of one without layers in space, after 6" in told
 
 
 def test_networks_of_other_parts_are_no_beginning(tmp_path: Path, boxes: Boxes) -> None:
     path = made_run(tmp_path, boxes)
     for size, projection in (("cpu", True), ("tiny", False)):
-        with pytest.raises(BadInput, match="other parts or sizes"):
+        with pytest.raises(BadInput, match="other parts, sizes"):
             diffusion.going_on(path, size, CPU, projection)
+
+
+def test_layers_of_another_kind_are_no_beginning(
+    tmp_path: Path, boxes: Boxes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their weights would fit, and not act as they were trained to."""
+    kind = networks.config
+
+    def earlier(*given: object) -> object:
+        made = kind(*given)
+        plain = dataclasses.replace(made.projection, guided=False)
+        return dataclasses.replace(made, combine="add", projection=plain)
+
+    monkeypatch.setattr(networks, "config", earlier)
+    path = made_run(tmp_path, boxes)
+    monkeypatch.setattr(networks, "config", kind)
+    with pytest.raises(BadInput, match="earlier version"):
+        diffusion.going_on(path, "tiny", CPU)
+
+
+def test_layers_added_to_attention_alone_are_nothing_at_first(tmp_path: Path, boxes: Boxes) -> None:
+    parts = diffusion.fresh("tiny", CPU, projection=False, guesses=False)
+    path = tmp_path / "alone.pt"
+    diffusion.fit(parts, boxes, OWN["tiny"], PLAN, ALONE, lambda _: None, path)
+    before, _ = diffusion.trained(path)
+    after = diffusion.going_on(path, "tiny", CPU).model
+    assert after.config.has_projection
+    cameras = diffusion.cameras_of([boxes.scene(0, [0, 5, 9])], after.config)
+    latents, times = torch.randn(1, 3, 20, 8, 8), torch.tensor([[0, 400, 400]])
+    with torch.no_grad():
+        here, there = (model.eval()(latents, times, None, cameras) for model in (after, before))
+    torch.testing.assert_close(here, there)
+
+
+def test_what_was_drawn_before_is_not_drawn_again(
+    tmp_path: Path, boxes: Boxes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[int, ...]] = []
+    draw = diffusion.drawn
+
+    def noted(*given: object) -> list[diffusion.Drawn]:
+        found = draw(*given)
+        drawn.append(tuple(one.posed.poses.tobytes().__hash__() for one in found))
+        return found
+
+    monkeypatch.setattr(diffusion, "drawn", noted)
+    path = made_run(tmp_path, boxes)
+    for number in range(2):
+        parts = diffusion.going_on(path, "tiny", CPU)
+        path = tmp_path / f"{number}.pt"
+        diffusion.fit(parts, boxes, OWN["tiny"], PLAN, ALONE, lambda _: None, path)
+    assert len(drawn) == 18
+    assert len(set(drawn)) == 18
 
 
 def test_it_learns(tmp_path: Path, boxes: Boxes) -> None:

@@ -96,7 +96,14 @@ def test_parts_are_left_out_to_compare(
     assert model.config.has_projection
     assert (model.first_guess is not None) == guess
     assert settings["begun with"]["projection"] == layers
-    assert main(["views", "train", *folder, *scenes, *on, "--without-guess"]) == 2
+    anew = ["-o", str(tmp_path / "anew"), *on[2:]]
+    assert main(["views", "train", *folder, *scenes, *anew, "--without-guess"]) == 2
+    assert main(["views", "train", *folder, *scenes, "--pixels", "32"]) == 2
+    # It goes on without being told again what it began with.
+    (tmp_path / diffusion.CHECKPOINT).unlink()
+    longer = [*folder, *scenes[:2], "--steps", "2", *scenes[4:], *on[:2]]
+    assert main(["views", "train", *longer]) == 0
+    assert diffusion.trained(tmp_path / "on" / diffusion.CHECKPOINT)[1]["numbers"]["step"] == 2
 
 
 def test_a_training_without_a_guess_is_not_sent_to_train_one(
