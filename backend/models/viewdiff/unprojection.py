@@ -26,6 +26,9 @@ _MISSED = (0.5, 4.5)
 _TINY = 1e-8
 _SHARPNESS = 4.0
 """Of the end of what a view sees: from 0.9 to 0.1 of it within about one voxel."""
+_BEFORE = 3.0
+"""How many times as far before a surface as behind it places count as its own. Guesses err: with as
+many, views of real guesses agreed less."""
 
 
 # ------------------------------------------------------------------------------------------- rays
@@ -201,14 +204,14 @@ def visible(
 
     fronts: (B, V, M, 2), how much a surface covers of where the view shows the point, and that
     times its depth. depth: (B, V, M, 1), of the points. cell: (B,), how far behind a surface its
-    own voxels lie, in the same units. both_sides: what lies as far before a surface is not what
+    own voxels lie, in the same units. both_sides: what lies far before a surface is not what
     the view shows there, either.
     """
     covered, weighted = fronts.split(1, dim=-1)
     surface = weighted / covered.clamp(min=_TINY)
     behind = (depth - surface) / cell[:, None, None, None]
     if both_sides:
-        behind = behind.abs()
+        behind = torch.maximum(behind, -behind / _BEFORE)
     # From half on, as outlines count: at the edge of a thing its cells are covered in part, but
     # what lies behind is not seen beside it either.
     hidden = (2 * covered).clamp(max=1)

@@ -94,7 +94,7 @@ WALL_AND_POLE = (((0.0, 0.55, 0.0), (0.8, 0.08, 0.6)), ((0.0, -0.5, 0.0), (0.12,
 def test_true_views_agree_already() -> None:
     """Of what stands before something else, too, whose edges are nobody's place in space."""
     ring = around(boxes_of(*WALL_AND_POLE))
-    assert decibels(ring, ring.agreed(ring.latents)) > 36
+    assert decibels(ring, ring.agreed(ring.latents)) > 35
     # Which is no matter of course: a surface that is elsewhere shows other places.
     further = ring.fronts[:, :, :1] * torch.tensor([0.0, 0.15]).view(2, 1, 1)
     found = agreed(
