@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import environment
+from .bench_tables import BENCHES
 from .errors import BadInput, FieldforgeError, InternalError, OutOfMemory, StorageFailed
 from .terminal import ProgressBar
 
@@ -438,7 +439,6 @@ def _build_extension(options: argparse.Namespace, arguments: list[str]) -> int:
     return 0
 
 
-BENCHES = ("geometry", "reconstruction", "blender", "panorama", "spheres", "wala", "viewdiff")
 COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "run": _in_environment("run"),
     "demo": _in_environment("demo"),

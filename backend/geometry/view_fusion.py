@@ -23,6 +23,7 @@ from scipy import ndimage
 from ..errors import BadInput
 from .components import parts
 from .isosurface import marching_cubes
+from .outline_distance import OUTLINE, outline_distance
 from .threads import in_chunks
 
 TRUNCATION = 3.0  # in cells
@@ -32,7 +33,6 @@ _NOISE_TRUSTED = 2.0  # how many standard deviations of noise a single view may 
 _SEARCH_SIDE = 32
 _POINTS = 3000  # of each view, that tell where the thing is
 _ROOM = 0.1  # around what depth shows, of its longest side
-_OUTLINE = 0.5  # the share of a pixel from which on it shows the thing
 _FILL = 2.0  # pixels: holes of depth narrower than twice this are closed
 _CLOSING_SIDE = 64
 _PIECE = 0.01  # of the volume of the largest piece; smaller ones are dropped
@@ -164,7 +164,7 @@ def _axes_through_outlines(views: PosedViews) -> np.ndarray:
     """(V, 2, 3): places of the cameras, and the directions of the middles of what they show."""
     lines = np.empty((len(views), 2, 3))
     for number, opacity in enumerate(views.opacity):
-        rows, columns = np.nonzero(opacity >= _OUTLINE)
+        rows, columns = np.nonzero(opacity >= OUTLINE)
         middle = [(columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2, 1.0]
         pose = views.poses[number]
         there = unprojected(pose, views.intrinsics[number], np.array([middle]))[0]
@@ -193,7 +193,7 @@ def _reach(views: PosedViews, center: np.ndarray) -> float:
     """Half of a cube around `center` that the thing is likely in."""
     found = []
     for number, opacity in enumerate(views.opacity):
-        rows, columns = np.nonzero(opacity >= _OUTLINE)
+        rows, columns = np.nonzero(opacity >= OUTLINE)
         fx, fy = views.intrinsics[number, :2]
         wide = max(np.ptp(columns) / fx, np.ptp(rows) / fy)
         found.append(wide / 2 * np.linalg.norm(views.poses[number][:3, 3] - center))
@@ -252,7 +252,7 @@ def _sees_ground(views: PosedViews, number: int, points: np.ndarray, cell: float
     j = np.clip(column, 0, width - 1).astype(int)
     # Half a cell may hold a part that is thinner: grow the outline by it.
     wide = cell * views.intrinsics[number, :2].max() / np.median(depth[ahead]) if ahead.any() else 1
-    grown = _grown(views.opacity[number] >= _OUTLINE, wide / 2)
+    grown = _grown(views.opacity[number] >= OUTLINE, wide / 2)
     return ahead & np.where(within, ~grown[i, j], _is_whole(views.opacity[number]))
 
 
@@ -298,7 +298,7 @@ def _grown(shown: np.ndarray, pixels: float) -> np.ndarray:
 def _is_whole(opacity: np.ndarray) -> bool:
     """Whether a picture shows all of the thing: none of it lies at its border."""
     edges = (opacity[0], opacity[-1], opacity[:, 0], opacity[:, -1])
-    return not any(bool((edge >= _OUTLINE).any()) for edge in edges)
+    return not any(bool((edge >= OUTLINE).any()) for edge in edges)
 
 
 def _box_of_depth(
@@ -307,7 +307,7 @@ def _box_of_depth(
     """Corners (3,) of the box of all that depth shows, with some room for what it does not."""
     points = []
     for number, depth in enumerate(depths):
-        shown = np.isfinite(depth) & (depth > 0) & (views.opacity[number] >= _OUTLINE)
+        shown = np.isfinite(depth) & (depth > 0) & (views.opacity[number] >= OUTLINE)
         rows, columns = np.nonzero(shown)
         step = max(1, len(rows) // _POINTS)
         at = np.stack([columns, rows, depth[rows, columns]], axis=1)[::step]
@@ -394,25 +394,14 @@ def _maps(views: PosedViews) -> _Maps:
 def _fill_maps(begin: int, end: int, views: PosedViews, pixels: np.ndarray) -> None:
     for number in range(begin, end):
         opacity = views.opacity[number]
-        shown = opacity >= _OUTLINE
-        pixels[number, ..., 0] = _outline_distance(opacity, shown)
+        shown = opacity >= OUTLINE
+        pixels[number, ..., 0] = outline_distance(opacity)
         pixels[number, ..., 2] = 1
         if views.depth is not None:
             depth = _carried_on(views.depth[number], shown)
             pixels[number, ..., 1] = depth
             fx, fy, cx, cy = views.intrinsics[number]
             pixels[number, ..., 2] = _facing(depth, fx, fy, cx, cy)
-
-
-def _outline_distance(opacity: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """(H, W) pixels to the outline, positive outside; opacity tells where in a pixel it runs."""
-    if not shown.any() or shown.all():
-        return np.full(opacity.shape, -1e6 if shown.any() else 1e6, np.float32)
-    to_shown, at_shown = ndimage.distance_transform_edt(~shown, return_indices=True)
-    to_ground, at_ground = ndimage.distance_transform_edt(shown, return_indices=True)
-    outside = to_shown + 0.5 - opacity[tuple(at_shown)]
-    inside = to_ground - 0.5 + opacity[tuple(at_ground)]
-    return np.where(shown, -inside, outside).astype(np.float32)
 
 
 def _carried_on(depth: np.ndarray, shown: np.ndarray) -> np.ndarray:
@@ -518,7 +507,7 @@ def _windows(
 
     def fill(begin: int, end: int) -> None:
         for number in range(begin, end):
-            shown = views.opacity[number] >= _OUTLINE
+            shown = views.opacity[number] >= OUTLINE
             depth = np.where(shown, maps.pixels[number, ..., 1], np.float32(np.inf))
             size = 2 * min(int(reach[number]), max(depth.shape)) + 1
             windows[number, ..., 0] = ndimage.minimum_filter(depth, size, mode="nearest")

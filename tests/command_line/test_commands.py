@@ -283,6 +283,15 @@ def test_bench_prints_tables_or_json(
     assert command("bench", "--only", "cooking").code == 2
 
 
+def test_every_bench_can_be_run_alone(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in bench_tables.BENCHES:
+        monkeypatch.delitem(bench_tables.ON_DEVICE, name, raising=False)
+        monkeypatch.setitem(bench_tables.BENCHES, name, lambda name=name: iter([{"is": name}]))
+        assert command("bench", "--only", name, "--json").record == {name: [{"is": name}]}
+
+
 def test_bench_on_the_device_that_is_asked_for(
     command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
