@@ -15,6 +15,7 @@ from . import plan_options
 
 EVALUATION = "views-evaluation.json"
 SHEET = "samples.png"
+_BASE = "stable-diffusion-2-1-base"
 _SHAPES, _COLOURS, _RENDERS, _VOLUMES = "shapes.ffs", "shapes.ffc", "renders", "volumes"
 
 
@@ -82,6 +83,9 @@ def _add_trainings(actions: Any) -> None:
         data.add_argument(
             "--co3d", nargs=2, metavar=("FOLDER", "CATEGORY"), help="a category of CO3D, instead"
         )
+        action.add_argument(
+            "--keep-background", action="store_true", help="of CO3D; its masks are not used"
+        )
         action.add_argument("--pixels", type=int, default=0, help="of pictures; the model's own")
         plan_options.add_to(action, "scenes")
         action.add_argument("--views", type=int, help="of a scene at once")
@@ -96,12 +100,26 @@ def _add_trainings(actions: Any) -> None:
                                 " of ours, whose weights it begins with; layers in space may be"
                                 " new")  # fmt: skip
         elif name == "fine-tune":
-            action.add_argument("--model", required=True, help="the id of an installed one, or its"
+            action.add_argument("--model", default=_BASE, help="the id of an installed one, or its"
                                 " folder as diffusers keeps it")  # fmt: skip
             action.add_argument("--prior", type=int, default=0, metavar="N",
                                 help="N pictures that it makes first, to forget less")  # fmt: skip
             action.add_argument("--save", type=Path, help="a folder, named as the model's id")
+            _add_layers(action)
         action.set_defaults(action={"guess": _guess, "train": _train}.get(name, _fine_tune))
+
+
+def _add_layers(action: argparse.ArgumentParser) -> None:
+    """What of the published network may be another."""
+    action.add_argument("--combine", help="how what comes through space and what was there become"
+                        " one: replace, as published; zero, gated or add begin with more of the"
+                        " base model")  # fmt: skip
+    action.add_argument("--projection-down", type=int, metavar="N", help="layers through space in"
+                        " so many blocks on the way in, from the innermost; 1")  # fmt: skip
+    action.add_argument("--projection-up", type=int, metavar="N", help="the same of those on the"
+                        " way out")  # fmt: skip
+    action.add_argument("--grid", type=int, help="voxels along a side, of the finest")
+    action.add_argument("--rank", type=int, help="of the corrections of attention")
 
 
 def _add_results(actions: Any) -> None:
@@ -229,7 +247,7 @@ def _source(options: argparse.Namespace, size: int) -> Any:
         return sources.Folders(options.scenes, size)
     if options.co3d:
         folder, category = options.co3d
-        return sources.Co3d(Path(folder), category, size)
+        return sources.Co3d(Path(folder), category, size, cut_out=not options.keep_background)
     return renderings.load(options.folder / _RENDERS, "train", size, options.most)
 
 
@@ -320,6 +338,21 @@ def _check_guessed(path: Path) -> None:
         )
 
 
+def _layers(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """Layers through space, and what else is not as published. Raises BadInput."""
+    from ..models.viewdiff.config import ProjectionConfig, ViewDiffConfig
+
+    names = ("combine", "projection_down", "projection_up", "rank")
+    said = {name: getattr(options, name) for name in names}
+    changes = {name: value for name, value in said.items() if value is not None}
+    try:
+        projection = ProjectionConfig(**({"grid": options.grid} if options.grid else {}))
+        ViewDiffConfig(**changes)
+    except ValueError as error:
+        raise BadInput(f"There are no such layers: {error}.", "Change that.") from None
+    return projection, changes
+
+
 def _fine_tune(options: argparse.Namespace) -> int:
     from .loops import team
     from .viewdiff import diffusion, stable_diffusion
@@ -327,7 +360,10 @@ def _fine_tune(options: argparse.Namespace) -> int:
     plan = plan_options.plan_of(options, 5e-5, constant=True, clip=5e-3)
     with team(options.device) as members:
         say = plan_options.from_leader(members)
-        parts, base = stable_diffusion.start(options.model, members.device, options.seed)
+        projection, changes = _layers(options)
+        parts, base = stable_diffusion.start(
+            options.model, members.device, options.seed, projection, changes
+        )
         size = options.pixels or parts.config.image_size
         if size != parts.config.image_size:
             raise BadInput(

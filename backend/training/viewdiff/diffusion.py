@@ -315,10 +315,19 @@ def cameras_of(
 
 
 def intensities(posed: Sequence[PosedImages]) -> torch.Tensor:
-    """(B, V, 2) float32: mean and unbiased variance of pictures from -1 to 1."""
-    pictures = np.stack([scene.images[..., :3] for scene in posed])
-    values = torch.from_numpy(pictures).flatten(2).float() / 127.5 - 1
+    """(B, V, 2) float32: mean and unbiased variance of pictures from -1 to 1, alpha on white."""
+    values = on_white(torch.from_numpy(np.stack([scene.images for scene in posed]))).flatten(2)
     return torch.stack([values.mean(dim=-1), values.var(dim=-1)], dim=-1)
+
+
+def on_white(pictures: torch.Tensor) -> torch.Tensor:
+    """(.., 3 or 4) uint8, straight alpha -> (.., 3) float32 from -1 to 1, as a model without alpha
+    sees them."""
+    values = pictures[..., :3].float() / 127.5 - 1
+    if pictures.shape[-1] == 3:
+        return values
+    alpha = pictures[..., 3:].float() / 255
+    return alpha * values + (1 - alpha)
 
 
 # --------------------------------------------------------------------------------------- training

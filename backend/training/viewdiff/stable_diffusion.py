@@ -9,7 +9,7 @@ import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from ...posed_images import PosedImages
 from ...weights import Installed
 from ..autoencoder import autocast
 from ..loops import Run
-from .diffusion import Parts, Prior
+from .diffusion import Parts, Prior, on_white
 from .sources import Source
 
 CHECKPOINT = "views-fine-tuned.pt"
@@ -54,11 +54,7 @@ class LatentCodec:
 
     def encode(self, posed: Sequence[PosedImages], draws: torch.Generator) -> torch.Tensor:
         pictures = torch.from_numpy(np.stack([scene.images for scene in posed])).to(self.device)
-        values = pictures[..., :3].float() / 127.5 - 1
-        if pictures.shape[-1] == 4:
-            alpha = pictures[..., 3:].float() / 255
-            values = alpha * values + (1 - alpha)
-        flat = values.flatten(0, 1).movedim(-1, 1)
+        flat = on_white(pictures).flatten(0, 1).movedim(-1, 1)
         with torch.no_grad():
             found = [self.vae.encode(one[None]).latent_dist.sample(draws)[0] for one in flat]
         scale = self.vae.config.scaling_factor
@@ -80,16 +76,23 @@ def base_of(name: str) -> Base:
         )
     path = folder / "scheduler" / "scheduler_config.json"
     schedule = loading.read_settings(path)
-    if schedule.get("prediction_type", "epsilon") != "epsilon":
-        raise BadInput(f"{folder.name} does not predict noise.", "Choose a base model that does.")
+    if schedule.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
+        raise BadInput(
+            f"{folder.name} predicts neither noise nor v.", "Choose a base model that does."
+        )
     return Base(folder, schedule, folder.name)
 
 
 def start(
-    name: str, device: torch.device, seed: int, projection: ProjectionConfig | None = None
+    name: str,
+    device: torch.device,
+    seed: int,
+    projection: ProjectionConfig | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> tuple[Parts, Base]:
     """What is trained, at its beginning; layers through space as published, where no others are
-    given. Raises BadInput, NotInstalled."""
+    given. changes: fields of ViewDiffConfig that are to be others than published. Raises BadInput,
+    NotInstalled."""
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -112,6 +115,7 @@ def start(
         image_size=sample * factor // 2,
         projection=projection or ProjectionConfig(),
     )
+    config = dataclasses.replace(config, **(changes or {}))
     model = loading.start(base.folder, config, device, seed=seed)
     model.train().requires_grad_(True)
     length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)

@@ -283,6 +283,17 @@ def test_co3d_comes_upright_in_the_middle_at_its_size(tmp_path: Path) -> None:
         assert picture[0, 0, 3] == 0
 
 
+def test_co3d_with_its_backgrounds(tmp_path: Path) -> None:
+    co3d(tmp_path, np.eye(3))
+    kept = sources.Co3d(tmp_path, "box", 24, cut_out=False).scene(0)
+    cut = sources.Co3d(tmp_path, "box", 24).scene(0)
+    assert (kept.images[..., 3] == 255).all() if kept.images.shape[-1] == 4 else True
+    assert (cut.images[..., 3] == 0).any()
+    shown = cut.images[..., 3] == 255
+    np.testing.assert_array_equal(kept.images[..., :3][shown], cut.images[..., :3][shown])
+    np.testing.assert_allclose(kept.poses, cut.poses)
+
+
 def test_co3d_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot be read"):
         sources.Co3d(tmp_path, "box", 24)

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from backend import weights
 from backend.errors import BadInput, NotFound
 from backend.models.viewdiff.config import ProjectionConfig
 from backend.models.viewdiff.model import is_new
 from backend.models.viewdiff.painter_files import load
+from backend.posed_images import write_transforms
+from backend.training.__main__ import main
 from backend.training.loops import Plan, Team
 from backend.training.viewdiff import diffusion, stable_diffusion
 from backend.training.viewdiff.diffusion import Recipe
@@ -106,5 +109,62 @@ def test_bases_that_are_none(base: Path, tmp_path: Path) -> None:
     parts = ldm3d_models.parts_of(folder, channels=3)
     path = parts["scheduler/scheduler_config.json"]
     path.write_text(path.read_text().replace("{", '{"prediction_type": "v_prediction", ', 1))
-    with pytest.raises(BadInput, match="does not predict noise"):
+    assert stable_diffusion.base_of(str(folder)).schedule["prediction_type"] == "v_prediction"
+    path.write_text(path.read_text().replace("v_prediction", "sample"))
+    with pytest.raises(BadInput, match="neither noise nor v"):
         stable_diffusion.base_of(str(folder))
+
+
+def test_from_the_command_line(
+    base: Path, boxes: Boxes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Folders with transforms.json to an installed model, with layers of one's own choice; a base
+    that predicts v learns, too."""
+    folder = tmp_path / "base-of-v"
+    parts = ldm3d_models.parts_of(folder, channels=3)
+    path = parts["scheduler/scheduler_config.json"]
+    path.write_text(path.read_text().replace("{", '{"prediction_type": "v_prediction", ', 1))
+    for number in range(2):
+        write_transforms(tmp_path / "scenes" / f"box-{number}", boxes.scene(number))
+    tune = [
+        *("views", "fine-tune", "--device", "cpu", "--scenes", str(tmp_path / "scenes")),
+        *("-o", str(tmp_path), "--views", "2", "--batch", "1", "--steps", "1"),
+    ]
+    layers = ["--grid", "16", "--projection-down", "0", "--projection-up", "1", "--rank", "3"]
+    target = tmp_path / "my-views"
+    chosen = ["--model", str(folder), *layers, "--combine", "zero", "--save", str(target)]
+    assert main([*tune, *chosen]) == 0
+    out = capsys.readouterr().out
+    assert "step 1 of 1" in out
+    assert "installed as my-views" in out
+    denoiser = weights.read_model(target).config["denoiser"]
+    assert denoiser["combine"] == "zero"
+    assert denoiser["rank"] == 3
+    assert (denoiser["projection_down"], denoiser["projection_up"]) == (0, 1)
+    assert denoiser["projection"]["grid"] == 16
+    assert denoiser["schedule"]["prediction_type"] == "v_prediction"
+    load(weights.read_model(target), CPU, torch.float32)
+
+    assert main([*tune, "--model", str(base), "--combine", "stirred"]) == 2
+    assert "combine is 'stirred'" in capsys.readouterr().err
+    # Where nobody says, it is the model that new ones begin with; it is not installed here.
+    assert main(tune) == 2
+    assert "stable-diffusion-2-1-base" in capsys.readouterr().err
+
+
+def test_what_is_told_of_a_picture_is_of_what_the_model_sees(base: Path, boxes: Boxes) -> None:
+    """Mean and variance do not depend on colours that nobody sees under clear pixels."""
+    posed = boxes.scene(0, [0, 1, 2])
+    alpha = posed.images[..., 3:]
+    assert (alpha == 0).any()
+    share = alpha / np.float32(255)
+    white = np.rint(share * posed.images[..., :3] + 255 * (1 - share)).astype(np.uint8)
+    plain = dataclasses.replace(posed, images=np.concatenate([white, np.full_like(alpha, 255)], -1))
+    told, expected = (diffusion.intensities([scene]) for scene in (posed, plain))
+    torch.testing.assert_close(told, expected, atol=4e-3, rtol=0)
+    values = white[1].astype(np.float64) / 127.5 - 1
+    assert told[0, 1, 0] == pytest.approx(values.mean(), abs=4e-3)
+    assert told[0, 1, 1] == pytest.approx(values.var(ddof=1), abs=4e-3)
+    codec = stable_diffusion.start(str(base), CPU, 0, SPACE)[0].codec
+    latents = [codec.encode([scene], torch.Generator().manual_seed(0)) for scene in (posed, plain)]
+    torch.testing.assert_close(*latents, atol=2e-2, rtol=0)
