@@ -22,6 +22,7 @@ from ...backend.protocol import (
 )
 from ..capture import Facts, counted
 from ..compose import PictureCapture
+from ..models import known as known_models
 from ..pictures import ImageCapture
 from ..sources import images, offscreen, surfaces
 from .cameras import View, frame_of, lens_of_camera, pose_of, view_of
@@ -186,14 +187,21 @@ def shown_views(context) -> list[View]:
 
 
 def numbers_for(model: dict, poses: np.ndarray) -> tuple[int, ...]:
-    """The numbers of the model's cameras that (V, 4, 4) poses are. Raises BadInput where they are
-    others."""
-    wanted = tuple(int(number) for number in model.get("cameras", ()))
+    """The numbers of the model's cameras that (V, 4, 4) poses are, or stand for: views that another
+    paints for this model count as its own, in their order. Raises BadInput where they are others.
+    """
+    wanted = _cameras_of(model)
     off = poses[:, :3, 3] - focus(poses)
-    found = [_number_of(way, wanted) for way in off]
-    fits = None not in found and len({*found}) == len(found)
-    if fits and (model.get("any_views") or {*found} == {*wanted}):
-        return tuple(found)
+    found = _numbers_of(off, wanted)
+    if found and (model.get("any_views") or {*found} == {*wanted}):
+        return found
+    for painter in known_models():
+        painted = _cameras_of(painter)
+        if model.get("id") not in (painter.get("needs") or ()) or len(painted) != len(wanted):
+            continue
+        found = _numbers_of(off, painted)
+        if {*found} == {*painted}:
+            return tuple(wanted[painted.index(number)] for number in found)
     named = ", ".join(map(str, wanted)) or "which the backend has not told yet"
     raise BadInput(
         "These are not the cameras that the model was made with",
@@ -201,10 +209,23 @@ def numbers_for(model: dict, poses: np.ndarray) -> tuple[int, ...]:
     )
 
 
+def _cameras_of(model: dict) -> tuple[int, ...]:
+    return tuple(int(number) for number in model.get("cameras") or ())
+
+
+def _numbers_of(off: np.ndarray, wanted: tuple[int, ...]) -> tuple[int, ...]:
+    """Of each of the directions (V, 3), or none at all where one is not in the list or two are the
+    same."""
+    found = [_number_of(way, wanted) for way in off]
+    return () if None in found or len({*found}) < len(found) else tuple(found)
+
+
 def _number_of(way: np.ndarray, wanted: tuple[int, ...]) -> int | None:
     """The camera of the list that stands in direction `way` (3,), by its angles."""
     way = way / max(float(np.linalg.norm(way)), 1e-9)
     for number in wanted:
+        if number not in VIEW_CAMERAS:  # of a backend that knows more
+            continue
         azimuth, elevation = np.radians(VIEW_CAMERAS[number])
         flat = np.cos(elevation)
         there = np.array([flat * np.sin(azimuth), -flat * np.cos(azimuth), np.sin(elevation)])

@@ -604,6 +604,21 @@ def test_a_model_takes_views_of_its_cameras_only(settings):
     assert "3, 6, 10, 26" in facts(settings).advice
 
 
+def test_a_model_takes_what_another_paints_for_it(settings, fake, running):
+    """As WaLa's of four pictures: it knows cameras 3, 6, 10, 26, its painter has 0 instead of 3."""
+    posed_cameras(view_poses((6, 0, 26, 10), "z", 4.0))
+    settings.source, settings.mesh_by = "SCENE_VIEWS", "MODEL"
+    assert facts(settings).reason == "These are not the cameras that the model was made with"
+    fake.models = [SIX, {**WORDS, "needs": ["six"]}]
+    know_models(running)
+    assert not facts(settings).reason
+    task, _ = task_of(settings)
+    assert task.cameras == (6, 3, 26, 10)
+    fake.models = [SIX, {**WORDS, "needs": ["six"], "cameras": [1, 6, 10, 26]}]
+    know_models(running)
+    assert facts(settings).reason == "These are not the cameras that the model was made with"
+
+
 def test_turned_backgrounds_are_said_in_the_panel(settings):
     items = posed_cameras(protocol.ring_poses(3, 10, 4.0))
     settings.source = "SCENE_VIEWS"
