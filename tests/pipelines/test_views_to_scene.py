@@ -152,6 +152,29 @@ def test_twenty_exact_views_give_the_thing_and_its_colours(thing: str) -> None:
     assert np.abs(result.colors[:, :3] - known_things.colors(result.vertices)).mean() < 2
 
 
+def test_twenty_exact_views_as_nobody_says_otherwise() -> None:
+    """As fine as they are made then, and with a texture."""
+    caps = [known_things.looking_at_origin(0, elevation)[None] for elevation in (89, -89)]
+    poses = np.concatenate([known_things.all_around(18), *caps])
+    views = known_things.show("stool", poses, 256)
+    result = made(task_of(views, resolution=0, texture=True, texture_size=1024))
+    assert result.report["resolution"] == 256
+    assert is_closed(result.faces)
+    assert known_things.iou("stool", result.vertices, result.faces) > 0.99
+    assert np.abs(result.colors[:, :3] - known_things.colors(result.vertices)).mean() < 1
+    corners = result.uv.reshape(-1, 3, 2).astype(np.float64).mean(axis=1)
+    at = np.stack([1024 * (1 - corners[:, 1]) - 0.5, 1024 * corners[:, 0] - 0.5])
+    baked = np.stack(
+        [
+            ndimage.map_coordinates(result.texture[..., k].astype(float), at, order=1)
+            for k in range(3)
+        ],
+        axis=1,
+    )
+    middles = result.vertices[result.faces].mean(axis=1)
+    assert np.abs(baked - known_things.colors(middles)).mean() < 1
+
+
 def test_field_of_view_instead_of_intrinsics() -> None:
     assert iou(made(task_of(shown(), intrinsics=None, field=40.0))) > 0.95
 
