@@ -373,6 +373,12 @@ def _add_settings_of_run(parser: argparse.ArgumentParser) -> None:
         help="how what comes through space and what was there become one (replace; zero and gated"
         " have weights, which tell it)",
     )
+    group.add_argument(
+        "--as-published",
+        action=argparse.BooleanOptionalAction,
+        help="whether it was trained with the axes and the contraction of the published code"
+        " (assumed); not, where these were mended first",
+    )
 
 
 def _add_dtype(parser: argparse.ArgumentParser) -> None:

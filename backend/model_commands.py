@@ -146,7 +146,7 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def _settings_of_run(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("reference", "own_frame", "image_size", "combine")
+    names = ("reference", "own_frame", "image_size", "combine", "as_published")
     given = {name: getattr(options, name) for name in names}
     return {name: value for name, value in given.items() if value is not None}
 

@@ -44,7 +44,7 @@ _TOLD_BY_SETTINGS = {
 }
 """Ends of names in config.json -> fields of ProjectionConfig that no shape tells."""
 
-SAYABLE = ("reference", "own_frame", "image_size", "combine")
+SAYABLE = ("reference", "own_frame", "image_size", "combine", "as_published")
 """Fields of ViewDiffConfig that are assumed, and that a person may know better."""
 _LEARNED = {"zero": ".combination.linear.weight", "gated": ".combination.alpha"}
 """Ways to combine that have weights -> ends of their names."""
@@ -186,7 +186,7 @@ def config_of(
     )
     if combine is None:
         assumed.append("combine")
-    return config, [*assumed, "image_size", "own_frame", "reference", "up"]
+    return config, [*assumed, "as_published", "image_size", "own_frame", "reference", "up"]
 
 
 def _projection(shapes: Shapes, training: Mapping[str, Any]) -> tuple[ProjectionConfig, list[str]]:

@@ -285,6 +285,8 @@ def test_what_no_file_tells_can_be_said(tmp_path: Path) -> None:
     assert (settings.reference, settings.image_size) == ("first", 512)
     assert "reference" not in installed.source["assumed"]
     assert "own_frame" in installed.source["assumed"]
+    assert installed.source["assumed"]["as_published"] is True
+    assert settings.as_published
 
 
 def test_the_command_line_says_what_no_file_tells(
@@ -295,11 +297,13 @@ def test_the_command_line_says_what_no_file_tells(
     _run(run)
     convert = ["models", "convert", str(run), "--id", "mine", "-o", str(tmp_path / "store")]
     said = ["--reference", "first", "--no-own-frame", "--image-size", "512", "--combine", "add"]
+    said.append("--no-as-published")
     assert __main__.main([*convert, *said, "--json"]) == 0
     record = json.loads((tmp_path / "store" / "mine" / "model.json").read_text())
     settings = PainterConfig.from_dict(record["config"]).denoiser
     found = (settings.reference, settings.own_frame, settings.image_size, settings.combine)
     assert found == ("first", False, 512, "add")
+    assert not settings.as_published
     assert not {*runs.SAYABLE} & {*record["source"]["assumed"]}
     for wrong, told in ((["--combine", "gated"], "combine"), (["--image-size", "0"], "image_size")):
         assert __main__.main([*convert, *wrong]) == 2
